@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * gcuffd.h - a concurrent garbage-collected heap whose barriers are page-table bits.
+ *
+ * Conventions of every call:
+ *  - sizes and alignments are in bytes, times in nanoseconds unless the name says otherwise;
+ *  - functions that return int return 0 or -errno and leave errno alone; functions that return
+ *    memory return NULL and set errno;
+ *  - every call is safe from any thread unless its comment says otherwise; calls that take or
+ *    return objects need an attached thread (gcuffd_thread_attach);
+ *  - an object stays alive while a pointer into it is in a register or on the stack of an
+ *    attached thread, in TLS, in the data segment of a loaded module, in a range given to
+ *    gcuffd_root_add, or in a live object that is not atomic.
+ *
+ * Linux 4.x and later; concurrent marking needs userfaultfd's async write-protect (6.7).
+ */
+#ifndef GCUFFD_H
+#define GCUFFD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GCUFFD_VERSION_MAJOR 0
+#define GCUFFD_VERSION_MINOR 1
+#define GCUFFD_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define GCUFFD_API __attribute__((visibility("default")))
+#else
+#define GCUFFD_API
+#endif
+
+struct gcuffd_heap;
+struct gcuffd_arena;
+struct gcuffd_type;
+
+/* The version of the library that is loaded, as "major.minor.patch". */
+GCUFFD_API const char *gcuffd_version(void);
+
+/* ---- options ---------------------------------------------------------------------------- */
+
+/* What the kernel is asked to do for the collector; doc/architecture.md describes each. */
+enum gcuffd_rung {
+	GCUFFD_RUNG_AUTO = 0, /* the highest that this process can have */
+	GCUFFD_RUNG_STOP,     /* no userfaultfd: marking happens with the world stopped */
+	GCUFFD_RUNG_ASYNC,    /* async write-protect finds what was written (6.7) */
+	GCUFFD_RUNG_MOVE,     /* and pages can be moved out (6.8, privileged userfaultfd) */
+	GCUFFD_RUNG_RWP,      /* and accesses can be seen (7.3) */
+};
+
+/* How an object is scanned. */
+enum gcuffd_kind {
+	GCUFFD_CONSERVATIVE = 0, /* every aligned word may be a pointer */
+	GCUFFD_ATOMIC,           /* holds no pointers, never scanned */
+	GCUFFD_TYPED,            /* a bitmap says which words hold pointers */
+};
+
+/* gcuffd_options.flags */
+#define GCUFFD_NO_INTERIOR   0x1u /* a word in an object counts only if it points at an object's base */
+#define GCUFFD_VERIFY        0x2u /* check every cycle with an independent trace (slow) */
+#define GCUFFD_NO_HUGE       0x4u /* never ask for transparent huge pages */
+#define GCUFFD_PROCESS_ROOTS 0x8u /* all private writable memory and every thread of the process is a root */
+#define GCUFFD_NO_PACING     0x10u /* collect only on gcuffd_collect() and before ENOMEM */
+#define GCUFFD_PAST_END      0x20u /* a pointer one past the end keeps its object alive (costs a byte each) */
+
+/* gcuffd_options.debug: faults planted on purpose, which GCUFFD_VERIFY must find */
+#define GCUFFD_PLANT_DROP_CARD   0x1u
+#define GCUFFD_PLANT_SKIP_TLS    0x2u
+#define GCUFFD_PLANT_EARLY_SWEEP 0x4u
+
+enum gcuffd_log_level { GCUFFD_LOG_ERROR = 0, GCUFFD_LOG_WARN, GCUFFD_LOG_INFO, GCUFFD_LOG_DEBUG };
+
+/*
+ * Set up by gcuffd_options_init(); zero in a field means its default. New fields are added at the
+ * end: size tells the library how much of the struct the program knows.
+ */
+struct gcuffd_options {
+	size_t size;
+	size_t reservation;       /* address space; rounded up to 2 MiB. Default: 8 x RAM, at least 16 GiB */
+	size_t soft_limit;        /* resident bytes, metadata included, above which cycles get frequent; 0: none */
+	size_t hard_limit;        /* resident bytes, metadata included, never exceeded; 0: none. Least: 2 MiB */
+	size_t start_size;        /* no collection and no thread before the heap holds this. Default 4 MiB */
+	enum gcuffd_rung rung;    /* AUTO, or the very rung demanded (-EOPNOTSUPP if it is not to be had) */
+	unsigned mark_threads;    /* threads that may mark. Default: one per processor, at most 8 */
+	unsigned flags;
+	unsigned debug;
+	unsigned growth_percent;  /* heap growth over live data between cycles. Default 100 */
+	unsigned decay_ms;        /* how long freed memory may stay resident. Default 1000 */
+	unsigned stop_timeout_ms; /* a cycle is put off if a thread does not stop in this time. Default 1000 */
+	enum gcuffd_log_level log_level; /* Default WARN */
+	void (*log)(void *data, int level, const char *line); /* Default: a line on stderr */
+	void *log_data;
+};
+
+/* Fills *options with defaults and its size. */
+GCUFFD_API void gcuffd_options_init(struct gcuffd_options *options);
+
+/*
+ * Applies "name=value,name=value": names are the fields above and the flags in lower case
+ * (verify=1, huge=0, ...), sizes take K, M, G or T, rung takes auto, stop, async, move or rwp.
+ * -EINVAL for an unknown name or a bad value, with *bad (if not NULL) at the offending text;
+ * then *options is unchanged.
+ */
+GCUFFD_API int gcuffd_options_parse(struct gcuffd_options *options, const char *text, const char **bad);
+
+/* ---- heaps ------------------------------------------------------------------------------ */
+
+/*
+ * Makes a heap. options may be NULL. -EINVAL: an option out of range (a line in the log says
+ * which); -ENOMEM: the reservation does not fit the address space (RLIMIT_AS); -EOPNOTSUPP: the
+ * rung demanded is not to be had here; -EMFILE: 64 heaps exist.
+ */
+GCUFFD_API int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap **heap);
+
+/*
+ * Ends a heap: its threads, its memory, its arenas and types. No other thread may use it during
+ * or after the call. Objects of it that other heaps or the program point to are gone.
+ */
+GCUFFD_API int gcuffd_heap_destroy(struct gcuffd_heap *heap);
+
+/* ---- threads ---------------------------------------------------------------------------- */
+
+/*
+ * Attaches the calling thread as a mutator of every heap of the process; nests. Unblocks the stop
+ * signal (SIGSTKFLT) in this thread. -ENOMEM, or -errno if its stack can't be found.
+ */
+GCUFFD_API int gcuffd_thread_attach(void);
+
+/* Undoes one attach; a thread that ends while attached is detached. -EINVAL if not attached. */
+GCUFFD_API int gcuffd_thread_detach(void);
+
+/*
+ * Between the two the thread must not touch any heap's objects, and no stop waits for it: for
+ * long system calls. leave() waits for the end of a stop under way. -EINVAL if not attached,
+ * -EBUSY / -EINVAL if already / not blocking.
+ */
+GCUFFD_API int gcuffd_blocking_enter(void);
+GCUFFD_API int gcuffd_blocking_leave(void);
+
+/* ---- objects ---------------------------------------------------------------------------- */
+
+/*
+ * A new object, zeroed, aligned to 16 (or to align, a power of two up to 2 MiB). Size 0 counts as
+ * 1. NULL with ENOMEM at the hard limit, after collecting; EINVAL for a bad alignment; EPERM from
+ * a thread that is not attached.
+ */
+GCUFFD_API void *gcuffd_alloc(struct gcuffd_heap *heap, size_t size);
+GCUFFD_API void *gcuffd_alloc_atomic(struct gcuffd_heap *heap, size_t size);
+GCUFFD_API void *gcuffd_alloc_aligned(struct gcuffd_heap *heap, size_t size, size_t align, enum gcuffd_kind kind);
+
+/*
+ * A description of where an object's pointers are: bit i of bitmap set means that word i (8 bytes)
+ * holds a pointer to an object's base or interior, or NULL. The bitmap is copied. Types live as
+ * long as their heap. -EINVAL for words == 0 or > 4096; -ENOSPC for more than 65535 types.
+ */
+GCUFFD_API int gcuffd_type_create(struct gcuffd_heap *heap, const uint64_t *bitmap, size_t words,
+				  struct gcuffd_type **type);
+
+/* Words after the described ones hold no pointers. EINVAL if the bitmap is longer than the object. */
+GCUFFD_API void *gcuffd_alloc_typed(struct gcuffd_heap *heap, const struct gcuffd_type *type, size_t size);
+
+/*
+ * As realloc(3): same kind and arena; what is added is zeroed. object NULL allocates a conservative
+ * object; size 0 counts as 1. NULL with EINVAL for what is no object's base (reported in the log).
+ */
+GCUFFD_API void *gcuffd_realloc(struct gcuffd_heap *heap, void *object, size_t size);
+
+/*
+ * Frees at once what nobody points to any more; NULL is ignored. Never needed. -EINVAL if object
+ * is no object's base, -EALREADY if it was freed before and not yet reused; both are reported in
+ * the log with a stack.
+ */
+GCUFFD_API int gcuffd_free(struct gcuffd_heap *heap, void *object);
+
+struct gcuffd_object {
+	void *base;
+	size_t size; /* usable bytes */
+	enum gcuffd_kind kind;
+	struct gcuffd_arena *arena;
+};
+
+/* What pointer points into, in constant time. -ENOENT if that is no live object of this heap. */
+GCUFFD_API int gcuffd_object_find(struct gcuffd_heap *heap, const void *pointer, struct gcuffd_object *object);
+
+/* ---- roots ------------------------------------------------------------------------------ */
+
+/*
+ * Scans [start, start + length) conservatively in every cycle; the range is readable until it is
+ * removed. start is rounded up and the end down to whole words. -EINVAL, -ENOMEM, -EEXIST.
+ */
+GCUFFD_API int gcuffd_root_add(struct gcuffd_heap *heap, const void *start, size_t length);
+GCUFFD_API int gcuffd_root_remove(struct gcuffd_heap *heap, const void *start);
+
+/* ---- arenas ----------------------------------------------------------------------------- */
+
+/* name is copied, at most 31 bytes. -ENOMEM; -ENOSPC after 255 arenas. */
+GCUFFD_API int gcuffd_arena_create(struct gcuffd_heap *heap, const char *name, struct gcuffd_arena **arena);
+
+/* As gcuffd_alloc_aligned, in an arena of its own; align 0 means 16. */
+GCUFFD_API void *gcuffd_arena_alloc(struct gcuffd_arena *arena, size_t size, size_t align, enum gcuffd_kind kind);
+GCUFFD_API void *gcuffd_arena_alloc_typed(struct gcuffd_arena *arena, const struct gcuffd_type *type, size_t size);
+
+/*
+ * Frees all objects of the arena at once; no thread may use or allocate them meanwhile. destroy
+ * also ends the arena. Both wait for a cycle under way. -EINVAL for a heap's own first arena.
+ */
+GCUFFD_API int gcuffd_arena_reset(struct gcuffd_arena *arena);
+GCUFFD_API int gcuffd_arena_destroy(struct gcuffd_arena *arena);
+
+struct gcuffd_arena_stats {
+	size_t size;      /* set by the caller: sizeof */
+	size_t active;    /* bytes in blocks and large objects, from jemalloc's statistics */
+	size_t dirty;     /* freed bytes that are still resident */
+	size_t retained;  /* freed bytes that went back to the OS and keep their addresses */
+	size_t metadata;  /* jemalloc's own, outside the reservation */
+	size_t blocks;
+	size_t large_objects;
+};
+
+GCUFFD_API int gcuffd_arena_stats(struct gcuffd_arena *arena, struct gcuffd_arena_stats *stats);
+
+/* ---- collection ------------------------------------------------------------------------- */
+
+/*
+ * Runs a whole cycle that starts after the call, and waits for its end. -ETIMEDOUT if a thread did
+ * not stop in time and the cycle was put off.
+ */
+GCUFFD_API int gcuffd_collect(struct gcuffd_heap *heap);
+
+/* Gives freed memory back to the OS now. */
+GCUFFD_API int gcuffd_trim(struct gcuffd_heap *heap);
+
+#define GCUFFD_STATS_VERSION 1
+
+/* Times in ns, sizes in bytes. "last" fields are of the last finished cycle, the rest are sums. */
+struct gcuffd_stats {
+	size_t size;       /* set by the caller: sizeof */
+	uint32_t version;  /* set by the library: GCUFFD_STATS_VERSION */
+	uint32_t rung;     /* enum gcuffd_rung in use */
+	uint64_t cycles;
+	uint64_t cycles_put_off;   /* a thread did not stop in time */
+	uint64_t verify_failures;
+	uint64_t live_bytes;       /* found by the last cycle */
+	uint64_t resident_bytes;   /* of the heap and its metadata, as accounted */
+	uint64_t metadata_bytes;
+	uint64_t allocated_bytes;  /* since the heap was made, by blocks and large objects taken */
+	uint64_t freed_bytes;      /* by sweeping */
+	uint64_t stall_ns;         /* mutators waiting for memory */
+	uint64_t gc_cpu_ns;        /* CPU time of the collector's threads */
+	uint64_t stop_max_ns;      /* longest stop so far */
+	uint64_t stop_total_ns;
+	uint64_t remark_words_max; /* most words read by one remark */
+	uint64_t last_stop1_ns;
+	uint64_t last_stop2_ns;
+	uint64_t last_arm_ns;
+	uint64_t last_mark_ns;
+	uint64_t last_preclean_ns;
+	uint64_t last_sweep_ns;
+	uint64_t last_marked_bytes;         /* in all */
+	uint64_t last_marked_in_stop_bytes; /* of these, inside a stop */
+	uint64_t last_freed_bytes;
+	uint64_t last_pages_scanned;
+	uint64_t last_dirty_pages;          /* found by precleaning, all rounds */
+	uint64_t last_remark_dirty_pages;
+	uint64_t last_remark_words;         /* words read in the remark: dirty pages, stacks, current blocks */
+	uint64_t last_remark_stack_words;   /* of these, on stacks and in registers */
+	uint64_t last_remark_block_words;   /* of these, in current blocks */
+	uint64_t last_preclean_rounds;
+};
+
+GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * log.h - lines for people. A sink is where they go: a callback, or stderr. Formatting never
+ * allocates: integers and strings only, no floating point. Never called during a stop.
+ */
+#ifndef GU_BASE_LOG_H
+#define GU_BASE_LOG_H
+
+enum gu_log_level { GU_LOG_ERROR, GU_LOG_WARN, GU_LOG_INFO, GU_LOG_DEBUG };
+
+struct gu_log {
+	void (*write)(void *data, int level, const char *line); /* NULL: stderr */
+	void *data;
+	int level; /* lines above it are dropped */
+};
+
+void gu_log(const struct gu_log *log, int level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+#endif
