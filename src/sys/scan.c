@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * scan.c - PAGEMAP_SCAN in chunks. Stateless; any thread, signal handlers too.
+ *
+ * .assume.scan.partial: when the vector is full, exactly the pages reported have been re-armed, and
+ * walk_end is where the next call goes on.
+ */
+#include "sys/scan.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "base/atomic.h"
+#include "base/check.h"
+#include "sys/os.h"
+#include "sys/uapi.h"
+
+#define VEC_LEN 256
+
+int gu_scan_open(void) { return gu_os->open("/proc/self/pagemap", O_RDONLY); }
+
+/* One ioctl from *at, at most one chunk; moves *at on. The number of regions, or -errno. */
+static long scan_chunk(int fd, struct gu_pm_scan_arg *arg, uintptr_t *at, uintptr_t end)
+{
+	arg->start = *at;
+	arg->end = end - *at > GU_SCAN_CHUNK ? *at + GU_SCAN_CHUNK : end;
+	arg->walk_end = 0;
+	long count = gu_os->ioctl(fd, GU_PAGEMAP_SCAN, arg);
+	if (count < 0)
+		return count;
+	if (arg->walk_end <= *at || arg->walk_end > arg->end || (uint64_t)count > arg->vec_len)
+		return -EIO; /* no kernel does this: rather an error than an endless loop */
+	*at = arg->walk_end;
+	return count;
+}
+
+static int scan_range(int fd, struct gu_pm_scan_arg arg, uintptr_t start, uintptr_t end,
+		      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	struct gu_page_region vec[VEC_LEN];
+	arg.size = sizeof(arg);
+	arg.vec = (uintptr_t)vec;
+	arg.vec_len = VEC_LEN;
+	for (uintptr_t at = start; at < end;) {
+		long count = scan_chunk(fd, &arg, &at, end);
+		if (count < 0)
+			return (int)count;
+		if (arg.flags & GU_PM_SCAN_WP_MATCHING)
+			gu_fence_seqcst(); /* .inv.card.fence */
+		for (long i = 0; i < count; i++)
+			visit(data, vec[i].start, vec[i].end);
+	}
+	return 0;
+}
+
+int gu_scan_arm(int fd, uintptr_t start, uintptr_t end)
+{
+	struct gu_pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = GU_PM_SCAN_WP_MATCHING | GU_PM_SCAN_CHECK_WPASYNC,
+		.category_mask = GU_PAGE_IS_WRITTEN,
+	};
+	for (uintptr_t at = start; at < end;) {
+		long count = scan_chunk(fd, &arg, &at, end);
+		if (count < 0)
+			return (int)count;
+	}
+	return 0;
+}
+
+int gu_scan_written(int fd, uintptr_t start, uintptr_t end, bool rearm,
+		    void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	struct gu_pm_scan_arg arg = {
+		.flags = rearm ? GU_PM_SCAN_WP_MATCHING | GU_PM_SCAN_CHECK_WPASYNC : 0,
+		.category_mask = GU_PAGE_IS_WRITTEN,
+		.return_mask = GU_PAGE_IS_WRITTEN,
+	};
+	return scan_range(fd, arg, start, end, visit, data);
+}
+
+int gu_scan_present(int fd, uintptr_t start, uintptr_t end, bool anon_only,
+		    void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	uint64_t none_of = GU_PAGE_IS_PFNZERO | (anon_only ? GU_PAGE_IS_FILE : 0);
+	struct gu_pm_scan_arg arg = {
+		.category_inverted = none_of,
+		.category_mask = none_of,
+		.category_anyof_mask = GU_PAGE_IS_PRESENT | GU_PAGE_IS_SWAPPED,
+		.return_mask = GU_PAGE_IS_PRESENT,
+	};
+	return scan_range(fd, arg, start, end, visit, data);
+}
+
+int gu_scan_accessed(int fd, uintptr_t start, uintptr_t end,
+		     void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	struct gu_pm_scan_arg arg = {
+		.category_mask = GU_PAGE_IS_ACCESSED,
+		.return_mask = GU_PAGE_IS_ACCESSED,
+	};
+	return scan_range(fd, arg, start, end, visit, data);
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test.h - what every unit test shares: a main around Check, skips, seeds and time.
+ *
+ * CK_FORK=no runs all in one process (for gdb, valgrind, sanitizers), CK_RUN_CASE=name runs one case,
+ * CK_TAP_LOG_FILE_NAME=file writes TAP. CHECK_SEED=n repeats a random run, CHECK_SECONDS=n says how long
+ * tests that can go on for ever should.
+ */
+#ifndef GU_TESTS_TEST_H
+#define GU_TESTS_TEST_H
+
+#include <check.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TEST_SKIPPED 77
+#define TEST_UNUSED __attribute__((unused))
+
+static unsigned *test_skips;    /* shared with the children that Check forks; set by test_run */
+static uint64_t test_seed_used; /* set by test_run */
+
+/* Ends the test in hand, neither passed nor failed: here the kernel lacks what it is about. */
+#define GU_SKIP(...) \
+	do { \
+		printf("SKIP %s: ", __func__); \
+		printf(__VA_ARGS__); \
+		putchar('\n'); \
+		fflush(stdout); \
+		__atomic_fetch_add(test_skips, 1, __ATOMIC_RELAXED); \
+		return; \
+	} while (0)
+
+/* A call of ours that must give 0; shows what it gave. */
+#define ck_ok(call) \
+	do { \
+		long ck_result = (long)(call); \
+		ck_assert_msg(ck_result == 0, "%s: %ld", #call, ck_result); \
+	} while (0)
+
+/* How long a test that can go on for ever should, in seconds. */
+TEST_UNUSED static unsigned check_seconds(void)
+{
+	const char *text = getenv("CHECK_SECONDS");
+	unsigned long n = text ? strtoul(text, NULL, 0) : 0;
+	return n > 0 && n < 1000000 ? (unsigned)n : 5;
+}
+
+TEST_UNUSED static uint64_t test_now_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- random numbers: splitmix64 ---- */
+
+struct test_rng {
+	uint64_t state;
+};
+
+TEST_UNUSED static uint64_t test_rand(struct test_rng *rng)
+{
+	uint64_t z = (rng->state += 0x9e3779b97f4a7c15u);
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+	return z ^ (z >> 31);
+}
+
+/* 0 ... limit - 1 */
+TEST_UNUSED static uint64_t test_below(struct test_rng *rng, uint64_t limit) { return test_rand(rng) % limit; }
+
+/* CHECK_SEED, or a new one; printed when the program starts. Add a number of the thread's or test's own. */
+TEST_UNUSED static uint64_t check_seed(void) { return test_seed_used; }
+TEST_UNUSED static struct test_rng test_rng(uint64_t own) { return (struct test_rng){test_seed_used + own}; }
+
+/* ---- running ---- */
+
+/* A case of its own, so that CK_RUN_CASE can name it; the time limit grows with CHECK_SECONDS. */
+TEST_UNUSED static TCase *test_case(Suite *suite, const char *name)
+{
+	TCase *tcase = tcase_create(name);
+	tcase_set_timeout(tcase, 60 + 4 * check_seconds());
+	suite_add_tcase(suite, tcase);
+	return tcase;
+}
+
+static void test_prepare(void)
+{
+	const char *text = getenv("CHECK_SEED");
+	void *p = mmap(NULL, sizeof(*test_skips), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		abort();
+	test_skips = p;
+	test_seed_used = text ? strtoull(text, NULL, 0) : test_now_ns() ^ ((uint64_t)getpid() << 40);
+	printf("CHECK_SEED=0x%llx\n", (unsigned long long)test_seed_used);
+	fflush(stdout);
+}
+
+/* 0, 1 when something failed, 77 when every test that ran was skipped. */
+static int test_run(Suite *suite)
+{
+	SRunner *runner = srunner_create(suite);
+	test_prepare();
+	srunner_run_all(runner, CK_ENV);
+	int failed = srunner_ntests_failed(runner);
+	int count = srunner_ntests_run(runner);
+	srunner_free(runner);
+	if (failed || count == 0)
+		return 1;
+	return *test_skips == (unsigned)count ? TEST_SKIPPED : 0;
+}
+
+/* make_suite: Suite *(*)(void) */
+#define TEST_MAIN(make_suite) \
+	int main(void) { return test_run(make_suite()); }
+
+#endif

@@ -1,0 +1,428 @@
+/* SPDX-License-Identifier: MIT */
+/* test_base.c - the lowest layer: own ranges, metadata memory, ranked locks, log lines. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "base/check.h"
+#include "base/lock.h"
+#include "base/log.h"
+#include "base/meta.h"
+#include "base/own.h"
+#include "fake_os.h"
+#include "test.h"
+
+/* ---- own ---- */
+
+/* Far from anything that is mapped, so that ranges of the process itself don't matter. */
+#define BASE ((uintptr_t)1 << 46)
+#define MODEL_PAGES 256
+
+static bool owned(uintptr_t at)
+{
+	uintptr_t start, end;
+	return gu_own_next(at, &start, &end) && start <= at;
+}
+
+static unsigned count_runs(void)
+{
+	uintptr_t at = BASE, start, end;
+	unsigned n = 0;
+	while (gu_own_next(at, &start, &end) && start < BASE + MODEL_PAGES * GU_PAGE) {
+		if (start >= end || (n > 0 && start == at))
+			ck_abort_msg("empty, or not merged");
+		at = end;
+		n++;
+	}
+	return n;
+}
+
+START_TEST(own_merges_what_touches)
+{
+	ck_assert(gu_own_add(BASE, GU_PAGE));
+	ck_assert(gu_own_add(BASE + 2 * GU_PAGE, GU_PAGE));
+	ck_assert_uint_eq(count_runs(), 2);
+	ck_assert(gu_own_add(BASE + GU_PAGE, GU_PAGE));
+	ck_assert_uint_eq(count_runs(), 1);
+	gu_own_remove(BASE + GU_PAGE, GU_PAGE);
+	ck_assert_uint_eq(count_runs(), 2);
+	ck_assert(!owned(BASE + GU_PAGE));
+	gu_own_remove(BASE, 3 * GU_PAGE);
+	ck_assert_uint_eq(count_runs(), 0);
+}
+END_TEST
+
+static void compare_with(const bool *model)
+{
+	size_t runs = 0, differ = 0;
+	for (size_t i = 0; i < MODEL_PAGES; i++) {
+		differ += owned(BASE + i * GU_PAGE) != model[i];
+		runs += model[i] && (i == 0 || !model[i - 1]);
+	}
+	ck_assert_uint_eq(differ, 0);
+	ck_assert_uint_eq(count_runs(), runs);
+}
+
+/* Adds what is not owned, removes any range, and compares with a bitmap. */
+START_TEST(own_against_a_model)
+{
+	struct test_rng rng = test_rng(1);
+	bool model[MODEL_PAGES] = {false};
+	for (int round = 0; round < 2000; round++) {
+		size_t first = test_below(&rng, MODEL_PAGES), n = 1 + test_below(&rng, 8);
+		bool adding = test_below(&rng, 2), is_free = true;
+		n = gu_min(n, MODEL_PAGES - first);
+		for (size_t i = first; i < first + n; i++)
+			is_free &= !model[i];
+		if (adding && !is_free)
+			continue;
+		if (adding)
+			ck_assert(gu_own_add(BASE + first * GU_PAGE, n * GU_PAGE));
+		else
+			gu_own_remove(BASE + first * GU_PAGE, n * GU_PAGE);
+		memset(model + first, adding, n);
+		compare_with(model);
+	}
+	gu_own_remove(BASE, MODEL_PAGES * GU_PAGE);
+}
+END_TEST
+
+START_TEST(own_says_when_it_is_full)
+{
+	size_t n = 0;
+	while (n < 1u << 20 && gu_own_add(BASE + 2 * n * GU_PAGE, GU_PAGE))
+		n++;
+	ck_assert(n > 1000 && n < 1u << 20);
+	ck_assert(!owned(BASE + 2 * n * GU_PAGE));
+	ck_assert(gu_own_add(BASE + GU_PAGE, GU_PAGE)); /* merges two: makes room */
+	ck_assert(gu_own_add(BASE + 2 * n * GU_PAGE, GU_PAGE));
+	gu_own_remove(BASE, (2 * n + 1) * GU_PAGE);
+	ck_assert(!owned(BASE + 2 * GU_PAGE));
+}
+END_TEST
+
+/* ---- meta ---- */
+
+static bool is_zero(const unsigned char *p, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (p[i])
+			return false;
+	return true;
+}
+
+START_TEST(meta_pieces_are_zeroed_aligned_and_own)
+{
+	size_t before = gu_meta_used();
+	for (size_t size = 1; size <= 1u << 20; size = size * 3 / 2 + 1) {
+		unsigned char *p = gu_meta_alloc(size);
+		size_t align = 16;
+		while (align < size && align < GU_PAGE)
+			align *= 2;
+		ck_assert_ptr_nonnull(p);
+		ck_assert_uint_eq((uintptr_t)p % align, 0);
+		ck_assert(is_zero(p, size));
+		ck_assert(owned((uintptr_t)p) && owned((uintptr_t)p + size - 1));
+		memset(p, 0xff, size);
+		gu_meta_free(p, size);
+	}
+	gu_meta_free(NULL, 1);
+	ck_assert_uint_eq(gu_meta_used(), before);
+}
+END_TEST
+
+struct piece {
+	unsigned char *p;
+	size_t size;
+	unsigned char fill;
+};
+
+static void take_piece(struct piece *piece, struct test_rng *rng)
+{
+	piece->size = 1 + test_below(rng, (size_t)1 << (4 + test_below(rng, 14)));
+	piece->fill = (unsigned char)(1 + test_below(rng, 255));
+	piece->p = gu_meta_alloc(piece->size);
+	ck_assert_ptr_nonnull(piece->p);
+	ck_assert(is_zero(piece->p, piece->size));
+	memset(piece->p, piece->fill, piece->size);
+}
+
+static void give_piece(struct piece *piece)
+{
+	bool same = true;
+	for (size_t i = 0; i < piece->size; i++)
+		same &= piece->p[i] == piece->fill;
+	ck_assert(same);
+	gu_meta_free(piece->p, piece->size);
+	piece->p = NULL;
+}
+
+static void *use_pieces(void *data)
+{
+	struct test_rng rng = test_rng((uintptr_t)data);
+	struct piece pieces[32] = {{NULL, 0, 0}};
+	for (int i = 0; i < 4000; i++) {
+		struct piece *piece = &pieces[test_below(&rng, GU_ARRAY_LEN(pieces))];
+		if (piece->p)
+			give_piece(piece);
+		else
+			take_piece(piece, &rng);
+	}
+	for (size_t i = 0; i < GU_ARRAY_LEN(pieces); i++)
+		if (pieces[i].p)
+			give_piece(&pieces[i]);
+	return NULL;
+}
+
+START_TEST(meta_pieces_do_not_overlap)
+{
+	size_t before = gu_meta_used();
+	pthread_t thread[3];
+	for (uintptr_t i = 0; i < 3; i++)
+		ck_ok(pthread_create(&thread[i], NULL, use_pieces, (void *)(10 + i)));
+	for (int i = 0; i < 3; i++)
+		ck_ok(pthread_join(thread[i], NULL));
+	ck_assert_uint_eq(gu_meta_used(), before);
+}
+END_TEST
+
+START_TEST(meta_reservations)
+{
+	size_t before = gu_meta_used();
+	char *p = gu_meta_reserve((size_t)1 << 30);
+	ck_assert_ptr_nonnull(p);
+	ck_ok(gu_meta_commit(p + (1 << 20), GU_PAGE));
+	p[1 << 20] = 1;
+	ck_assert(owned((uintptr_t)p + (1 << 29)));
+	ck_assert_uint_eq(gu_meta_used(), before);
+	gu_meta_unreserve(p, (size_t)1 << 30);
+	ck_assert(!owned((uintptr_t)p));
+}
+END_TEST
+
+/* Every n-th operation fails once: NULL, nothing leaks into own.h or the count, and the next try works. */
+START_TEST(meta_survives_every_failure)
+{
+	unsigned n = 0, fired;
+	fake_install();
+	size_t before = gu_meta_used();
+	do {
+		fake_fail(FAKE_ANY, ++n, -ENOMEM);
+		char *p = gu_meta_map(GU_PAGE), *q = gu_meta_alloc(1u << 15), *r = gu_meta_reserve(GU_PAGE);
+		int committed = r ? gu_meta_commit(r, GU_PAGE) : -1;
+		fired = fake.fired;
+		ck_assert_uint_eq(!p + !q + (committed != 0), fired);
+		fake_clear();
+		gu_meta_unmap(p, GU_PAGE);
+		gu_meta_free(q, 1u << 15);
+		if (r)
+			gu_meta_unreserve(r, GU_PAGE);
+		ck_assert_uint_eq(gu_meta_used(), before);
+	} while (fired);
+	ck_assert_uint_gt(n, 3);
+	fake_remove();
+}
+END_TEST
+
+/* ---- lock ---- */
+
+static struct gu_lock low, high;
+static unsigned counter;
+
+static void *count_up(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < 20000; i++) {
+		gu_lock(&low);
+		counter++;
+		gu_unlock(&low);
+	}
+	return NULL;
+}
+
+START_TEST(locks_exclude)
+{
+	pthread_t thread[3];
+	gu_lock_init(&low, GU_RANK_LIBRARY);
+	counter = 0;
+	for (int i = 0; i < 3; i++)
+		ck_ok(pthread_create(&thread[i], NULL, count_up, NULL));
+	for (int i = 0; i < 3; i++)
+		ck_ok(pthread_join(thread[i], NULL));
+	ck_assert_uint_eq(counter, 60000);
+}
+END_TEST
+
+static void *try_low(void *unused)
+{
+	(void)unused;
+	bool got = gu_trylock(&low);
+	if (got)
+		gu_unlock(&low);
+	return (void *)(uintptr_t)got;
+}
+
+START_TEST(trylock_says_no)
+{
+	pthread_t thread;
+	void *got;
+	gu_lock_init(&low, GU_RANK_LIBRARY);
+	gu_lock(&low);
+	ck_ok(pthread_create(&thread, NULL, try_low, NULL));
+	ck_ok(pthread_join(thread, &got));
+	ck_assert_ptr_null(got);
+	ck_assert(gu_lock_held(&low));
+	gu_unlock(&low);
+	ck_assert_ptr_nonnull(try_low(NULL));
+}
+END_TEST
+
+/* How a child ends that does what must abort: its signal. */
+static int signal_of(void (*act)(void))
+{
+	int status = 0;
+	fflush(stdout);
+	pid_t pid = fork();
+	if (pid == 0) {
+		int null = open("/dev/null", O_WRONLY);
+		signal(SIGABRT, SIG_DFL);
+		dup2(null, STDERR_FILENO);
+		act();
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+static void break_an_invariant(void) { GU_INVARIANT(getpid() == 0, ".inv.test"); }
+
+static void take_in_falling_rank(void)
+{
+	gu_lock(&high);
+	gu_lock(&low);
+}
+
+static void take_in_rising_rank(void)
+{
+	gu_lock(&low);
+	gu_lock(&high);
+	gu_unlock(&low);
+	gu_unlock(&high);
+}
+
+START_TEST(rank_is_enforced_in_debug_builds)
+{
+	gu_lock_init(&low, GU_RANK_LIBRARY);
+	gu_lock_init(&high, GU_RANK_LOG);
+	ck_assert_int_eq(signal_of(take_in_rising_rank), 0);
+#ifdef GU_DEBUG
+	ck_assert_int_eq(signal_of(take_in_falling_rank), SIGABRT);
+	ck_assert(!gu_lock_held(&low));
+#else
+	ck_assert_int_eq(signal_of(take_in_falling_rank), 0);
+#endif
+}
+END_TEST
+
+START_TEST(broken_invariants_abort)
+{
+	ck_assert_int_eq(signal_of(break_an_invariant), SIGABRT);
+}
+END_TEST
+
+/* ---- log ---- */
+
+struct lines {
+	char text[1024];
+	int level;
+	unsigned count;
+};
+
+static void keep(void *data, int level, const char *line)
+{
+	struct lines *lines = data;
+	snprintf(lines->text, sizeof(lines->text), "%s", line);
+	lines->level = level;
+	lines->count++;
+}
+
+START_TEST(log_filters_formats_and_keeps_errno)
+{
+	struct lines lines = {.count = 0};
+	struct gu_log log = {keep, &lines, GU_LOG_WARN};
+	errno = EXFULL;
+	gu_log(&log, GU_LOG_INFO, "no");
+	ck_assert_uint_eq(lines.count, 0);
+	gu_log(&log, GU_LOG_WARN, "%s %d", "yes", 42);
+	ck_assert_str_eq(lines.text, "yes 42");
+	ck_assert_int_eq(lines.level, GU_LOG_WARN);
+	gu_log(&log, GU_LOG_ERROR, "worse");
+	ck_assert_uint_eq(lines.count, 2);
+	ck_assert_int_eq(errno, EXFULL);
+}
+END_TEST
+
+START_TEST(log_cuts_long_lines)
+{
+	struct lines lines = {.count = 0};
+	struct gu_log log = {keep, &lines, GU_LOG_DEBUG};
+	char text[2000];
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = 0;
+	gu_log(&log, GU_LOG_DEBUG, "%s", text);
+	ck_assert_uint_gt(strlen(lines.text), 400);
+	ck_assert_uint_lt(strlen(lines.text), 512);
+}
+END_TEST
+
+/* stderr gets one whole line a call, however long. */
+START_TEST(log_writes_lines_to_stderr)
+{
+	struct gu_log log = {NULL, NULL, GU_LOG_INFO};
+	char text[2000], got[4096];
+	int pipes[2], saved = dup(STDERR_FILENO);
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = 0;
+	ck_ok(pipe(pipes));
+	dup2(pipes[1], STDERR_FILENO);
+	gu_log(&log, GU_LOG_INFO, "short");
+	gu_log(&log, GU_LOG_INFO, "%s", text);
+	dup2(saved, STDERR_FILENO);
+	long n = read(pipes[0], got, sizeof(got) - 1);
+	ck_assert_int_gt(n, 400);
+	got[n] = 0;
+	ck_assert(!strncmp(got, "gcuffd: short\ngcuffd: xxx", 25));
+	ck_assert_int_eq(got[n - 1], '\n');
+	ck_assert_uint_eq(strlen(got), (size_t)n);
+	close(pipes[0]);
+	close(pipes[1]);
+	close(saved);
+}
+END_TEST
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("base");
+	TCase *own = test_case(suite, "own"), *meta = test_case(suite, "meta");
+	TCase *lock = test_case(suite, "lock"), *log = test_case(suite, "log");
+	tcase_add_test(own, own_merges_what_touches);
+	tcase_add_test(own, own_against_a_model);
+	tcase_add_test(own, own_says_when_it_is_full);
+	tcase_add_test(meta, meta_pieces_are_zeroed_aligned_and_own);
+	tcase_add_test(meta, meta_pieces_do_not_overlap);
+	tcase_add_test(meta, meta_reservations);
+	tcase_add_test(meta, meta_survives_every_failure);
+	tcase_add_test(lock, locks_exclude);
+	tcase_add_test(lock, trylock_says_no);
+	tcase_add_test(lock, rank_is_enforced_in_debug_builds);
+	tcase_add_test(lock, broken_invariants_abort);
+	tcase_add_test(log, log_filters_formats_and_keeps_errno);
+	tcase_add_test(log, log_cuts_long_lines);
+	tcase_add_test(log, log_writes_lines_to_stderr);
+	return suite;
+}
+
+TEST_MAIN(make_suite)
