@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * arena.c - taking, listing and giving back blocks. Mutators inside a no-stop section, and the collector.
+ * The lock guards the lists and every change of a block's state; jemalloc is called with nothing held.
+ */
+#include "space/arena.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "gcuffd.h"
+#include "space/hooks.h"
+
+int gu_arena_init(struct gcuffd_arena *a, struct gu_space *space, unsigned decay_ms, const char *name)
+{
+	a->space = space;
+	a->decay_ms = decay_ms;
+	gu_lock_init(&a->lock, GU_RANK_ARENA);
+	snprintf(a->name, sizeof(a->name), "%s", name);
+	return 0;
+}
+
+void gu_arena_destroy(struct gcuffd_arena *a)
+{
+	for (int i = 0; i < 2; i++)
+		if (a->half[i])
+			gu_half_destroy(a->half[i]);
+}
+
+static struct gu_half *half_for(struct gcuffd_arena *a, unsigned kind)
+{
+	struct gu_half **slot = &a->half[kind != GCUFFD_ATOMIC];
+	struct gu_half *half = gu_load_acquire(slot); /* pairs with the store below */
+	if (half)
+		return half;
+	struct gu_half *made = gu_half_create(a->space, a->decay_ms);
+	if (!made)
+		return NULL;
+	gu_lock(&a->lock);
+	half = *slot;
+	if (!half)
+		gu_store_release(slot, made);
+	gu_unlock(&a->lock);
+	if (half)
+		gu_half_destroy(made);
+	return half ? half : made;
+}
+
+/* ---- lists, under the lock ---- */
+
+static struct gu_list *list_of(struct gcuffd_arena *a, const struct gu_block *b) { return &a->partial[b->kind][b->class]; }
+
+static void link_locked(struct gcuffd_arena *a, struct gu_block *b)
+{
+	struct gu_list *l = list_of(a, b);
+	b->next = NULL;
+	b->prev = l->tail;
+	*(l->tail ? &l->tail->next : &l->head) = b;
+	l->tail = b;
+	gu_store_relaxed(&b->state, GU_BLOCK_LISTED);
+}
+
+static void unlink_locked(struct gcuffd_arena *a, struct gu_block *b)
+{
+	struct gu_list *l = list_of(a, b);
+	*(b->prev ? &b->prev->next : &l->head) = b->next;
+	*(b->next ? &b->next->prev : &l->tail) = b->prev;
+	b->next = b->prev = NULL;
+	gu_store_relaxed(&b->state, GU_BLOCK_FULL);
+}
+
+static void own_locked(struct gu_block *b, struct gu_run *owner)
+{
+	gu_store_release(&b->owner, owner);
+	gu_store_release(&b->state, GU_BLOCK_CURRENT);
+}
+
+static struct gu_block *pop_listed(struct gcuffd_arena *a, unsigned kind, unsigned class, struct gu_run *owner)
+{
+	if (!gu_load_relaxed(&a->partial[kind][class].head))
+		return NULL;
+	gu_lock(&a->lock);
+	struct gu_block *b = a->partial[kind][class].head;
+	if (b) {
+		unlink_locked(a, b);
+		own_locked(b, owner);
+	}
+	gu_unlock(&a->lock);
+	return b;
+}
+
+/* Fewer free cells than a sixteenth are not worth a visit. */
+static bool worth_listing(const struct gu_block *b, uint32_t free_cells)
+{
+	return free_cells * 16 >= b->ncells && free_cells;
+}
+
+bool gu_arena_relist_locked(struct gcuffd_arena *a, struct gu_block *b, uint32_t free_cells)
+{
+	bool listed = gu_load_relaxed(&b->state) == GU_BLOCK_LISTED;
+	if (free_cells == b->ncells) {
+		if (listed)
+			unlink_locked(a, b);
+		return true;
+	}
+	if (!listed && worth_listing(b, free_cells))
+		link_locked(a, b);
+	return false;
+}
+
+/* ---- pages ---- */
+
+/* Pages from jemalloc, accounted for and described by a block that nobody can find yet. */
+static int make_block(struct gcuffd_arena *a, size_t size, size_t align, unsigned kind, uint32_t ncells, bool *fresh,
+		      struct gu_block **out)
+{
+	struct gu_half *half = half_for(a, kind);
+	size_t usable;
+	void *pages = half ? gu_half_alloc(half, size, align, &usable) : NULL;
+	if (!pages)
+		return -ENOMEM;
+	struct gu_block *b = gu_block_new(a->space, ncells, kind == GCUFFD_TYPED);
+	if (!b || gu_space_use(a->space, (uintptr_t)pages, usable, fresh)) {
+		if (b)
+			gu_block_free(a->space, b);
+		gu_half_free(half, pages);
+		return -ENOMEM;
+	}
+	b->start = (uintptr_t)pages;
+	b->bytes = usable;
+	b->arena = a;
+	b->kind = (uint8_t)kind;
+	b->scanned = kind != GCUFFD_ATOMIC;
+	*out = b;
+	return 0;
+}
+
+static int new_small(struct gcuffd_arena *a, unsigned kind, unsigned class, struct gu_run *owner, struct gu_block **out)
+{
+	size_t cell = gu_class_size(class);
+	struct gu_block *b;
+	bool fresh;
+	int err = make_block(a, GU_BLOCK, GU_PAGE, kind, (uint32_t)(GU_BLOCK / cell), &fresh, &b);
+	if (err)
+		return err;
+	b->cell = cell;
+	b->recip = (uint32_t)(((1ull << 32) + cell - 1) / cell);
+	b->class = (uint8_t)class;
+	b->zero = fresh;
+	gu_store_release(&b->owner, owner);
+	gu_block_publish(a->space, b, GU_BLOCK_CURRENT);
+	gu_add_relaxed(&a->blocks, 1);
+	*out = b;
+	return 0;
+}
+
+int gu_arena_take(struct gcuffd_arena *a, unsigned kind, unsigned class, bool fresh_first, struct gu_run *owner,
+		  struct gu_block **out)
+{
+	*out = fresh_first ? NULL : pop_listed(a, kind, class, owner);
+	if (*out || !new_small(a, kind, class, owner, out))
+		return 0;
+	*out = pop_listed(a, kind, class, owner);
+	return *out ? 0 : -ENOMEM;
+}
+
+void gu_arena_retire(struct gcuffd_arena *a, struct gu_block *b, bool list)
+{
+	b->zero = 0;
+	gu_lock(&a->lock);
+	uint32_t free_cells = gu_block_count_free(b);
+	bool empty = false;
+	gu_store_release(&b->owner, NULL);
+	gu_store_release(&b->state, GU_BLOCK_FULL);
+	b->live = b->ncells - free_cells;
+	if (list) {
+		empty = gu_arena_relist_locked(a, b, free_cells + gu_load_relaxed(&b->nfreed));
+		if (empty)
+			gu_store_relaxed(&b->state, GU_BLOCK_BUSY);
+	}
+	gu_unlock(&a->lock);
+	if (empty)
+		gu_arena_release(a, b);
+}
+
+int gu_arena_take_large(struct gcuffd_arena *a, size_t size, size_t align, unsigned kind, bool *fresh, struct gu_block **out)
+{
+	struct gu_block *b;
+	size_t want = gu_max(gu_align_up(size, GU_PAGE), GU_SMALL_MAX + GU_PAGE);
+	if (want < size)
+		return -ENOMEM;
+	int err = make_block(a, want, align, kind, 1, fresh, &b);
+	if (err)
+		return err;
+	b->cell = b->bytes;
+	b->recip = 0;
+	b->class = 0;
+	gu_block_publish(a->space, b, GU_BLOCK_BUSY);
+	gu_add_relaxed(&a->large, 1);
+	*out = b;
+	return 0;
+}
+
+void gu_arena_release(struct gcuffd_arena *a, struct gu_block *b)
+{
+	struct gu_half *half = half_for(a, b->kind);
+	void *pages = (void *)b->start;
+	gu_sub_relaxed(gu_block_is_large(b) ? &a->large : &a->blocks, 1);
+	gu_block_free(a->space, b);
+	gu_half_free(half, pages);
+}
+
+void gu_arena_tidy(struct gcuffd_arena *a, enum gu_arena_tidy how)
+{
+	for (int i = 0; i < 2; i++) {
+		struct gu_half *half = gu_load_acquire(&a->half[i]);
+		if (half && how == GU_TIDY_PURGE)
+			gu_half_purge(half);
+		else if (half)
+			gu_half_decay(half);
+	}
+}
+
+void gu_arena_sizes(struct gcuffd_arena *a, struct gu_arena_sizes *sizes)
+{
+	memset(sizes, 0, sizeof(*sizes));
+	for (int i = 0; i < 2; i++) {
+		struct gu_half *half = gu_load_acquire(&a->half[i]);
+		struct gu_half_sizes s;
+		if (!half)
+			continue;
+		gu_half_sizes(half, &s);
+		sizes->active += s.active;
+		sizes->dirty += s.dirty;
+		sizes->retained += s.retained;
+		sizes->metadata += s.metadata;
+	}
+}
+
+static void check_list_locked(struct gcuffd_arena *a, const struct gu_list *l)
+{
+	for (const struct gu_block *b = l->head; b; b = b->next) {
+		GU_INVARIANT(b->state == GU_BLOCK_LISTED && b->arena == a && !b->owner, ".inv.arena.listed");
+		GU_INVARIANT(b->next ? b->next->prev == b : l->tail == b, ".inv.arena.listed");
+		gu_block_check(a->space, b);
+	}
+}
+
+void gu_arena_check(struct gcuffd_arena *a)
+{
+	gu_lock(&a->lock);
+	for (unsigned k = 0; k < GU_KINDS; k++)
+		for (unsigned c = 0; c < GU_CLASSES; c++)
+			check_list_locked(a, &a->partial[k][c]);
+	gu_unlock(&a->lock);
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hooks.c - jemalloc's extents out of the reservation.
+ *
+ * Extents are taken in whole regions and never unmapped: what jemalloc gives up is purged and stays
+ * its own (dalloc refuses, so it is retained). Split and merge never fail: the reservation is one
+ * mapping to us. Lazy purging is refused: MADV_FREE makes holes that nobody announces
+ * (.inv.purge.now). jemalloc's own mmap and munmap calls come here by name (tools/jemalloc), which is
+ * how its metadata is known to own.h.
+ */
+#include "space/hooks.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <jemalloc/jemalloc.h>
+
+#include "base/meta.h"
+#include "base/own.h"
+#include "sys/os.h"
+
+void *gu_je_mmap(void *hint, size_t len, int prot, int flags, int fd, long offset);
+int gu_je_munmap(void *start, size_t len);
+
+struct gu_half {
+	extent_hooks_t hooks;
+	struct gu_space *space;
+	unsigned index;
+};
+
+/* jemalloc's own mappings. MAP_FIXED over its own memory is how it decommits; never used here. */
+void *gu_je_mmap(void *hint, size_t len, int prot, int flags, int fd, long offset)
+{
+	void *p = mmap(hint, len, prot, flags, fd, offset);
+	if (p != MAP_FAILED && !gu_own_add((uintptr_t)p, len)) {
+		munmap(p, len);
+		errno = ENOMEM;
+		return MAP_FAILED;
+	}
+	return p;
+}
+
+int gu_je_munmap(void *start, size_t len)
+{
+	gu_own_remove((uintptr_t)start, len);
+	return munmap(start, len);
+}
+
+static struct gu_half *half_of(extent_hooks_t *hooks) { return GU_CONTAINER(hooks, struct gu_half, hooks); }
+
+static void *hook_alloc(extent_hooks_t *hooks, void *hint, size_t size, size_t align, bool *zero, bool *commit, unsigned index)
+{
+	uintptr_t at;
+	(void)index;
+	if (hint || gu_space_take(half_of(hooks)->space, size, align, &at))
+		return NULL;
+	*zero = true;
+	*commit = true;
+	return (void *)at;
+}
+
+static bool hook_dalloc(extent_hooks_t *hooks, void *start, size_t size, bool committed, unsigned index)
+{
+	(void)hooks, (void)start, (void)size, (void)committed, (void)index;
+	return true;
+}
+
+static bool hook_purge_lazy(extent_hooks_t *hooks, void *start, size_t size, size_t offset, size_t len, unsigned index)
+{
+	(void)hooks, (void)start, (void)size, (void)offset, (void)len, (void)index;
+	return true;
+}
+
+static bool hook_purge_forced(extent_hooks_t *hooks, void *start, size_t size, size_t offset, size_t len, unsigned index)
+{
+	(void)size, (void)index;
+	return gu_space_purge(half_of(hooks)->space, (uintptr_t)start + offset, len) != 0;
+}
+
+static bool hook_split(extent_hooks_t *hooks, void *start, size_t size, size_t a, size_t b, bool committed, unsigned index)
+{
+	(void)hooks, (void)start, (void)size, (void)a, (void)b, (void)committed, (void)index;
+	return false;
+}
+
+static bool hook_merge(extent_hooks_t *hooks, void *a, size_t size_a, void *b, size_t size_b, bool committed, unsigned index)
+{
+	(void)hooks, (void)a, (void)size_a, (void)b, (void)size_b, (void)committed, (void)index;
+	return false;
+}
+
+/* arena.<index>.<name> with no value, one in, or one out. */
+static int control(const char *prefix, unsigned index, const char *name, void *out, size_t *out_len, void *in, size_t in_len)
+{
+	char path[64];
+	snprintf(path, sizeof(path), "%s.%u.%s", prefix, index, name);
+	return gu_je_mallctl(path, out, out_len, in, in_len);
+}
+
+static int create_arena(struct gu_half *half, unsigned decay_ms)
+{
+	struct { extent_hooks_t *hooks; bool metadata_use_hooks; } config = {&half->hooks, false};
+	size_t len = sizeof(half->index);
+	ssize_t dirty = decay_ms, muzzy = 0;
+	if (gu_je_mallctl("experimental.arenas_create_ext", &half->index, &len, &config, sizeof(config)))
+		return -ENOMEM;
+	control("arena", half->index, "dirty_decay_ms", NULL, NULL, &dirty, sizeof(dirty));
+	control("arena", half->index, "muzzy_decay_ms", NULL, NULL, &muzzy, sizeof(muzzy));
+	return 0;
+}
+
+struct gu_half *gu_half_create(struct gu_space *space, unsigned decay_ms)
+{
+	struct gu_half *half = gu_meta_alloc(sizeof(*half));
+	if (!half)
+		return NULL;
+	half->hooks = (extent_hooks_t){
+		.alloc = hook_alloc, .dalloc = hook_dalloc, .purge_lazy = hook_purge_lazy,
+		.purge_forced = hook_purge_forced, .split = hook_split, .merge = hook_merge,
+	};
+	half->space = space;
+	if (create_arena(half, decay_ms)) {
+		gu_meta_free(half, sizeof(*half));
+		return NULL;
+	}
+	return half;
+}
+
+void gu_half_destroy(struct gu_half *half)
+{
+	control("arena", half->index, "destroy", NULL, NULL, NULL, 0);
+	gu_meta_free(half, sizeof(*half));
+}
+
+void *gu_half_alloc(struct gu_half *half, size_t size, size_t align, size_t *usable)
+{
+	int flags = MALLOCX_ARENA(half->index) | MALLOCX_TCACHE_NONE;
+	if (align > GU_PAGE)
+		flags |= MALLOCX_ALIGN(align);
+	*usable = gu_je_nallocx(size, flags);
+	return *usable ? gu_je_mallocx(size, flags) : NULL;
+}
+
+void gu_half_free(struct gu_half *half, void *pages)
+{
+	(void)half;
+	gu_je_dallocx(pages, MALLOCX_TCACHE_NONE);
+}
+
+void gu_half_decay(struct gu_half *half) { control("arena", half->index, "decay", NULL, NULL, NULL, 0); }
+void gu_half_purge(struct gu_half *half) { control("arena", half->index, "purge", NULL, NULL, NULL, 0); }
+
+static size_t read_size(struct gu_half *half, const char *name)
+{
+	size_t value = 0, len = sizeof(value);
+	control("stats.arenas", half->index, name, &value, &len, NULL, 0);
+	return value;
+}
+
+void gu_half_sizes(struct gu_half *half, struct gu_half_sizes *sizes)
+{
+	uint64_t epoch = 1;
+	gu_je_mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch));
+	sizes->active = read_size(half, "pactive") * GU_PAGE;
+	sizes->dirty = read_size(half, "pdirty") * GU_PAGE;
+	sizes->retained = read_size(half, "retained");
+	sizes->metadata = read_size(half, "base") + read_size(half, "internal");
+}
+
+void gu_jemalloc_init(void)
+{
+	unsigned n;
+	size_t len = sizeof(n);
+	gu_je_mallctl("arenas.narenas", &n, &len, NULL, 0);
+}

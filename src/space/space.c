@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/* space.c - taking regions, and accounting for pages. Any thread, inside a no-stop section. */
+#include "space/space.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/meta.h"
+#include "base/own.h"
+#include "space/block.h"
+#include "sys/os.h"
+
+static size_t pages_of(const struct gu_space *s) { return s->size >> GU_PAGE_SHIFT; }
+static size_t cards_len(const struct gu_space *s) { return gu_align_up(pages_of(s) / 8, GU_PAGE); }
+static size_t region_len(const struct gu_space *s) { return gu_align_up(s->size / GU_REGION, GU_PAGE); }
+static size_t blocks_len(const struct gu_space *s)
+{
+	return gu_align_up(s->blocks_max * sizeof(struct gu_block), GU_PAGE);
+}
+
+static int reserve_heap(struct gu_space *s)
+{
+	void *p;
+	if (gu_os->mmap(NULL, s->size + GU_REGION, PROT_NONE, MAP_NORESERVE, &p))
+		return -ENOMEM;
+	uintptr_t raw = (uintptr_t)p, base = gu_align_up(raw, GU_REGION);
+	if (base > raw)
+		gu_os->munmap(p, base - raw);
+	if (raw + GU_REGION > base)
+		gu_os->munmap((void *)(base + s->size), raw + GU_REGION - base);
+	if (!gu_own_add(base, s->size)) {
+		gu_os->munmap((void *)base, s->size);
+		return -ENOMEM;
+	}
+	s->base = base;
+	return 0;
+}
+
+static int reserve_tables(struct gu_space *s)
+{
+	s->block_of = gu_meta_reserve(pages_of(s) * sizeof(uint32_t));
+	s->state = gu_meta_reserve(pages_of(s));
+	s->cards = gu_meta_reserve(cards_len(s));
+	s->region = gu_meta_reserve(region_len(s));
+	s->blocks = gu_meta_reserve(blocks_len(s));
+	if (!s->block_of || !s->state || !s->cards || !s->region || !s->blocks)
+		return -ENOMEM;
+	return gu_meta_commit(s->region, region_len(s)) ? -ENOMEM : 0;
+}
+
+int gu_space_init(struct gu_space *s, size_t size, size_t limit, bool huge)
+{
+	memset(s, 0, sizeof(*s));
+	s->size = gu_align_up(size, GU_REGION);
+	s->limit = limit;
+	s->huge_from = huge ? 16 * GU_REGION : SIZE_MAX;
+	s->blocks_max = (uint32_t)gu_min(pages_of(s), UINT32_MAX);
+	gu_lock_init(&s->lock, GU_RANK_SPACE);
+	int err = reserve_heap(s);
+	if (!err)
+		err = reserve_tables(s);
+	if (err)
+		gu_space_destroy(s);
+	return err;
+}
+
+static void drop_table(void *table, size_t len)
+{
+	if (table)
+		gu_meta_unreserve(table, len);
+}
+
+void gu_space_destroy(struct gu_space *s)
+{
+	gu_block_drop_all(s);
+	drop_table(s->block_of, pages_of(s) * sizeof(uint32_t));
+	drop_table(s->state, pages_of(s));
+	drop_table(s->cards, cards_len(s));
+	drop_table(s->region, region_len(s));
+	drop_table(s->blocks, blocks_len(s));
+	if (s->base) {
+		gu_own_remove(s->base, s->size);
+		gu_os->munmap((void *)s->base, s->size);
+	}
+	memset(s, 0, sizeof(*s));
+}
+
+/* The part of a table that describes pages [from, to) of the heap; a region's part may share pages with its neighbours. */
+static int commit_part(void *table, size_t from, size_t to, size_t *added)
+{
+	uintptr_t lo = gu_align_down((uintptr_t)table + from, GU_PAGE);
+	uintptr_t hi = gu_align_up((uintptr_t)table + to, GU_PAGE);
+	*added += to - from;
+	return gu_meta_commit((void *)lo, hi - lo);
+}
+
+static int commit_regions_locked(struct gu_space *s, size_t from, size_t to)
+{
+	size_t p0 = from >> GU_PAGE_SHIFT, p1 = to >> GU_PAGE_SHIFT, added = 0;
+	if (commit_part(s->block_of, p0 * 4, p1 * 4, &added) || commit_part(s->state, p0, p1, &added) ||
+	    commit_part(s->cards, p0 / 8, p1 / 8, &added))
+		return -ENOMEM;
+	if (gu_os->mprotect((void *)(s->base + from), to - from, PROT_READ | PROT_WRITE))
+		return -ENOMEM;
+	gu_add_relaxed(&s->tables, added);
+	if (from >= s->huge_from && !gu_os->madvise((void *)(s->base + from), to - from, MADV_HUGEPAGE))
+		for (size_t r = from / GU_REGION; r < to / GU_REGION; r++)
+			gu_or_relaxed(&s->region[r], GU_REGION_HUGE);
+	return 0;
+}
+
+int gu_space_take(struct gu_space *s, size_t len, size_t align, uintptr_t *start)
+{
+	int err = -ENOMEM;
+	gu_lock(&s->lock);
+	size_t top = gu_load_relaxed(&s->top);
+	size_t from = gu_align_up(s->base + top, gu_max(align, GU_REGION)) - s->base;
+	if (len <= s->size && from <= s->size - gu_align_up(len, GU_REGION)) {
+		size_t to = from + gu_align_up(len, GU_REGION);
+		err = commit_regions_locked(s, top, to);
+		if (!err) {
+			gu_store_release(&s->top, to);
+			*start = s->base + from;
+		}
+	}
+	gu_unlock(&s->lock);
+	return err;
+}
+
+static size_t count_absent(const struct gu_space *s, size_t p0, size_t p1)
+{
+	size_t n = 0;
+	for (size_t p = p0; p < p1; p++)
+		n += !(s->state[p] & GU_PAGE_RESIDENT);
+	return n;
+}
+
+static bool over_limit(struct gu_space *s, size_t bytes)
+{
+	return s->limit && bytes && gu_space_resident(s) + bytes > s->limit;
+}
+
+/* The first touch of a huge region brings in all of it. */
+static int fault_region(struct gu_space *s, size_t r)
+{
+	int err = 0;
+	gu_lock(&s->lock);
+	if (!(gu_load_relaxed(&s->region[r]) & GU_REGION_FAULTED)) {
+		size_t p0 = r * (GU_REGION / GU_PAGE), p1 = p0 + GU_REGION / GU_PAGE;
+		size_t bytes = count_absent(s, p0, p1) << GU_PAGE_SHIFT;
+		if (over_limit(s, bytes)) {
+			err = -ENOMEM;
+		} else {
+			for (size_t p = p0; p < p1; p++)
+				s->state[p] |= GU_PAGE_RESIDENT;
+			gu_add_relaxed(&s->resident, bytes);
+			gu_or_seqcst(&s->region[r], GU_REGION_FAULTED); /* publishes the state bytes */
+		}
+	}
+	gu_unlock(&s->lock);
+	return err;
+}
+
+static int fault_huge(struct gu_space *s, size_t p0, size_t p1)
+{
+	int err = 0;
+	for (size_t r = p0 >> 9; r <= (p1 - 1) >> 9 && !err; r++)
+		if (gu_load_acquire(&s->region[r]) == GU_REGION_HUGE)
+			err = fault_region(s, r);
+	return err;
+}
+
+int gu_space_use(struct gu_space *s, uintptr_t start, size_t len, bool *fresh)
+{
+	size_t p0 = gu_space_page(s, start), p1 = p0 + (len >> GU_PAGE_SHIFT);
+	if (fault_huge(s, p0, p1))
+		return -ENOMEM;
+	size_t bytes = count_absent(s, p0, p1) << GU_PAGE_SHIFT;
+	gu_add_relaxed(&s->resident, bytes);
+	if (s->limit && bytes && gu_space_resident(s) > s->limit) {
+		gu_sub_relaxed(&s->resident, bytes);
+		return -ENOMEM;
+	}
+	uint8_t any = 0;
+	for (size_t p = p0; p < p1; p++) {
+		any |= s->state[p];
+		s->state[p] = GU_PAGE_RESIDENT | GU_PAGE_USED;
+	}
+	*fresh = !(any & GU_PAGE_USED);
+	return 0;
+}
+
+int gu_space_purge(struct gu_space *s, uintptr_t start, size_t len)
+{
+	size_t p0 = gu_space_page(s, start), p1 = p0 + (len >> GU_PAGE_SHIFT), bytes = 0;
+	int err = gu_os->madvise((void *)start, len, MADV_DONTNEED);
+	if (err)
+		return err;
+	for (size_t p = p0; p < p1; p++) {
+		bytes += s->state[p] & GU_PAGE_RESIDENT ? GU_PAGE : 0;
+		s->state[p] = 0;
+	}
+	for (size_t r = (p0 + 511) >> 9; r < p1 >> 9; r++) /* whole regions fault as huge ones again */
+		gu_and_relaxed(&s->region[r], (uint8_t)~GU_REGION_FAULTED);
+	gu_sub_relaxed(&s->resident, bytes);
+	return 0;
+}
+
+void gu_space_check(struct gu_space *s)
+{
+	size_t bytes = 0, pages = gu_load_acquire(&s->top) >> GU_PAGE_SHIFT;
+	for (size_t p = 0; p < pages; p++) {
+		GU_INVARIANT(!(s->state[p] & GU_PAGE_USED) || (s->state[p] & GU_PAGE_RESIDENT), ".inv.page.zero");
+		bytes += s->state[p] & GU_PAGE_RESIDENT ? GU_PAGE : 0;
+	}
+	GU_INVARIANT(bytes == gu_load_relaxed(&s->resident), ".inv.page.resident");
+}

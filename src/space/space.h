@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * space.h - a heap's reservation and the flat tables over it.
+ *
+ * One contiguous PROT_NONE range, used from its base upwards in regions of 2 MiB that are made
+ * writable as they are taken (.inv.space.commit: below top everything is writable, above it nothing is). Tables have an entry per 4 KiB page:
+ *   block_of[page]  index of the block descriptor, 0 if the page belongs to none
+ *   state[page]     GU_PAGE_RESIDENT: accounted as in memory; GU_PAGE_USED: may hold non-zero bytes
+ *   cards[page]     one bit: to be rescanned (guard: only the collector's thread and its markers)
+ * A page that is not USED reads as zeros (.inv.page.zero); USED implies RESIDENT.
+ */
+#ifndef GU_SPACE_SPACE_H
+#define GU_SPACE_SPACE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/atomic.h"
+#include "base/check.h"
+#include "base/lock.h"
+
+enum { GU_PAGE_RESIDENT = 1, GU_PAGE_USED = 2 };
+enum { GU_REGION_HUGE = 1, GU_REGION_FAULTED = 2 };
+
+struct gu_block;
+
+struct gu_space {
+	uintptr_t base;
+	size_t size;            /* of the reservation */
+	size_t top;             /* bytes in use from base; atomic, grows under lock, multiple of 2 MiB */
+	size_t limit;           /* resident bytes never exceeded; 0: none */
+	size_t huge_from;       /* regions from this offset on ask for huge pages */
+	uint32_t *block_of;     /* atomic entries; set before the block is visible, cleared under no lock */
+	uint8_t *state;         /* guard: the owner of the block or extent the page belongs to */
+	uint64_t *cards;        /* atomic words */
+	uint8_t *region;        /* atomic bytes, an entry per region */
+	size_t resident;        /* atomic; bytes of RESIDENT pages */
+	size_t tables;          /* atomic; bytes committed in tables and descriptors */
+	size_t foreign;         /* atomic; bytes that somebody else accounts for this heap (jemalloc's metadata) */
+	struct gu_block *blocks;/* descriptors 1 .. nblocks; committed in steps */
+	uint32_t nblocks;       /* atomic, grows under lock */
+	uint32_t blocks_committed; /* guard: lock */
+	uint32_t blocks_max;
+	struct gu_block *free_blocks[16]; /* guard: lock; by what is attached to them (block.c) */
+	struct gu_lock lock;    /* rank SPACE */
+};
+
+/* -ENOMEM if the reservation or its tables do not fit the address space. */
+int gu_space_init(struct gu_space *space, size_t size, size_t limit, bool huge);
+void gu_space_destroy(struct gu_space *space);
+
+/* Takes len bytes (multiple of 4 KiB) of fresh regions, aligned to align. -ENOMEM: full, or the OS says no. */
+int gu_space_take(struct gu_space *space, size_t len, size_t align, uintptr_t *start);
+
+/*
+ * Accounts [start, start + len) as used. -ENOMEM if that would exceed the limit; then nothing has
+ * changed. *fresh says that all of it is known to be zero.
+ */
+int gu_space_use(struct gu_space *space, uintptr_t start, size_t len, bool *fresh);
+
+/* Drops the pages: they read as zeros and are not resident any more. */
+int gu_space_purge(struct gu_space *space, uintptr_t start, size_t len);
+
+/* What counts against the limit. */
+static inline size_t gu_space_resident(const struct gu_space *s)
+{
+	return gu_load_relaxed(&s->resident) + gu_load_relaxed(&s->tables) + gu_load_relaxed(&s->foreign);
+}
+
+static inline size_t gu_space_page(const struct gu_space *s, uintptr_t at) { return (at - s->base) >> GU_PAGE_SHIFT; }
+static inline bool gu_space_has(const struct gu_space *s, uintptr_t at) { return at - s->base < gu_load_relaxed(&s->top); }
+
+static inline void gu_card_set(struct gu_space *s, size_t page) { gu_or_relaxed(&s->cards[page >> 6], 1ull << (page & 63)); }
+
+/* Test support: every page's state agrees with the counters (.inv.page.zero, resident sum). */
+void gu_space_check(struct gu_space *space);
+
+#endif
