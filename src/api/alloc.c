@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/* alloc.c - allocation, reallocation, freeing and finding. Attached threads. */
+#include "gc/alloc.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "ctl/service.h"
+
+struct request {
+	struct gcuffd_arena *arena;
+	size_t size, align;
+	unsigned kind;
+	const struct gcuffd_type *type;
+};
+
+/* A cell of a class whose multiples keep the alignment, or 0 if only whole pages do. */
+static size_t cell_for(size_t size, size_t align)
+{
+	if (align <= GU_GRANULE)
+		return size <= GU_SMALL_MAX ? size : 0;
+	if (align > GU_PAGE)
+		return 0;
+	for (size = gu_align_up(size, align); size <= GU_SMALL_MAX; size += align)
+		if (gu_class_size(gu_class_of(size)) % align == 0)
+			return size;
+	return 0;
+}
+
+static void *try_small(struct gu_thread *t, const struct request *r, size_t size)
+{
+	unsigned class = gu_class_of(size);
+	void *p = NULL;
+	gu_section_enter(t);
+	struct gu_cache *c = gu_cache_make(t, r->arena);
+	struct gu_run *run = c ? &c->runs[r->kind][class] : NULL;
+	if (run && (run->mask || !gu_alloc_refill(t, c, r->kind, class))) {
+		p = gu_run_next(run);
+		if (r->type)
+			gu_alloc_set_type(r->arena->heap, p, r->type);
+	}
+	gu_section_exit(t);
+	return p;
+}
+
+static __attribute__((noinline)) void *alloc_slow(const struct request *r)
+{
+	struct gu_thread *t = gu_self;
+	struct gcuffd_heap *h = r->arena->heap;
+	size_t cell = cell_for(r->size, r->align);
+	if (!t) {
+		errno = EPERM;
+		return NULL;
+	}
+	for (unsigned attempt = 0;; attempt++) {
+		void *p = cell ? try_small(t, r, cell) : gu_alloc_large(t, r->arena, r->size, r->align, r->kind, r->type);
+		if (gu_unlikely(gu_service_wanted(h)))
+			gu_service_start(h, false);
+		if (p)
+			return p;
+		if (!gu_service_more_memory(h, r->size, attempt)) {
+			errno = ENOMEM;
+			return NULL;
+		}
+	}
+}
+
+/* The fast path: no lock, no read-modify-write. */
+static inline void *alloc(struct gcuffd_arena *a, size_t size, unsigned kind)
+{
+	struct gu_thread *t = gu_self;
+	if (gu_likely(t && size - 1 < GU_SMALL_MAX)) {
+		struct gu_cache *c = t->caches[a->slot];
+		if (gu_likely(c != NULL)) {
+			gu_section_enter(t);
+			void *p = gu_run_next(&c->runs[kind][gu_class_of(size)]);
+			gu_section_exit(t);
+			if (gu_likely(p != NULL))
+				return p;
+		}
+	}
+	struct request r = {a, size ? size : 1, GU_GRANULE, kind, NULL};
+	return alloc_slow(&r);
+}
+
+static size_t padded(const struct gcuffd_heap *h, size_t size)
+{
+	return gu_unlikely(gu_heap_is(h, GCUFFD_PAST_END)) && size < SIZE_MAX ? size + 1 : size;
+}
+
+void *gcuffd_alloc(struct gcuffd_heap *h, size_t size) { return alloc(h->arenas[0], padded(h, size), GCUFFD_CONSERVATIVE); }
+void *gcuffd_alloc_atomic(struct gcuffd_heap *h, size_t size) { return alloc(h->arenas[0], padded(h, size), GCUFFD_ATOMIC); }
+
+void *gcuffd_arena_alloc(struct gcuffd_arena *a, size_t size, size_t align, enum gcuffd_kind kind)
+{
+	struct request r = {a, padded(a->heap, size ? size : 1), align ? align : GU_GRANULE, kind, NULL};
+	if (!gu_is_pow2(r.align) || r.align > GU_REGION || (kind != GCUFFD_CONSERVATIVE && kind != GCUFFD_ATOMIC)) {
+		errno = EINVAL;
+		return NULL;
+	}
+	return r.align <= GU_GRANULE ? alloc(a, r.size, kind) : alloc_slow(&r);
+}
+
+void *gcuffd_alloc_aligned(struct gcuffd_heap *h, size_t size, size_t align, enum gcuffd_kind kind)
+{
+	if (!align) {
+		errno = EINVAL;
+		return NULL;
+	}
+	return gcuffd_arena_alloc(h->arenas[0], size, align, kind);
+}
+
+void *gcuffd_arena_alloc_typed(struct gcuffd_arena *a, const struct gcuffd_type *type, size_t size)
+{
+	if (!type || type->words > size / 8) {
+		errno = EINVAL;
+		return NULL;
+	}
+	struct request r = {a, padded(a->heap, size), GU_GRANULE, GCUFFD_TYPED, type};
+	return alloc_slow(&r);
+}
+
+void *gcuffd_alloc_typed(struct gcuffd_heap *h, const struct gcuffd_type *type, size_t size)
+{
+	return gcuffd_arena_alloc_typed(h->arenas[0], type, size);
+}
+
+/* ---- finding and freeing ---- */
+
+static bool find(struct gcuffd_heap *h, const void *pointer, struct gu_found *f)
+{
+	struct gu_thread *t = gu_enter();
+	bool found = gu_object_find(h, (uintptr_t)pointer, f);
+	gu_leave(t);
+	return found;
+}
+
+int gcuffd_object_find(struct gcuffd_heap *h, const void *pointer, struct gcuffd_object *o)
+{
+	struct gu_found f;
+	if (!find(h, pointer, &f))
+		return -ENOENT;
+	*o = (struct gcuffd_object){(void *)f.base, f.size, (enum gcuffd_kind)f.block->kind, f.block->arena};
+	return 0;
+}
+
+int gcuffd_free(struct gcuffd_heap *h, void *object)
+{
+	if (!object)
+		return 0;
+	struct gu_thread *t = gu_enter();
+	int err = gu_free(h, (uintptr_t)object);
+	gu_leave(t);
+	if (gu_unlikely(err))
+		gu_report(h, "gcuffd_free", object, err);
+	return err;
+}
+
+static void *alloc_like(const struct gu_found *f, size_t size)
+{
+	struct gcuffd_arena *a = f->block->arena;
+	if (f->block->kind != GCUFFD_TYPED)
+		return alloc(a, padded(a->heap, size), f->block->kind);
+	const struct gcuffd_type *type = a->heap->types[f->block->types[f->cell]];
+	return gcuffd_arena_alloc_typed(a, type, gu_max(size, (size_t)type->words * 8));
+}
+
+/* Stays where it is if that wastes less than half; what lies beyond the new size is cleared, for a later growth. */
+static bool fits_in_place(const struct gu_found *f, size_t size)
+{
+	return size <= f->size && (size * 2 > f->size || f->size <= 64);
+}
+
+void *gcuffd_realloc(struct gcuffd_heap *h, void *object, size_t size)
+{
+	struct gu_found f;
+	size = size ? size : 1;
+	if (!object)
+		return gcuffd_alloc(h, size);
+	if (!find(h, object, &f) || f.base != (uintptr_t)object) {
+		gu_report(h, "gcuffd_realloc", object, -EINVAL);
+		errno = EINVAL;
+		return NULL;
+	}
+	if (fits_in_place(&f, padded(h, size))) {
+		memset((char *)object + size, 0, f.size - size);
+		return object;
+	}
+	void *p = alloc_like(&f, size);
+	if (p) {
+		memcpy(p, object, gu_min(f.size, size));
+		gcuffd_free(h, object);
+	}
+	return p;
+}

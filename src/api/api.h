@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* api.h - what the files of this layer share: the list of heaps, and reports of a caller's mistakes. */
+#ifndef GU_API_API_H
+#define GU_API_API_H
+
+#include "gc/heap.h"
+
+/* Heaps exist between add and remove; slots are indices into threads' tables of caches. */
+int gu_heaps_add(struct gcuffd_heap *heap);
+void gu_heaps_remove(struct gcuffd_heap *heap);
+int gu_heaps_take_slot(uint32_t *slot);
+void gu_heaps_give_slot(uint32_t slot);
+/* For fork: calls fn for each heap, in order or backwards. */
+void gu_heaps_each(void (*fn)(struct gcuffd_heap *heap));
+bool gu_heaps_any(unsigned flag);
+void gu_heaps_lock(void);
+void gu_heaps_unlock(void);
+void gu_heaps_forked(void);
+
+int gu_fork_init(void);
+
+/* A line in the log, and the caller's stack if libunwind is installed. Not in a section. */
+void gu_report(struct gcuffd_heap *heap, const char *call, const void *pointer, int err);
+
+/* Defaults filled in and every field checked; a line in the log says what is wrong. */
+int gu_options_resolve(struct gcuffd_options *out, const struct gcuffd_options *in);
+
+int gu_arena_new(struct gcuffd_heap *heap, const char *name, struct gcuffd_arena **arena);
+void gu_arena_end(struct gcuffd_arena *arena);
+
+#endif

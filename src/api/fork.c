@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fork.c - parent and child go on. The world is stopped around fork(): so no lock of ours or of jemalloc's is
+ * held by a thread that the child does not have (.inv.section.locks), and no cycle is half done. The
+ * child has one thread, no service threads, and tracking starts anew with its first cycle.
+ */
+#include <errno.h>
+#include <pthread.h>
+
+#include "api/api.h"
+#include "base/meta.h"
+#include "base/own.h"
+#include "ctl/service.h"
+#include "gc/mutator.h"
+#include "gc/stop.h"
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int error;
+static bool stopped; /* guard: the lock of the heaps' list */
+
+static void prepare(void)
+{
+	bool blocking = gu_self && !gu_blocking_enter(); /* a cycle under way is waited for */
+	gu_heaps_lock();
+	gu_heaps_each(gu_service_fork_prepare);
+	if (blocking)
+		gu_blocking_leave();
+	stopped = !gu_world_stop(gu_heaps_any(GCUFFD_PROCESS_ROOTS), 2000000000ull);
+}
+
+static void in_parent(void)
+{
+	if (stopped)
+		gu_world_resume();
+	gu_heaps_each(gu_service_fork_parent);
+	gu_heaps_unlock();
+}
+
+static void in_child(void)
+{
+	gu_locks_forked();
+	gu_meta_lock_reset();
+	gu_own_lock_reset();
+	gu_stop_forked();
+	gu_heaps_forked();
+	gu_heaps_each(gu_service_fork_child);
+	gu_threads_forked();
+}
+
+static void install(void) { error = -pthread_atfork(prepare, in_parent, in_child); }
+
+int gu_fork_init(void)
+{
+	pthread_once(&once, install);
+	return error;
+}

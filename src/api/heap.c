@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: MIT */
+/* heap.c - heaps, their types and explicit roots. Any thread. */
+#include <errno.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "base/meta.h"
+#include "ctl/service.h"
+#include "gc/mutator.h"
+#include "space/hooks.h"
+#include "sys/caps.h"
+#include "sys/os.h"
+
+static struct gu_lock list_lock = GU_LOCK_INIT(GU_RANK_LIBRARY);
+static struct gcuffd_heap *heaps[GU_HEAPS]; /* guard: list_lock */
+static uint64_t slots[GU_SLOTS / 64];       /* guard: list_lock; taken */
+
+const char *gcuffd_version(void) { return GCUFFD_VERSION; }
+
+void gu_heaps_lock(void) { gu_lock_fork(&list_lock); }
+void gu_heaps_unlock(void) { gu_unlock_fork(&list_lock); }
+void gu_heaps_forked(void) { gu_lock_init(&list_lock, GU_RANK_LIBRARY); }
+
+int gu_heaps_add(struct gcuffd_heap *h)
+{
+	int err = -EMFILE;
+	gu_lock(&list_lock);
+	for (uint32_t i = 0; i < GU_HEAPS && err; i++)
+		if (!heaps[i]) {
+			heaps[i] = h;
+			h->id = i;
+			err = 0;
+		}
+	gu_unlock(&list_lock);
+	return err;
+}
+
+void gu_heaps_remove(struct gcuffd_heap *h)
+{
+	gu_lock(&list_lock);
+	heaps[h->id] = NULL;
+	gu_unlock(&list_lock);
+}
+
+int gu_heaps_take_slot(uint32_t *slot)
+{
+	int err = -ENOSPC;
+	gu_lock(&list_lock);
+	for (uint32_t i = 0; i < GU_SLOTS / 64 && err; i++)
+		if (~slots[i]) {
+			uint32_t bit = (uint32_t)__builtin_ctzll(~slots[i]);
+			slots[i] |= 1ull << bit;
+			*slot = i * 64 + bit;
+			err = 0;
+		}
+	gu_unlock(&list_lock);
+	return err;
+}
+
+void gu_heaps_give_slot(uint32_t slot)
+{
+	gu_lock(&list_lock);
+	slots[slot / 64] &= ~(1ull << (slot % 64));
+	gu_unlock(&list_lock);
+}
+
+void gu_heaps_each(void (*fn)(struct gcuffd_heap *heap))
+{
+	for (uint32_t i = 0; i < GU_HEAPS; i++)
+		if (heaps[i])
+			fn(heaps[i]);
+}
+
+bool gu_heaps_any(unsigned flag)
+{
+	for (uint32_t i = 0; i < GU_HEAPS; i++)
+		if (heaps[i] && gu_heap_is(heaps[i], flag))
+			return true;
+	return false;
+}
+
+/* ---- making and ending ---- */
+
+static size_t types_len(void) { return gu_align_up(GU_TYPES * sizeof(struct gcuffd_type *), GU_PAGE); }
+
+static int make_tables(struct gcuffd_heap *h)
+{
+	bool huge = !gu_heap_is(h, GCUFFD_NO_HUGE) && gu_caps()->has_thp;
+	int err = gu_space_init(&h->space, h->options.reservation, h->options.hard_limit, huge);
+	if (err)
+		return err;
+	h->types = gu_meta_reserve(types_len());
+	if (!h->types || gu_meta_commit(h->types, types_len()))
+		return -ENOMEM;
+	err = gu_arena_new(h, "default", &h->arenas[0]);
+	return err ? err : gu_service_create(h);
+}
+
+static void unmake(struct gcuffd_heap *h)
+{
+	gu_service_destroy(h);
+	for (unsigned i = 0; i <= GU_ARENAS; i++)
+		if (h->arenas[i])
+			gu_arena_end(h->arenas[i]);
+	for (uint32_t i = 0; i < h->ntypes; i++)
+		gu_meta_free(h->types[i], sizeof(struct gcuffd_type) + (h->types[i]->words + 63) / 64 * 8);
+	if (h->types)
+		gu_meta_unreserve(h->types, types_len());
+	if (h->roots)
+		gu_meta_free(h->roots, h->roots_max * sizeof(h->roots[0]));
+	if (h->space.base)
+		gu_space_destroy(&h->space);
+	gu_meta_free(h, sizeof(*h));
+}
+
+static int create(const struct gcuffd_options *o, int rung, struct gcuffd_heap **out)
+{
+	struct gcuffd_heap *h = gu_meta_alloc(sizeof(*h));
+	if (!h)
+		return -ENOMEM;
+	h->options = *o;
+	h->rung = rung;
+	h->log = (struct gu_log){o->log, o->log_data, (int)o->log_level};
+	h->verify_frees = o->flags & GCUFFD_VERIFY;
+	gu_lock_init(&h->lock, GU_RANK_ROOTS);
+	gu_lock_init(&h->cycle_lock, GU_RANK_CYCLE);
+	int err = make_tables(h);
+	if (!err)
+		err = gu_heaps_add(h);
+	if (err)
+		unmake(h);
+	else
+		*out = h;
+	return err;
+}
+
+int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap **heap)
+{
+	struct gcuffd_options o;
+	int rung, err = gu_options_resolve(&o, options);
+	struct gu_log log = {o.log, o.log_data, (int)o.log_level};
+	if (err)
+		return err;
+	struct gu_thread *t = gu_enter();
+	if (gu_os == &gu_os_linux)
+		gu_os_set(NULL); /* metadata through the table too */
+	gu_jemalloc_init(); /* registers its fork handlers before ours */
+	err = gu_fork_init();
+	if (!err)
+		err = gu_caps_rung((int)o.rung, &rung);
+	if (!err)
+		err = create(&o, rung, heap);
+	gu_leave(t);
+	if (err == -EOPNOTSUPP)
+		gu_log(&log, GU_LOG_ERROR, "rung %s is not to be had here; gcuffd probe says why", gu_caps_rung_name((int)o.rung));
+	else if (err == -ENOMEM)
+		gu_log(&log, GU_LOG_ERROR, "no address space for a reservation of %zu MiB and its tables (ulimit -v?)", o.reservation >> 20);
+	return err;
+}
+
+int gcuffd_heap_destroy(struct gcuffd_heap *h)
+{
+	gu_heaps_remove(h);
+	gu_service_quit(h);
+	for (unsigned i = 0; i <= GU_ARENAS; i++)
+		if (h->arenas[i])
+			gu_cache_drop_arena(h->arenas[i]);
+	struct gu_thread *t = gu_enter();
+	unmake(h);
+	gu_leave(t);
+	return 0;
+}
+
+/* ---- types ---- */
+
+static int add_type(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words, struct gcuffd_type **out)
+{
+	size_t len = (words + 63) / 64 * 8;
+	struct gcuffd_type *t = gu_meta_alloc(sizeof(*t) + len);
+	if (!t)
+		return -ENOMEM;
+	t->words = (uint32_t)words;
+	memcpy(t->bitmap, bitmap, len);
+	gu_lock(&h->lock);
+	bool fits = h->ntypes < GU_TYPES;
+	if (fits) {
+		t->index = h->ntypes;
+		gu_store_release(&h->types[h->ntypes++], t); /* pairs with the markers' load */
+	}
+	gu_unlock(&h->lock);
+	if (!fits) {
+		gu_meta_free(t, sizeof(*t) + len);
+		return -ENOSPC;
+	}
+	*out = t;
+	return 0;
+}
+
+int gcuffd_type_create(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words, struct gcuffd_type **type)
+{
+	if (!bitmap || !words || words > 4096)
+		return -EINVAL;
+	struct gu_thread *t = gu_enter();
+	int err = add_type(h, bitmap, words, type);
+	gu_leave(t);
+	return err;
+}
+
+/* ---- explicit roots ---- */
+
+static int grow_roots_locked(struct gcuffd_heap *h)
+{
+	size_t max = h->roots_max ? h->roots_max * 2 : 16;
+	struct gu_root_range *more = gu_meta_alloc(max * sizeof(*more));
+	if (!more)
+		return -ENOMEM;
+	if (h->roots) {
+		memcpy(more, h->roots, h->nroots * sizeof(*more));
+		gu_meta_free(h->roots, h->roots_max * sizeof(*more));
+	}
+	h->roots = more;
+	h->roots_max = max;
+	return 0;
+}
+
+static size_t find_root_locked(const struct gcuffd_heap *h, uintptr_t start)
+{
+	size_t i = 0;
+	while (i < h->nroots && h->roots[i].start != start)
+		i++;
+	return i;
+}
+
+static int add_root_locked(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
+{
+	if (find_root_locked(h, start) < h->nroots)
+		return -EEXIST;
+	int err = h->nroots == h->roots_max ? grow_roots_locked(h) : 0;
+	if (!err)
+		h->roots[h->nroots++] = (struct gu_root_range){start, end};
+	return err;
+}
+
+int gcuffd_root_add(struct gcuffd_heap *h, const void *start, size_t length)
+{
+	uintptr_t from = (uintptr_t)start;
+	if (!start || !length || from + length < from)
+		return -EINVAL;
+	struct gu_thread *t = gu_enter();
+	gu_lock(&h->lock);
+	int err = add_root_locked(h, from, from + length);
+	gu_unlock(&h->lock);
+	gu_leave(t);
+	return err;
+}
+
+int gcuffd_root_remove(struct gcuffd_heap *h, const void *start)
+{
+	struct gu_thread *t = gu_enter();
+	gu_lock(&h->lock);
+	size_t i = find_root_locked(h, (uintptr_t)start);
+	bool found = i < h->nroots;
+	if (found)
+		h->roots[i] = h->roots[--h->nroots];
+	gu_unlock(&h->lock);
+	gu_leave(t);
+	return found ? 0 : -EINVAL;
+}

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: MIT */
+/* options.c - defaults, parsing and checks. Any thread; touches nothing but its arguments. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "api/api.h"
+
+#define LEAST_LIMIT ((size_t)2 << 20)
+
+void gcuffd_options_init(struct gcuffd_options *o)
+{
+	memset(o, 0, sizeof(*o));
+	o->size = sizeof(*o);
+	o->log_level = GCUFFD_LOG_WARN;
+}
+
+/* ---- text ---- */
+
+enum type { SIZE, NUMBER, FLAG, NOT_FLAG, RUNG, LEVEL, PLANT };
+
+struct field {
+	const char *name;
+	enum type type;
+	size_t offset; /* or the flag */
+};
+
+#define FIELD(name, type) { #name, type, offsetof(struct gcuffd_options, name) }
+
+static const struct field fields[] = {
+	FIELD(reservation, SIZE), FIELD(soft_limit, SIZE), FIELD(hard_limit, SIZE), FIELD(start_size, SIZE),
+	FIELD(mark_threads, NUMBER), FIELD(growth_percent, NUMBER), FIELD(decay_ms, NUMBER), FIELD(stop_timeout_ms, NUMBER),
+	FIELD(rung, RUNG), FIELD(log_level, LEVEL),
+	{"interior", NOT_FLAG, GCUFFD_NO_INTERIOR}, {"huge", NOT_FLAG, GCUFFD_NO_HUGE}, {"pacing", NOT_FLAG, GCUFFD_NO_PACING},
+	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},
+	{"plant_drop_card", PLANT, GCUFFD_PLANT_DROP_CARD}, {"plant_skip_tls", PLANT, GCUFFD_PLANT_SKIP_TLS},
+	{"plant_early_sweep", PLANT, GCUFFD_PLANT_EARLY_SWEEP},
+};
+
+static bool parse_size(const char *text, uint64_t *out)
+{
+	static const char units[] = "KMGT";
+	char *end;
+	errno = 0;
+	unsigned long long n = strtoull(text, &end, 10);
+	if (end == text || errno || *text == '-')
+		return false;
+	const char *unit = *end ? strchr(units, *end) : NULL;
+	if (unit) {
+		unsigned shift = 10 * (unsigned)(unit - units + 1);
+		if (n << shift >> shift != n)
+			return false;
+		n <<= shift;
+		end++;
+	}
+	*out = n;
+	return !*end;
+}
+
+static bool parse_word(const char *text, const char *const *words, size_t n, int *out)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(text, words[i])) {
+			*out = (int)i;
+			return true;
+		}
+	return false;
+}
+
+static void set_flag(unsigned *flags, unsigned flag, bool on) { *flags = on ? *flags | flag : *flags & ~flag; }
+
+static bool set_number(struct gcuffd_options *o, const struct field *f, const char *value)
+{
+	uint64_t n;
+	if (!parse_size(value, &n))
+		return false;
+	if (f->type == SIZE)
+		*(size_t *)((char *)o + f->offset) = n;
+	else if (f->type == NUMBER && n <= UINT32_MAX)
+		*(unsigned *)((char *)o + f->offset) = (unsigned)n;
+	else if (n > 1)
+		return false;
+	else if (f->type == FLAG || f->type == NOT_FLAG)
+		set_flag(&o->flags, (unsigned)f->offset, (n == 1) == (f->type == FLAG));
+	else
+		set_flag(&o->debug, (unsigned)f->offset, n == 1);
+	return true;
+}
+
+static bool set_field(struct gcuffd_options *o, const struct field *f, const char *value)
+{
+	static const char *const rungs[] = {"auto", "stop", "async", "move", "rwp"};
+	static const char *const levels[] = {"error", "warn", "info", "debug"};
+	int n;
+	if (f->type == RUNG) {
+		if (!parse_word(value, rungs, GU_ARRAY_LEN(rungs), &n))
+			return false;
+		o->rung = (enum gcuffd_rung)n;
+		return true;
+	}
+	if (f->type == LEVEL) {
+		if (!parse_word(value, levels, GU_ARRAY_LEN(levels), &n))
+			return false;
+		o->log_level = (enum gcuffd_log_level)n;
+		return true;
+	}
+	return set_number(o, f, value);
+}
+
+static bool set_pair(struct gcuffd_options *o, const char *text, size_t len)
+{
+	char pair[128];
+	if (len >= sizeof(pair))
+		return false;
+	memcpy(pair, text, len);
+	pair[len] = 0;
+	char *value = strchr(pair, '=');
+	if (!value)
+		return false;
+	*value++ = 0;
+	for (size_t i = 0; i < GU_ARRAY_LEN(fields); i++)
+		if (!strcmp(fields[i].name, pair))
+			return set_field(o, &fields[i], value);
+	return false;
+}
+
+int gcuffd_options_parse(struct gcuffd_options *o, const char *text, const char **bad)
+{
+	struct gcuffd_options now = *o;
+	while (*text) {
+		size_t len = strcspn(text, ", ");
+		if (len && !set_pair(&now, text, len)) {
+			if (bad)
+				*bad = text;
+			return -EINVAL;
+		}
+		text += len + (text[len] != 0);
+	}
+	*o = now;
+	return 0;
+}
+
+/* ---- checks ---- */
+
+static int refuse(const struct gcuffd_options *o, const char *what)
+{
+	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
+	gu_log(&log, GU_LOG_ERROR, "bad option: %s", what);
+	return -EINVAL;
+}
+
+static size_t default_reservation(void)
+{
+	struct rlimit limit;
+	size_t ram = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+	size_t size = gu_max(ram * 8, (size_t)16 << 30);
+	if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur != RLIM_INFINITY)
+		size = gu_min(size, limit.rlim_cur / 4);
+	return gu_max(size, 8 * GU_REGION);
+}
+
+static unsigned default_markers(void)
+{
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+	return n < 1 ? 1 : (unsigned)gu_min((size_t)n, 8);
+}
+
+static void fill_defaults(struct gcuffd_options *o)
+{
+	o->reservation = gu_align_up(o->reservation ? o->reservation : default_reservation(), GU_REGION);
+	o->start_size = o->start_size ? o->start_size : (size_t)4 << 20;
+	o->mark_threads = o->mark_threads ? o->mark_threads : default_markers();
+	o->growth_percent = o->growth_percent ? o->growth_percent : 100;
+	o->decay_ms = o->decay_ms ? o->decay_ms : 1000;
+	o->stop_timeout_ms = o->stop_timeout_ms ? o->stop_timeout_ms : 1000;
+}
+
+int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in)
+{
+	const unsigned flags = GCUFFD_NO_INTERIOR | GCUFFD_VERIFY | GCUFFD_NO_HUGE | GCUFFD_PROCESS_ROOTS | GCUFFD_NO_PACING | GCUFFD_PAST_END;
+	gcuffd_options_init(o);
+	if (in && (in->size < offsetof(struct gcuffd_options, rung) || in->size > 4096))
+		return refuse(o, "size: the struct was not set up by gcuffd_options_init()");
+	if (in) {
+		memcpy(o, in, gu_min(in->size, sizeof(*o)));
+		o->size = sizeof(*o);
+	}
+	for (size_t i = sizeof(*o); in && i < in->size; i++)
+		if (((const char *)in)[i])
+			return refuse(o, "a field that this version of the library does not know");
+	if (o->flags & ~flags || o->debug & ~7u)
+		return refuse(o, "flags or debug: unknown bit");
+	if (o->hard_limit && o->hard_limit < LEAST_LIMIT)
+		return refuse(o, "hard_limit: less than 2 MiB");
+	if (o->hard_limit && o->soft_limit > o->hard_limit)
+		return refuse(o, "soft_limit: above hard_limit");
+	if (o->rung > GCUFFD_RUNG_RWP)
+		return refuse(o, "rung: unknown");
+	if (o->mark_threads > 8)
+		return refuse(o, "mark_threads: more than 8");
+	if (o->growth_percent > 10000)
+		return refuse(o, "growth_percent: more than 10000");
+	if (o->reservation > (size_t)1 << 46)
+		return refuse(o, "reservation: more than 64 TiB");
+	fill_defaults(o);
+	return 0;
+}

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cycle.c - the cycle, as one function; each step is a mechanism of gc/. Mutators run but for the two stops.
+ * A cycle that is given up leaves every object alive: marks are cleared when the next begins.
+ */
+#include "ctl/cycle.h"
+
+#include <errno.h>
+
+#include "gc/mark.h"
+#include "gc/roots.h"
+#include "gc/stop.h"
+#include "gc/track.h"
+#include "gc/verify.h"
+#include "sys/os.h"
+
+#define ROUNDS_MAX 4
+#define ENOUGH_PAGES 256u /* as many dirty pages are left to the remark */
+
+static uint64_t lap(uint64_t *since)
+{
+	uint64_t now = gu_os->clock_ns(), took = now - *since;
+	*since = now;
+	return took;
+}
+
+static uint64_t timeout_ns(const struct gcuffd_heap *h) { return h->options.stop_timeout_ms * 1000000ull; }
+
+static int stop(struct gcuffd_heap *h) { return gu_world_stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), timeout_ns(h)); }
+
+/* From here on freed cells wait and no block is released (.inv.block.no-release); old marks are gone. */
+static void open_window(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	c->began_ns = gu_os->clock_ns();
+	c->allocated_before = gu_load_relaxed(&h->allocated);
+	gu_store_seqcst(&h->phase, GU_PHASE_WINDOW);
+	gu_world_quiesce();
+	gu_mark_clear(h);
+	gu_mark_cards_drop(h);
+}
+
+/* Back to IDLE; whoever still marks new cells is done before the next cycle clears marks. */
+static void close_window(struct gcuffd_heap *h) { gu_store_seqcst(&h->phase, GU_PHASE_IDLE); }
+
+static int arm(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	struct gu_track_counts n = {0, 0};
+	int err = gu_roots_begin(h, !c->in_stop);
+	if (!err && !c->in_stop)
+		err = gu_track_arm(h, &n);
+	c->pages_scanned += n.scanned;
+	return err;
+}
+
+/* The stacks of now, and black allocation from here on. */
+static int first_stop(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	int err = h->verifier ? gu_roots_refresh(h) : 0;
+	uint64_t since = gu_os->clock_ns();
+	if (!err)
+		err = stop(h);
+	if (err)
+		return err;
+	gu_mark_ahead(h);
+	gu_store_seqcst(&h->phase, GU_PHASE_MARK);
+	gu_roots_stacks(h, gu_mark_first(h));
+	if (h->verifier)
+		c->wrong += gu_verify_begin(h);
+	gu_world_resume();
+	c->stop1_ns = lap(&since);
+	return 0;
+}
+
+static void mark_concurrently(struct gcuffd_heap *h)
+{
+	if (h->options.debug & GCUFFD_PLANT_EARLY_SWEEP)
+		gu_sweep_early(h);
+	gu_roots_scan(h, gu_mark_first(h));
+	gu_mark_drain(h, false);
+}
+
+/* Rescans what was written, until little is left or it stops getting less. */
+static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	uint64_t last = UINT64_MAX;
+	for (int round = 0; round < ROUNDS_MAX; round++) {
+		struct gu_track_counts n = {0, 0};
+		int err = gu_track_collect(h, true, &n);
+		if (err)
+			return err;
+		gu_mark_cards(h, gu_mark_first(h));
+		n.dirty += gu_roots_preclean(h, gu_mark_first(h));
+		gu_mark_drain(h, false);
+		c->pages_scanned += n.scanned;
+		c->dirty_pages += n.dirty;
+		c->rounds++;
+		if (n.dirty <= ENOUGH_PAGES || n.dirty > last / 4 * 3)
+			break;
+		last = n.dirty;
+	}
+	return 0;
+}
+
+static uint64_t words(struct gcuffd_heap *h)
+{
+	struct gu_mark_counts counts;
+	gu_mark_counts(h, &counts);
+	return counts.words;
+}
+
+static int remark(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	struct gu_track_counts n = {0, 0};
+	uint64_t before = words(h);
+	c->stack_words += gu_roots_stacks(h, gu_mark_first(h));
+	gu_roots_remark(h, gu_mark_first(h));
+	int err = c->in_stop ? 0 : gu_track_collect(h, false, &n);
+	if (!err)
+		c->remark_dirty_pages += gu_mark_cards(h, gu_mark_first(h));
+	c->pages_scanned += n.scanned;
+	c->remark_words += words(h) - before;
+	gu_mark_drain(h, true);
+	return err;
+}
+
+/* Once more if a module was loaded between the listing and the stop: only it may point to an object. */
+static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	int err;
+	do {
+		err = gu_roots_refresh(h);
+		uint64_t since = gu_os->clock_ns();
+		if (!err)
+			err = stop(h);
+		if (err)
+			return err;
+		if (c->in_stop)
+			gu_mark_ahead(h);
+		if (c->in_stop && h->verifier)
+			c->wrong += gu_verify_begin(h);
+		gu_store_seqcst(&h->phase, GU_PHASE_MARK);
+		err = remark(h, c);
+		if (h->verifier && !err)
+			c->wrong += gu_verify_mark(h);
+		gu_world_resume();
+		c->stop2_ns = gu_max(c->stop2_ns, lap(&since));
+	} while (!err && gu_roots_changed(h));
+	return err;
+}
+
+static void sweep(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	struct gu_mark_counts counts;
+	gu_mark_counts(h, &counts);
+	c->marked = counts.bytes;
+	c->marked_in_stop = counts.bytes_in_stop;
+	c->allocated_during = gu_load_relaxed(&h->allocated) - c->allocated_before;
+	gu_sweep(h, &c->swept);
+	if (h->verifier) {
+		c->wrong += gu_verify_swept(h);
+		gu_verify_report(h);
+	}
+}
+
+int gu_cycle_run(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	uint64_t since = gu_os->clock_ns();
+	c->in_stop |= !gu_track_works(h);
+	open_window(h, c);
+	int err = arm(h, c);
+	c->arm_ns = lap(&since);
+	if (!err && !c->in_stop) {
+		err = first_stop(h, c);
+		lap(&since);
+		if (!err)
+			mark_concurrently(h);
+		c->mark_ns = lap(&since);
+		if (!err)
+			err = preclean(h, c);
+		c->preclean_ns = lap(&since);
+	}
+	if (!err)
+		err = second_stop(h, c);
+	lap(&since);
+	if (!err)
+		sweep(h, c);
+	close_window(h);
+	gu_track_disarm(h);
+	c->sweep_ns = lap(&since);
+	return err;
+}

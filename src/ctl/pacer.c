@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* pacer.c - see pacer.h. The collector only. */
+#include "ctl/pacer.h"
+
+#include "base/check.h"
+
+#define LEAST ((uint64_t)256 << 10) /* a cycle for less is never worth it */
+
+void gu_pacer_init(struct gu_pacer *p, const struct gu_pacer_limits *limits)
+{
+	p->limits = *limits;
+	p->expected = 0;
+}
+
+uint64_t gu_pacer_first(const struct gu_pacer *p)
+{
+	uint64_t first = p->limits.start_size;
+	if (p->limits.hard)
+		first = gu_min(first, p->limits.hard / 2);
+	return gu_max(first, LEAST);
+}
+
+static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
+/* Above the soft limit the heap may grow by a quarter of the usual only. */
+static uint64_t growth(const struct gu_pacer *p, const struct gu_pacer_cycle *c)
+{
+	uint64_t percent = p->limits.growth_percent;
+	if (p->limits.soft && c->resident > p->limits.soft)
+		percent = gu_max(percent / 4, 5);
+	return gu_max(c->live / 100 * percent, p->limits.start_size);
+}
+
+/* What can be allocated before the hard limit is reached. */
+static uint64_t room(const struct gu_pacer *p, const struct gu_pacer_cycle *c)
+{
+	return p->limits.hard ? minus(p->limits.hard, c->resident) + c->reusable : UINT64_MAX;
+}
+
+uint64_t gu_pacer_next(struct gu_pacer *p, const struct gu_pacer_cycle *c)
+{
+	uint64_t want = growth(p, c), have = room(p, c);
+	p->expected = p->expected ? (p->expected * 3 + c->allocated_during) / 4 : c->allocated_during;
+	uint64_t target = gu_min(want, have);
+	uint64_t early = p->expected + p->expected / 4;
+	uint64_t least = want < have ? target / 2 : target / 4 * 3;
+	return gu_max(gu_max(minus(target, early), least), LEAST);
+}

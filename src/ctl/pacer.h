@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pacer.h - when the next cycle is due. Pure arithmetic: sizes and times are arguments, nothing is read.
+ *
+ * Between cycles the heap may grow by growth_percent of what is live, less above the soft limit. A cycle
+ * starts early enough that allocation during it, at the rate and for the time seen so far, ends where
+ * the cycle does. Under a hard limit the room left decides; where mutators allocate faster than
+ * the collector marks, at least three quarters of the room are used before a cycle begins, since what
+ * is allocated during a cycle can't be freed by it.
+ */
+#ifndef GU_CTL_PACER_H
+#define GU_CTL_PACER_H
+
+#include <stdint.h>
+
+struct gu_pacer_limits {
+	uint64_t soft, hard;      /* resident bytes; 0: none */
+	uint64_t start_size;      /* no cycle before this many bytes are allocated */
+	unsigned growth_percent;
+};
+
+/* What the last cycle saw. */
+struct gu_pacer_cycle {
+	uint64_t live;            /* bytes after it, what was allocated during it included */
+	uint64_t resident;        /* after it; all of it that is not live is overhead */
+	uint64_t reusable;        /* resident bytes that new objects can use */
+	uint64_t duration_ns;     /* arming to the end of marking */
+	uint64_t allocated_during;
+};
+
+struct gu_pacer {
+	struct gu_pacer_limits limits;
+	uint64_t expected;        /* bytes allocated during a cycle: decaying average */
+};
+
+void gu_pacer_init(struct gu_pacer *pacer, const struct gu_pacer_limits *limits);
+/* Bytes to allocate before the first cycle. */
+uint64_t gu_pacer_first(const struct gu_pacer *pacer);
+/* Takes in a cycle; bytes to allocate before the next begins. */
+uint64_t gu_pacer_next(struct gu_pacer *pacer, const struct gu_pacer_cycle *cycle);
+
+#endif

@@ -1,0 +1,494 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * service.c - the collector's thread: waits for requests, runs cycles, paces, tidies. Requests are tickets:
+ * asked counts them, done is how many were served; both are only ever raised.
+ */
+#define _GNU_SOURCE
+#include "ctl/service.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/meta.h"
+#include "base/own.h"
+#include "ctl/pacer.h"
+#include "gc/mark.h"
+#include "gc/mutator.h"
+#include "gc/roots.h"
+#include "gc/stop.h"
+#include "gc/track.h"
+#include "gc/verify.h"
+#include "sys/os.h"
+
+#define STACK ((size_t)256 << 10)
+
+struct gu_service {
+	struct gcuffd_heap *heap;
+	struct gu_lock lock;      /* rank LIBRARY: starting and ending the threads */
+	bool started;             /* guard: lock */
+	uint32_t running;         /* atomic; the collector takes requests */
+	uint32_t wanted;          /* atomic; a mutator would like the threads to be started */
+	uint32_t kicked;          /* atomic; allocation has reached the trigger */
+	uint32_t quit;            /* atomic */
+	uint32_t bell;            /* atomic; futex of the collector */
+	uint32_t asked, done;     /* atomic; tickets; done is a futex */
+	uint32_t ask_in_stop;     /* atomic */
+	uint32_t ask_reason;      /* atomic */
+	int32_t result;           /* atomic; of the last cycle */
+	uint32_t ready;           /* atomic; futex; 1 started, 2 failed */
+	int error;                /* why it failed */
+	uint32_t nthreads;
+	pthread_t threads[GU_MARKERS];
+	void *stacks[GU_MARKERS];
+	uint64_t cpu_ns[GU_MARKERS]; /* atomic; CPU time of each thread */
+	uint32_t index;           /* atomic; hands out markers to workers */
+	uint64_t last_end;        /* bytes allocated when the last cycle ended */
+	uint64_t tidied_ns;
+	struct gu_pacer pacer;    /* guard: collector */
+	struct gu_lock stats_lock; /* rank WAIT */
+	struct gcuffd_stats stats; /* guard: stats_lock */
+};
+
+/* ---- asking ---- */
+
+static void ring(struct gu_service *s)
+{
+	gu_add_seqcst(&s->bell, 1);
+	gu_os->futex_wake(&s->bell, 1);
+}
+
+void gu_heap_kick(struct gcuffd_heap *h)
+{
+	struct gu_service *s = h->service;
+	if (gu_heap_is(h, GCUFFD_NO_PACING) || gu_load_relaxed(&s->kicked))
+		return;
+	gu_store_seqcst(&s->kicked, 1);
+	if (gu_load_relaxed(&s->running))
+		ring(s);
+	else
+		gu_store_relaxed(&s->wanted, 1);
+}
+
+bool gu_service_wanted(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->service->wanted); }
+
+static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
+{
+	struct gu_service *s = h->service;
+	uint64_t since = gu_os->clock_ns();
+	bool blocking = gu_self && !gu_blocking_enter();
+	gu_add_seqcst(&h->stalled, 1);
+	gu_mark_hurry(h);
+	for (uint32_t done; (int32_t)((done = gu_load_acquire(&s->done)) - ticket) < 0;)
+		gu_os->futex_wait(&s->done, done, -1);
+	int result = gu_load_relaxed(&s->result);
+	gu_sub_seqcst(&h->stalled, 1);
+	if (blocking)
+		gu_blocking_leave();
+	gu_add_relaxed(&h->stall_ns, gu_os->clock_ns() - since);
+	return result;
+}
+
+int gu_service_collect(struct gcuffd_heap *h, enum gu_reason reason, bool in_stop)
+{
+	struct gu_service *s = h->service;
+	int err = gu_service_start(h, true);
+	if (err)
+		return err;
+	if (in_stop)
+		gu_store_seqcst(&s->ask_in_stop, 1);
+	gu_store_seqcst(&s->ask_reason, reason);
+	uint32_t ticket = gu_add_seqcst(&s->asked, 1) + 1;
+	ring(s);
+	return wait_for(h, ticket);
+}
+
+static size_t tidy_all(struct gcuffd_heap *h, enum gu_arena_tidy how)
+{
+	size_t before = gu_load_relaxed(&h->space.resident);
+	for (unsigned i = 0; i <= GU_ARENAS; i++) {
+		struct gcuffd_arena *a = gu_load_acquire(&h->arenas[i]);
+		if (a)
+			gu_arena_tidy(a, how);
+	}
+	size_t after = gu_load_relaxed(&h->space.resident);
+	return before > after ? before - after : 0;
+}
+
+static size_t purge_in_section(struct gcuffd_heap *h)
+{
+	struct gu_thread *t = gu_enter();
+	size_t freed = tidy_all(h, GU_TIDY_PURGE);
+	gu_leave(t);
+	return freed;
+}
+
+bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt)
+{
+	bool fits = !h->options.hard_limit || size <= h->options.hard_limit;
+	if (!fits || size > h->space.size)
+		return false;
+	if (attempt % 2 == 0 && purge_in_section(h) >= gu_min(size, GU_BLOCK))
+		return true;
+	if (attempt >= 6)
+		return false;
+	gu_service_collect(h, GU_BECAUSE_NO_MEMORY, attempt >= 4);
+	return true;
+}
+
+/* ---- the collector ---- */
+
+static const char *reason_name(enum gu_reason r)
+{
+	static const char *const names[] = {"allocation", "asked", "no memory"};
+	return names[r];
+}
+
+static void log_cycle(struct gcuffd_heap *h, const struct gu_cycle *c, uint64_t number)
+{
+	gu_log(&h->log, GU_LOG_INFO,
+	       "cycle %lu (%s%s): stops %lu+%lu us, arm %lu mark %lu preclean %lu sweep %lu us; "
+	       "pages scanned %lu dirty %lu in %lu rounds, remark %lu; marked %lu KiB, in stops %lu KiB; "
+	       "words in remark %lu (stacks %lu); freed %lu live %lu resident %lu KiB",
+	       number, reason_name(c->reason), c->in_stop ? ", in a stop" : "", c->stop1_ns / 1000, c->stop2_ns / 1000,
+	       c->arm_ns / 1000, c->mark_ns / 1000, c->preclean_ns / 1000, c->sweep_ns / 1000, c->pages_scanned,
+	       c->dirty_pages, c->rounds, c->remark_dirty_pages, c->marked >> 10, c->marked_in_stop >> 10, c->remark_words,
+	       c->stack_words, c->swept.freed_bytes >> 10, c->swept.live_bytes >> 10, gu_space_resident(&h->space) >> 10);
+}
+
+static void take_stats(struct gcuffd_heap *h, const struct gu_cycle *c, int err)
+{
+	struct gu_service *s = h->service;
+	struct gcuffd_stats *st = &s->stats;
+	gu_lock(&s->stats_lock);
+	if (err) {
+		st->cycles_put_off++;
+		gu_unlock(&s->stats_lock);
+		return;
+	}
+	st->cycles++;
+	st->verify_failures += c->wrong;
+	st->live_bytes = c->swept.live_bytes;
+	st->freed_bytes += c->swept.freed_bytes;
+	st->stop_max_ns = gu_max(st->stop_max_ns, gu_max(c->stop1_ns, c->stop2_ns));
+	st->stop_total_ns += c->stop1_ns + c->stop2_ns;
+	st->remark_words_max = gu_max(st->remark_words_max, c->remark_words);
+	st->last_stop1_ns = c->stop1_ns;
+	st->last_stop2_ns = c->stop2_ns;
+	st->last_arm_ns = c->arm_ns;
+	st->last_mark_ns = c->mark_ns;
+	st->last_preclean_ns = c->preclean_ns;
+	st->last_sweep_ns = c->sweep_ns;
+	st->last_marked_bytes = c->marked;
+	st->last_marked_in_stop_bytes = c->marked_in_stop;
+	st->last_freed_bytes = c->swept.freed_bytes;
+	st->last_pages_scanned = c->pages_scanned;
+	st->last_dirty_pages = c->dirty_pages;
+	st->last_remark_dirty_pages = c->remark_dirty_pages;
+	st->last_remark_words = c->remark_words;
+	st->last_remark_stack_words = c->stack_words;
+	st->last_remark_block_words = c->block_words;
+	st->last_preclean_rounds = c->rounds;
+	uint64_t number = st->cycles;
+	gu_unlock(&s->stats_lock);
+	log_cycle(h, c, number);
+}
+
+static void note_cpu(struct gu_service *s, unsigned index) { gu_store_relaxed(&s->cpu_ns[index], gu_os->thread_cpu_ns()); }
+
+static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
+{
+	struct gu_service *s = h->service;
+	size_t resident = gu_space_resident(&h->space), used = gu_load_relaxed(&h->space.resident);
+	struct gu_pacer_cycle p = {
+		.live = c->swept.live_bytes,
+		.resident = resident,
+		.reusable = used > c->swept.live_bytes ? used - c->swept.live_bytes : 0,
+		.duration_ns = c->mark_ns + c->preclean_ns,
+		.allocated_during = c->allocated_during,
+	};
+	uint64_t next = gu_pacer_next(&s->pacer, &p);
+	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + next);
+	gu_store_seqcst(&s->kicked, 0);
+}
+
+/* jemalloc's metadata counts against the limit. */
+static void account_foreign(struct gcuffd_heap *h)
+{
+	size_t bytes = 0;
+	for (unsigned i = 0; i <= GU_ARENAS; i++) {
+		struct gu_arena_sizes sizes;
+		struct gcuffd_arena *a = gu_load_acquire(&h->arenas[i]);
+		if (!a)
+			continue;
+		gu_arena_sizes(a, &sizes);
+		bytes += sizes.metadata;
+	}
+	gu_store_relaxed(&h->space.foreign, bytes);
+}
+
+static void run_cycle(struct gcuffd_heap *h)
+{
+	struct gu_service *s = h->service;
+	uint32_t asked = gu_load_seqcst(&s->asked);
+	bool by_request = asked != gu_load_relaxed(&s->done);
+	struct gu_cycle c = {.reason = by_request ? gu_load_relaxed(&s->ask_reason) : GU_BECAUSE_ALLOCATION};
+	c.in_stop = gu_swap_seqcst(&s->ask_in_stop, 0);
+	gu_lock(&h->cycle_lock);
+	int err = gu_cycle_run(h, &c);
+	if (!err)
+		account_foreign(h);
+	gu_unlock(&h->cycle_lock);
+	note_cpu(s, 0);
+	take_stats(h, &c, err);
+	if (!err)
+		pace(h, &c);
+	else
+		gu_log(&h->log, GU_LOG_WARN, "cycle put off: %s", err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
+	gu_store_seqcst(&s->result, err);
+	gu_store_seqcst(&s->done, asked);
+	gu_os->futex_wake(&s->done, INT32_MAX);
+}
+
+static bool due(struct gu_service *s)
+{
+	return gu_load_seqcst(&s->asked) != gu_load_relaxed(&s->done) || gu_load_seqcst(&s->kicked);
+}
+
+/* Decay goes on when the program is quiet: ten steps in its time, then once a second. */
+static int64_t tidy(struct gcuffd_heap *h)
+{
+	struct gu_service *s = h->service;
+	uint64_t now = gu_os->clock_ns(), step = h->options.decay_ms * 100000ull;
+	if (now - s->tidied_ns >= step) {
+		gu_lock(&h->cycle_lock);
+		tidy_all(h, GU_TIDY_DECAY);
+		gu_unlock(&h->cycle_lock);
+		s->tidied_ns = now;
+		note_cpu(s, 0);
+	}
+	return (int64_t)gu_max(step, 20000000);
+}
+
+static void serve(struct gcuffd_heap *h)
+{
+	struct gu_service *s = h->service;
+	while (!gu_load_seqcst(&s->quit)) {
+		uint32_t bell = gu_load_seqcst(&s->bell);
+		if (due(s))
+			run_cycle(h);
+		int64_t wait = tidy(h);
+		if (!due(s) && !gu_load_seqcst(&s->quit))
+			gu_os->futex_wait(&s->bell, bell, wait);
+	}
+}
+
+/* ---- threads ---- */
+
+/* A table of its own: the program may close all it knows, and a stray child inherits nothing. */
+static void own_files(struct gcuffd_heap *h)
+{
+	if (gu_os->unshare(CLONE_FILES)) {
+		gu_log(&h->log, GU_LOG_WARN, "service threads share the program's descriptors: unshare was refused");
+		return;
+	}
+	syscall(SYS_close_range, 0, ~0u, 0);
+}
+
+static int begin(struct gcuffd_heap *h)
+{
+	own_files(h);
+	int err = gu_track_open(h);
+	if (err)
+		gu_log(&h->log, GU_LOG_WARN, "no page tracking (error %d): cycles stop the world", -err);
+	return 0;
+}
+
+/* The frames below the caller's hold nothing; its TLS and descriptor, at the stack's top, are roots. */
+static void exempt(struct gu_service *s)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+	gu_stop_exempt(true);
+	for (unsigned i = 0; i < GU_MARKERS; i++) {
+		uintptr_t stack = (uintptr_t)gu_load_acquire(&s->stacks[i]);
+		if (stack && here - stack < STACK)
+			gu_roots_service(s->heap, here, stack + STACK);
+	}
+}
+
+static void *worker_main(void *arg)
+{
+	struct gu_service *s = arg;
+	unsigned index = gu_add_relaxed(&s->index, 1) + 1;
+	exempt(s);
+	gu_mark_work(s->heap, index);
+	note_cpu(s, index);
+	gu_stop_exempt(false);
+	return NULL;
+}
+
+static int start_thread(struct gu_service *s, void *(*fn)(void *))
+{
+	pthread_attr_t attr;
+	unsigned i = s->nthreads;
+	gu_store_release(&s->stacks[i], gu_meta_map(STACK));
+	if (!s->stacks[i])
+		return -ENOMEM;
+	pthread_attr_init(&attr);
+	pthread_attr_setstack(&attr, s->stacks[i], STACK);
+	int err = pthread_create(&s->threads[i], &attr, fn, s);
+	pthread_attr_destroy(&attr);
+	if (err)
+		gu_meta_unmap(s->stacks[i], STACK);
+	else
+		s->nthreads++;
+	return -err;
+}
+
+static void *collector_main(void *arg)
+{
+	struct gu_service *s = arg;
+	exempt(s);
+	begin(s->heap);
+	for (unsigned i = 1; i < s->heap->options.mark_threads; i++)
+		if (start_thread(s, worker_main))
+			break;
+	gu_store_seqcst(&s->running, 1);
+	gu_store_seqcst(&s->ready, 1);
+	gu_os->futex_wake(&s->ready, INT32_MAX);
+	serve(s->heap);
+	gu_track_close(s->heap);
+	gu_stop_exempt(false);
+	return NULL;
+}
+
+static int start_locked(struct gu_service *s)
+{
+	sigset_t all, old;
+	sigfillset(&all);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+	int err = start_thread(s, collector_main);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, 8);
+	while (!err && !gu_load_acquire(&s->ready))
+		gu_os->futex_wait(&s->ready, 0, -1);
+	s->started = !err;
+	return err;
+}
+
+int gu_service_start(struct gcuffd_heap *h, bool now)
+{
+	struct gu_service *s = h->service;
+	int err = 0;
+	if (gu_load_acquire(&s->running) || (!now && !gu_load_relaxed(&s->wanted)))
+		return 0;
+	struct gu_thread *t = gu_enter();
+	gu_store_relaxed(&s->wanted, 0); /* pthread_create allocates: that must not come here again */
+	if (gu_trylock(&s->lock)) {
+		if (!s->started)
+			err = start_locked(s);
+		gu_unlock(&s->lock);
+	}
+	gu_leave(t);
+	return err;
+}
+
+/* ---- making and ending ---- */
+
+int gu_service_create(struct gcuffd_heap *h)
+{
+	struct gu_service *s = gu_meta_alloc(sizeof(*s));
+	if (!s)
+		return -ENOMEM;
+	h->service = s;
+	s->heap = h;
+	gu_lock_init(&s->lock, GU_RANK_LIBRARY);
+	gu_lock_init(&s->stats_lock, GU_RANK_WAIT);
+	struct gu_pacer_limits limits = {h->options.soft_limit, h->options.hard_limit, h->options.start_size, h->options.growth_percent};
+	gu_pacer_init(&s->pacer, &limits);
+	h->trigger = gu_pacer_first(&s->pacer);
+	if (gu_mark_create(h, h->options.mark_threads) || gu_roots_create(h) ||
+	    (gu_heap_is(h, GCUFFD_VERIFY) && gu_verify_create(h)))
+		return -ENOMEM;
+	gu_mark_set_background(h, gu_max(h->options.mark_threads / 2, 1));
+	return 0;
+}
+
+static void join_all(struct gu_service *s)
+{
+	gu_store_seqcst(&s->quit, 1);
+	ring(s);
+	gu_mark_quit(s->heap);
+	for (unsigned i = 0; i < s->nthreads; i++) {
+		pthread_join(s->threads[i], NULL);
+		gu_meta_unmap(s->stacks[i], STACK);
+	}
+}
+
+void gu_service_quit(struct gcuffd_heap *h)
+{
+	struct gu_service *s = h->service;
+	bool blocking = gu_self && !gu_blocking_enter();
+	if (s->started)
+		join_all(s);
+	s->started = false;
+	if (blocking)
+		gu_blocking_leave();
+}
+
+void gu_service_destroy(struct gcuffd_heap *h)
+{
+	struct gu_service *s = h->service;
+	if (!s)
+		return;
+	gu_verify_destroy(h);
+	gu_roots_destroy(h);
+	gu_mark_destroy(h);
+	gu_meta_free(s, sizeof(*s));
+	h->service = NULL;
+}
+
+void gu_service_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
+{
+	struct gu_service *s = h->service;
+	gu_lock(&s->stats_lock);
+	*out = s->stats;
+	gu_unlock(&s->stats_lock);
+	for (unsigned i = 0; i < GU_MARKERS; i++)
+		out->gc_cpu_ns += gu_load_relaxed(&s->cpu_ns[i]);
+}
+
+/* ---- fork ---- */
+
+/* Between prepare and parent or child no cycle runs and no service thread holds a lock. */
+void gu_service_fork_prepare(struct gcuffd_heap *h)
+{
+	gu_lock_fork(&h->service->lock);
+	gu_lock_fork(&h->cycle_lock);
+}
+
+void gu_service_fork_parent(struct gcuffd_heap *h)
+{
+	gu_unlock_fork(&h->cycle_lock);
+	gu_unlock_fork(&h->service->lock);
+}
+
+/* Threads and descriptors stayed behind: the child starts its own when it needs them. */
+void gu_service_fork_child(struct gcuffd_heap *h)
+{
+	struct gu_service *s = h->service;
+	gu_lock_init(&s->lock, GU_RANK_LIBRARY);
+	gu_lock_init(&h->cycle_lock, GU_RANK_CYCLE);
+	for (unsigned i = 0; i < s->nthreads; i++)
+		gu_meta_unmap(s->stacks[i], STACK);
+	gu_track_forked(h);
+	gu_mark_forked(h);
+	gu_roots_forked(h);
+	s->started = false;
+	s->running = s->ready = s->kicked = s->index = s->nthreads = 0;
+	s->done = s->asked;
+	h->stalled = 0;
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * service.h - the threads of a heap: the collector, which runs cycles and lets freed memory decay, and its
+ * workers, which mark. They start when the heap has grown enough for a cycle, have all signals
+ * blocked, stacks of the library's own, and a descriptor table of their own in which the
+ * userfaultfd and the pagemap are open (.inv.service.files).
+ */
+#ifndef GU_CTL_SERVICE_H
+#define GU_CTL_SERVICE_H
+
+#include "ctl/cycle.h"
+
+int gu_service_create(struct gcuffd_heap *heap);
+/* Ends the threads; not inside a section, since they may be about to stop the world. */
+void gu_service_quit(struct gcuffd_heap *heap);
+void gu_service_destroy(struct gcuffd_heap *heap);
+
+/* Starts the threads if that was asked for (gu_heap_kick) or if now. Never inside a section: it calls pthread_create. */
+int gu_service_start(struct gcuffd_heap *heap, bool now);
+bool gu_service_wanted(const struct gcuffd_heap *heap);
+
+/* Waits for a cycle that begins after the call. 0, -ETIMEDOUT. Not inside a section. */
+int gu_service_collect(struct gcuffd_heap *heap, enum gu_reason reason, bool in_stop);
+
+/*
+ * Memory for size more bytes is wanted and not to be had: frees some, or waits until a cycle has. attempt
+ * counts from 0 for one request. false: nothing more can be done.
+ */
+bool gu_service_more_memory(struct gcuffd_heap *heap, size_t size, unsigned attempt);
+
+void gu_service_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
+
+/* fork: nothing of the collector's is half done between prepare and release. */
+void gu_service_fork_prepare(struct gcuffd_heap *heap);
+void gu_service_fork_parent(struct gcuffd_heap *heap);
+void gu_service_fork_child(struct gcuffd_heap *heap);
+
+#endif

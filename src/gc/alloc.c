@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/* alloc.c - the slow half of allocation, and free. Mutators. */
+#include "gc/alloc.h"
+
+#include <errno.h>
+
+#define CLEAR_PIECE ((size_t)1 << 20)
+
+/* ---- small ---- */
+
+static bool next_group(struct gu_run *run, bool reuse, bool black)
+{
+	struct gu_block *b = run->block;
+	while (++run->group < gu_block_groups(b)) {
+		uint64_t cells = gu_block_take_group(b, run->group, reuse, black);
+		if (!cells)
+			continue;
+		run->base = gu_block_cell_addr(b, run->group * 64);
+		gu_store_relaxed(&run->mask, cells);
+		return true;
+	}
+	return false;
+}
+
+static void flush_allocated(struct gu_cache *c)
+{
+	struct gcuffd_heap *h = c->arena->heap;
+	uint64_t now = gu_add_relaxed(&h->allocated, c->allocated) + c->allocated;
+	c->allocated = 0;
+	if (now >= gu_load_relaxed(&h->trigger))
+		gu_heap_kick(h);
+}
+
+static int next_block(struct gu_cache *c, struct gu_run *run, unsigned kind, unsigned class, bool idle)
+{
+	struct gu_block *b;
+	if (run->block) {
+		gu_arena_retire(run->block->arena, run->block, idle);
+		run->block = NULL;
+	}
+	flush_allocated(c);
+	int err = gu_arena_take(c->arena, kind, class, !idle, run, &b);
+	if (err)
+		return err;
+	run->cell = (uint32_t)b->cell;
+	run->zero = b->zero;
+	run->group = UINT32_MAX; /* the next one is 0 */
+	run->block = b;
+	return 0;
+}
+
+int gu_alloc_refill(struct gu_thread *t, struct gu_cache *c, unsigned kind, unsigned class)
+{
+	struct gu_run *run = &c->runs[kind][class];
+	uint32_t phase = gu_load_relaxed(&c->arena->heap->phase); /* constant for this section's purposes: see heap.h */
+	bool idle = phase == GU_PHASE_IDLE, black = phase == GU_PHASE_MARK;
+	(void)t;
+	while (!run->block || !next_group(run, idle, black)) {
+		int err = next_block(c, run, kind, class, idle);
+		if (err)
+			return err;
+	}
+	c->allocated += (uint64_t)__builtin_popcountll(run->mask) * run->cell;
+	return 0;
+}
+
+void gu_alloc_set_type(struct gcuffd_heap *h, void *object, const struct gcuffd_type *type)
+{
+	struct gu_block *b = gu_block_at(&h->space, (uintptr_t)object);
+	uint32_t cell;
+	if (gu_block_cell(b, (uintptr_t)object, &cell))
+		b->types[cell] = (uint16_t)type->index;
+}
+
+/* ---- large ---- */
+
+/* Nobody can find the object yet (its start bit is clear), so a stop in between does no harm. */
+static void clear_pages(struct gu_block *b)
+{
+	for (size_t at = 0; at < b->bytes; at += CLEAR_PIECE)
+		memset((void *)(b->start + at), 0, gu_min(CLEAR_PIECE, b->bytes - at));
+}
+
+static void publish_large(struct gcuffd_heap *h, struct gu_block *b)
+{
+	if (gu_load_relaxed(&h->phase) == GU_PHASE_MARK)
+		gu_or_seqcst(&b->one.mark, 1); /* .inv.bits.black */
+	gu_or_seqcst(&b->one.start, 1);
+	gu_store_release(&b->state, GU_BLOCK_LARGE);
+	uint64_t now = gu_add_relaxed(&h->allocated, b->bytes) + b->bytes;
+	if (now >= gu_load_relaxed(&h->trigger))
+		gu_heap_kick(h);
+}
+
+void *gu_alloc_large(struct gu_thread *t, struct gcuffd_arena *a, size_t size, size_t align, unsigned kind,
+		     const struct gcuffd_type *type)
+{
+	struct gu_block *b;
+	bool fresh;
+	gu_section_enter(t);
+	int err = gu_arena_take_large(a, size, align, kind, &fresh, &b);
+	gu_section_exit(t);
+	if (err)
+		return NULL;
+	if (!fresh)
+		clear_pages(b);
+	gu_section_enter(t);
+	if (type)
+		b->types[0] = (uint16_t)type->index;
+	publish_large(a->heap, b);
+	gu_section_exit(t);
+	return (void *)b->start;
+}
+
+/* ---- finding and freeing ---- */
+
+/* Whether the cell is only set aside. The owner's fields may change under a racing look; the cell asked for is not concerned. */
+static bool set_aside(const struct gu_block *b, uint32_t cell)
+{
+	const struct gu_run *owner = gu_load_acquire(&b->owner);
+	return owner && gu_load_relaxed(&owner->group) == cell >> 6 && (gu_load_relaxed(&owner->mask) >> (cell & 63) & 1);
+}
+
+bool gu_object_find(const struct gcuffd_heap *h, uintptr_t at, struct gu_found *f)
+{
+	struct gu_block *b = gu_block_at(&h->space, at);
+	if (!b || !gu_block_cell(b, at, &f->cell) || !gu_block_started(b, f->cell) || set_aside(b, f->cell))
+		return false;
+	if (gu_load_relaxed(&b->bits[f->cell >> 6].freed) >> (f->cell & 63) & 1)
+		return false;
+	f->block = b;
+	f->base = gu_block_cell_addr(b, f->cell);
+	f->size = b->cell;
+	return true;
+}
+
+static void free_large_now(struct gu_block *b)
+{
+	struct gcuffd_arena *a = b->arena;
+	gu_lock(&a->lock);
+	gu_store_relaxed(&b->state, GU_BLOCK_FULL);
+	gu_unlock(&a->lock);
+	gu_and_seqcst(&b->one.start, 0);
+	gu_arena_release(a, b);
+}
+
+/* Enough freed cells put a full block on the list; when the last one goes, the block goes. */
+static void free_small_now(struct gu_block *b, uint32_t nfreed)
+{
+	struct gcuffd_arena *a = b->arena;
+	if (nfreed != b->live && !(gu_load_relaxed(&b->state) == GU_BLOCK_FULL && nfreed * 16 >= b->ncells))
+		return;
+	gu_lock(&a->lock);
+	uint8_t state = gu_load_relaxed(&b->state);
+	bool empty = false;
+	if (b->arena == a && (state == GU_BLOCK_FULL || state == GU_BLOCK_LISTED)) { /* else it was released meanwhile */
+		uint32_t free_cells = gu_block_count_free(b) + gu_load_relaxed(&b->nfreed);
+		empty = gu_arena_relist_locked(a, b, free_cells);
+		if (empty)
+			gu_store_relaxed(&b->state, GU_BLOCK_BUSY); /* ours alone from here on */
+	}
+	gu_unlock(&a->lock);
+	if (empty)
+		gu_arena_release(a, b);
+}
+
+int gu_free(struct gcuffd_heap *h, uintptr_t object)
+{
+	struct gu_block *b = gu_block_at(&h->space, object);
+	uint32_t cell;
+	if (!b || !gu_block_cell(b, object, &cell) || gu_block_cell_addr(b, cell) != object)
+		return -EINVAL;
+	if (!gu_block_started(b, cell) || set_aside(b, cell))
+		return -EALREADY;
+	struct gu_bits *bits = &b->bits[cell >> 6];
+	uint64_t bit = 1ull << (cell & 63);
+	bool large = gu_block_is_large(b), idle = gu_load_relaxed(&h->phase) == GU_PHASE_IDLE;
+	if (h->verify_frees)
+		gu_or_relaxed(&bits->dropped, bit);
+	if (gu_or_seqcst(&bits->freed, bit) & bit)
+		return -EALREADY;
+	uint32_t nfreed = gu_add_relaxed(&b->nfreed, 1) + 1;
+	if (idle && large)
+		free_large_now(b);
+	else if (idle)
+		free_small_now(b, nfreed);
+	return 0;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * alloc.h - from a mutator's request to a cell or a large object, and back. gu_alloc_small() is the fast
+ * path: no lock, no atomic read-modify-write, nothing of the object touched but to clear it.
+ */
+#ifndef GU_GC_ALLOC_H
+#define GU_GC_ALLOC_H
+
+#include <string.h>
+
+#include "gc/mutator.h"
+
+static inline void gu_clear_cell(void *p, size_t size)
+{
+	uint64_t *w = p;
+	if (size > 128) {
+		memset(p, 0, size);
+		return;
+	}
+	for (size_t i = 0; i < size / 8; i += 2)
+		w[i] = w[i + 1] = 0;
+}
+
+/* A cleared cell of the run, or NULL if its group is used up. Inside a section. */
+static inline void *gu_run_next(struct gu_run *run)
+{
+	uint64_t mask = run->mask;
+	if (gu_unlikely(!mask))
+		return NULL;
+	void *p = (void *)(run->base + (uintptr_t)__builtin_ctzll(mask) * run->cell);
+	if (!run->zero)
+		gu_clear_cell(p, run->cell); /* before the cell leaves the mask: .inv.cell.clear */
+	gu_store_relaxed(&run->mask, mask & (mask - 1));
+	return p;
+}
+
+/* Cells for the run. -ENOMEM: none to be had without collecting. Inside a section. */
+int gu_alloc_refill(struct gu_thread *t, struct gu_cache *cache, unsigned kind, unsigned class);
+
+/* A typed cell's type is set before anybody can find it. Inside a section. */
+void gu_alloc_set_type(struct gcuffd_heap *heap, void *object, const struct gcuffd_type *type);
+
+/*
+ * A large object, cleared outside of sections in pieces. type may be NULL. NULL: none to be had without
+ * collecting. Not inside a section.
+ */
+void *gu_alloc_large(struct gu_thread *t, struct gcuffd_arena *arena, size_t size, size_t align, unsigned kind,
+		     const struct gcuffd_type *type);
+
+struct gu_found {
+	struct gu_block *block;
+	uint32_t cell;
+	uintptr_t base;
+	size_t size;
+};
+/* The object at points into: allocated, not freed, not merely set aside. Inside a section. */
+bool gu_object_find(const struct gcuffd_heap *heap, uintptr_t at, struct gu_found *found);
+
+/* 0, -EINVAL, -EALREADY as gcuffd_free. Inside a section. */
+int gu_free(struct gcuffd_heap *heap, uintptr_t object);
+
+#endif

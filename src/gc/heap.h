@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * heap.h - the state of one heap, as the mechanisms share it. Each field says its guard; what belongs to
+ * one mechanism alone is declared in its own header.
+ *
+ * phase says what a cycle asks of the mutators, who read it inside a no-stop section:
+ *   IDLE    freed cells may be taken again, empty blocks go back to jemalloc at once
+ *   WINDOW  from before arming: freed cells wait for the sweep, no block is released
+ *   MARK    set and cleared so that no mutator is in a section with the old value: in stop 1, and after
+ *           the sweep by a quiesce; cells are marked before they are handed out
+ */
+#ifndef GU_GC_HEAP_H
+#define GU_GC_HEAP_H
+
+#include "base/atomic.h"
+#include "base/lock.h"
+#include "base/log.h"
+#include "gcuffd.h"
+#include "space/arena.h"
+#include "space/space.h"
+
+enum gu_phase { GU_PHASE_IDLE, GU_PHASE_WINDOW, GU_PHASE_MARK };
+
+#define GU_HEAPS 64
+#define GU_ARENAS 255
+#define GU_TYPES 65535
+
+struct gcuffd_type {
+	uint32_t words;
+	uint32_t index;
+	uint64_t bitmap[];
+};
+
+struct gu_root_range {
+	uintptr_t start, end;
+};
+
+struct gcuffd_heap {
+	struct gu_space space;
+	struct gcuffd_options options; /* as resolved; constant */
+	struct gu_log log;
+	int rung;                      /* constant */
+	uint32_t phase;                /* atomic; see above */
+	uint32_t id;
+
+	struct gu_lock lock;           /* rank ROOTS: arenas, types, explicit roots */
+	struct gcuffd_arena *arenas[GU_ARENAS + 1]; /* guard: lock; [0] is the heap's own */
+	struct gcuffd_type **types;    /* entries atomic, set once; guard for adding: lock */
+	uint32_t ntypes;
+	struct gu_root_range *roots;   /* guard: lock */
+	size_t nroots, roots_max;
+
+	struct gu_lock cycle_lock;     /* rank CYCLE: held during a cycle, a reset, a fork */
+
+	uint64_t allocated;            /* atomic; bytes of cells and large objects taken so far */
+	uint64_t trigger;              /* atomic; a cycle is due when allocated reaches it */
+	uint64_t stall_ns;             /* atomic */
+	uint32_t stalled;              /* atomic; mutators waiting for the collector */
+	bool verify_frees;             /* constant: the verifier wants to know of each free */
+
+	struct gu_mark *mark;          /* guard: collector (mark.c) */
+	struct gu_tracker *tracker;    /* guard: collector (track.c) */
+	struct gu_rootset *rootset;    /* guard: collector (roots.c) */
+	struct gu_verifier *verifier;  /* guard: collector (verify.c) */
+	struct gu_service *service;    /* ctl/service.c */
+};
+
+/* Set by ctl: wakes the collector because of allocation. Called in a section; takes no lock. */
+void gu_heap_kick(struct gcuffd_heap *heap);
+
+static inline bool gu_heap_is(const struct gcuffd_heap *h, unsigned flag) { return h->options.flags & flag; }
+
+#endif

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: MIT */
+/* mark.c - scanning: words to candidates to marks to gray objects. Service threads only. */
+#include "gc/mark.h"
+
+#include <string.h>
+
+#include "base/meta.h"
+#include "gc/marker.h"
+#include "gc/mutator.h"
+#include "sys/caps.h"
+#include "sys/os.h"
+
+#define PIECE_WORDS 2048u /* large objects are scanned in pieces of 16 KiB */
+#define BUFFER ((size_t)64 << 10)
+
+/* ---- candidates ---- */
+
+static struct gu_gray gray_of(const struct gu_block *b, uint32_t cell)
+{
+	struct gu_gray g = {gu_block_cell_addr(b, cell), (uint32_t)gu_min(b->cell / 8, UINT32_MAX), 0};
+	if (b->kind == GCUFFD_TYPED)
+		g.type = b->types[cell] + 1u;
+	return g;
+}
+
+/* Objects of more than 32 GiB: the rest in further pieces. */
+static void push_object(struct gu_marker *m, const struct gu_block *b, uint32_t cell)
+{
+	struct gu_gray g = gray_of(b, cell);
+	gu_marker_push(m, g);
+	if (gu_unlikely(b->cell / 8 > UINT32_MAX) && !g.type)
+		for (size_t at = (size_t)UINT32_MAX * 8; at < b->cell; at += (size_t)UINT32_MAX * 8)
+			gu_marker_push(m, (struct gu_gray){g.addr + at, (uint32_t)gu_min((b->cell - at) / 8, UINT32_MAX), 0});
+}
+
+static inline void settle(struct gu_marker *m, struct gu_candidate c)
+{
+	struct gu_bits *bits = &c.block->bits[c.cell >> 6];
+	uint64_t bit = 1ull << (c.cell & 63);
+	if (!(gu_load_acquire(&bits->start) & bit) || (gu_load_relaxed(&bits->mark) & bit))
+		return;
+	if (gu_or_seqcst(&bits->mark, bit) & bit) /* .inv.mark.before-fields */
+		return;
+	m->bytes += c.block->cell;
+	m->objects++;
+	if (c.block->kind != GCUFFD_ATOMIC)
+		push_object(m, c.block, c.cell);
+}
+
+static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
+{
+	uintptr_t off = word - m->base;
+	if (off >= m->top)
+		return;
+	uint32_t index = gu_load_relaxed(&m->block_of[off >> GU_PAGE_SHIFT]);
+	if (!index)
+		return;
+	struct gu_block *b = &m->blocks[index];
+	uint32_t cell;
+	if (!gu_block_cell(b, word, &cell))
+		return;
+	uintptr_t object = gu_block_cell_addr(b, cell);
+	if (base_only && object != word)
+		return;
+	__builtin_prefetch(&b->bits[cell >> 6], 1);
+	__builtin_prefetch((const void *)object);
+	struct gu_candidate *slot = &m->queue[m->queue_at++ % GU_QUEUE];
+	struct gu_candidate oldest = *slot;
+	*slot = (struct gu_candidate){b, cell};
+	if (oldest.block)
+		settle(m, oldest);
+}
+
+void gu_marker_flush(struct gu_marker *m)
+{
+	for (uint32_t i = 0; i < GU_QUEUE; i++) {
+		struct gu_candidate *slot = &m->queue[(m->queue_at + i) % GU_QUEUE];
+		struct gu_candidate c = *slot;
+		slot->block = NULL;
+		if (c.block)
+			settle(m, c);
+	}
+}
+
+/* ---- scanning ---- */
+
+static inline void scan_words(struct gu_marker *m, uintptr_t start, size_t words, bool base_only)
+{
+	const uintptr_t *p = (const uintptr_t *)start;
+	for (size_t i = 0; i < words; i++)
+		consider(m, gu_load_relaxed(&p[i]), base_only);
+	m->words += words;
+}
+
+/* Words [from, to) of an object of the type. */
+static void scan_typed(struct gu_marker *m, uintptr_t object, uint32_t type, size_t from, size_t to)
+{
+	const struct gcuffd_type *t = gu_load_acquire(&m->heap->types[type]); /* pairs with gcuffd_type_create() */
+	to = gu_min(to, t->words);
+	for (size_t i = from; i < to; i++)
+		if (t->bitmap[i >> 6] >> (i & 63) & 1)
+			consider(m, gu_load_relaxed((const uintptr_t *)object + i), m->no_interior);
+	m->words += to > from ? to - from : 0;
+}
+
+static void scan_gray(struct gu_marker *m, struct gu_gray g)
+{
+	if (g.type) {
+		scan_typed(m, g.addr, g.type - 1, 0, g.words);
+		return;
+	}
+	if (g.words > PIECE_WORDS) {
+		gu_marker_push(m, (struct gu_gray){g.addr + PIECE_WORDS * 8, g.words - PIECE_WORDS, 0});
+		g.words = PIECE_WORDS;
+	}
+	scan_words(m, g.addr, g.words, m->no_interior);
+}
+
+void gu_marker_run(struct gu_marker *m)
+{
+	do {
+		while (m->depth) {
+			scan_gray(m, m->stack[--m->depth]);
+			if (gu_unlikely(m->depth > 64) && gu_load_relaxed(&m->heap->mark->waiting))
+				gu_marker_share(m);
+		}
+		gu_marker_flush(m);
+	} while (m->depth);
+}
+
+/* ---- roots and cards ---- */
+
+void gu_mark_word(struct gu_marker *m, uintptr_t word, bool outside) { consider(m, word, !outside && m->no_interior); }
+
+void gu_mark_range(struct gu_marker *m, uintptr_t start, uintptr_t end)
+{
+	start = gu_align_up(start, 8);
+	if (end > start)
+		scan_words(m, start, (end - start) / 8, false);
+}
+
+void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
+{
+	start = gu_align_up(start, 8);
+	if (!gu_caps()->has_process_vm_readv) { /* a seccomp filter: trust the map */
+		gu_mark_range(m, start, end);
+		return;
+	}
+	for (uintptr_t at = start; at < end;) {
+		size_t want = gu_min(end - at, BUFFER);
+		long got = gu_os->process_vm_readv(gu_os->getpid(), m->buffer, (const void *)at, want);
+		if (got < 8) { /* gone, or not readable: the next page may be */
+			at = gu_align_down(at, GU_PAGE) + GU_PAGE;
+			continue;
+		}
+		scan_words(m, (uintptr_t)m->buffer, (size_t)got / 8, false);
+		at += (size_t)got & ~(size_t)7;
+	}
+}
+
+/* Cells of the group that are objects: marked, not freed, not merely set aside for the block's owner. */
+static uint64_t object_cells(const struct gu_block *b, uint32_t g)
+{
+	uint64_t cells = gu_load_relaxed(&b->bits[g].mark) & gu_load_relaxed(&b->bits[g].start) & ~gu_load_relaxed(&b->bits[g].freed);
+	const struct gu_run *owner = gu_load_acquire(&b->owner);
+	if (owner && gu_load_relaxed(&owner->group) == g && gu_load_relaxed(&owner->block) == b)
+		cells &= ~gu_load_relaxed(&owner->mask);
+	return cells;
+}
+
+static void scan_cell_part(struct gu_marker *m, const struct gu_block *b, uint32_t cell, uintptr_t lo, uintptr_t hi)
+{
+	uintptr_t object = gu_block_cell_addr(b, cell);
+	lo = gu_max(lo, object);
+	hi = gu_min(hi, object + b->cell);
+	if (b->kind == GCUFFD_TYPED)
+		scan_typed(m, object, b->types[cell], (lo - object) / 8, (hi - object) / 8);
+	else
+		scan_words(m, lo, (hi - lo) / 8, m->no_interior);
+}
+
+void gu_mark_page(struct gu_marker *m, size_t page)
+{
+	uintptr_t lo = m->base + (page << GU_PAGE_SHIFT), hi = lo + GU_PAGE;
+	const struct gu_block *b = gu_block_at(m->space, lo);
+	uint32_t first, last;
+	if (!b || !b->scanned || gu_load_acquire(&b->state) == GU_BLOCK_FREE || !gu_block_cell(b, lo, &first))
+		return;
+	if (!gu_block_cell(b, hi - 1, &last))
+		last = b->ncells - 1;
+	for (uint32_t g = first >> 6; g <= last >> 6; g++) {
+		uint64_t cells = object_cells(b, g);
+		if (g == first >> 6)
+			cells &= ~0ull << (first & 63);
+		if (g == last >> 6)
+			cells &= ~0ull >> (63 - (last & 63));
+		for (; cells; cells &= cells - 1)
+			scan_cell_part(m, b, g * 64 + (uint32_t)__builtin_ctzll(cells), lo, hi);
+	}
+}
+
+size_t gu_mark_cards(struct gcuffd_heap *h, struct gu_marker *m)
+{
+	size_t n = 0, words = (gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT) / 64;
+	for (size_t i = 0; i < words; i++) {
+		if (!gu_load_relaxed(&h->space.cards[i]))
+			continue;
+		uint64_t cards = gu_swap_seqcst(&h->space.cards[i], 0);
+		for (; cards; cards &= cards - 1, n++) {
+			gu_mark_page(m, i * 64 + (size_t)__builtin_ctzll(cards));
+			if (gu_unlikely(m->depth > GU_STACK / 2))
+				gu_marker_run(m);
+		}
+	}
+	return n;
+}
+
+/* ---- set-up ---- */
+
+static int init_marker(struct gcuffd_heap *h, struct gu_marker *m)
+{
+	m->heap = h;
+	m->space = &h->space;
+	m->base = h->space.base;
+	m->block_of = h->space.block_of;
+	m->blocks = h->space.blocks;
+	m->no_interior = gu_heap_is(h, GCUFFD_NO_INTERIOR);
+	m->stack = gu_meta_map(GU_STACK * sizeof(struct gu_gray));
+	m->buffer = gu_meta_map(BUFFER);
+	return m->stack && m->buffer ? 0 : -1;
+}
+
+int gu_mark_create(struct gcuffd_heap *h, unsigned n)
+{
+	struct gu_mark *mark = gu_meta_map(gu_align_up(sizeof(*mark), GU_PAGE));
+	if (!mark)
+		return -1;
+	h->mark = mark;
+	mark->n = n;
+	mark->allowed = mark->background = 1;
+	gu_lock_init(&mark->lock, GU_RANK_MARK);
+	for (unsigned i = 0; i < n; i++)
+		if (init_marker(h, &mark->markers[i])) {
+			gu_mark_destroy(h);
+			return -1;
+		}
+	return 0;
+}
+
+void gu_mark_destroy(struct gcuffd_heap *h)
+{
+	struct gu_mark *mark = h->mark;
+	if (!mark)
+		return;
+	for (unsigned i = 0; i < mark->n; i++) {
+		gu_meta_unmap(mark->markers[i].stack, GU_STACK * sizeof(struct gu_gray));
+		gu_meta_unmap(mark->markers[i].buffer, BUFFER);
+	}
+	for (struct gu_packet *p = mark->empty, *next; p; p = next) {
+		next = p->next;
+		gu_meta_free(p, sizeof(*p));
+	}
+	gu_meta_unmap(mark, gu_align_up(sizeof(*mark), GU_PAGE));
+	h->mark = NULL;
+}
+
+struct gu_marker *gu_mark_first(struct gcuffd_heap *h) { return &h->mark->markers[0]; }
+
+void gu_mark_clear(struct gcuffd_heap *h)
+{
+	struct gu_mark *mark = h->mark;
+	for (uint32_t i = 1; i <= gu_block_count(&h->space); i++) {
+		struct gu_block *b = &h->space.blocks[i];
+		if (gu_load_acquire(&b->state) != GU_BLOCK_FREE)
+			for (uint32_t g = 0; g < gu_block_groups(b); g++)
+				gu_store_relaxed(&b->bits[g].mark, 0);
+	}
+	size_t top = gu_load_acquire(&h->space.top);
+	for (unsigned i = 0; i < mark->n; i++) {
+		struct gu_marker *m = &mark->markers[i];
+		m->top = top;
+		m->bytes = m->objects = m->words = 0;
+	}
+	mark->bytes_in_stop = 0;
+}
+
+void gu_mark_cards_drop(struct gcuffd_heap *h)
+{
+	size_t n = (gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT) / 64;
+	for (size_t i = 0; i < n; i++)
+		if (gu_load_relaxed(&h->space.cards[i]))
+			gu_store_relaxed(&h->space.cards[i], 0);
+}
+
+void gu_mark_ahead(struct gcuffd_heap *h)
+{
+	for (uint32_t i = 1; i <= gu_block_count(&h->space); i++) {
+		struct gu_block *b = &h->space.blocks[i];
+		const struct gu_run *owner = gu_load_acquire(&b->owner);
+		if (gu_load_acquire(&b->state) == GU_BLOCK_CURRENT && owner && owner->block == b && owner->mask)
+			gu_or_seqcst(&b->bits[owner->group].mark, owner->mask);
+	}
+}
+
+void gu_mark_counts(struct gcuffd_heap *h, struct gu_mark_counts *c)
+{
+	memset(c, 0, sizeof(*c));
+	for (unsigned i = 0; i < h->mark->n; i++) {
+		c->bytes += h->mark->markers[i].bytes;
+		c->objects += h->mark->markers[i].objects;
+		c->words += h->mark->markers[i].words;
+	}
+	c->bytes_in_stop = h->mark->bytes_in_stop;
+}

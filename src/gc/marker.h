@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/* marker.h - what mark.c (scanning) and markwork.c (sharing the work) have in common. */
+#ifndef GU_GC_MARKER_H
+#define GU_GC_MARKER_H
+
+#include "gc/mark.h"
+
+#define GU_PACKET 255
+#define GU_STACK  4096
+#define GU_QUEUE  16
+
+/* A gray object, or a piece of one: conservative words, or one object of a type. */
+struct gu_gray {
+	uintptr_t addr;
+	uint32_t words;
+	uint32_t type; /* 0: conservative; else index + 1 */
+};
+
+struct gu_packet {
+	struct gu_packet *next;
+	uint32_t count;
+	struct gu_gray gray[GU_PACKET];
+};
+
+struct gu_candidate {
+	struct gu_block *block;
+	uint32_t cell;
+};
+
+/* guard: its thread, but for the counts, which the collector reads when nobody marks. */
+struct gu_marker {
+	struct gcuffd_heap *heap;
+	struct gu_space *space;
+	uintptr_t base;
+	size_t top;
+	uint32_t *block_of;
+	struct gu_block *blocks;
+	bool no_interior;
+	uint32_t queue_at;
+	struct gu_candidate queue[GU_QUEUE];
+	size_t depth;
+	struct gu_gray *stack;
+	uint64_t bytes, objects, words;
+	char *buffer; /* for gu_mark_foreign */
+} __attribute__((aligned(GU_CACHELINE)));
+
+struct gu_mark {
+	struct gu_marker markers[GU_MARKERS];
+	unsigned n;
+	struct gu_lock lock;        /* rank MARK */
+	struct gu_packet *full;     /* guard: lock; read without for a hint */
+	struct gu_packet *empty;    /* guard: lock */
+	uint32_t active;            /* guard: lock; markers that have or may make work */
+	uint32_t waiting;           /* atomic; markers asleep that would like work */
+	uint32_t bell;              /* atomic; futex, changes when there is something to look at */
+	bool open;                  /* guard: lock; a drain goes on that workers may join */
+	bool quit;                  /* guard: lock */
+	unsigned allowed;           /* atomic; markers that may take part */
+	unsigned background;        /* how many while mutators run */
+	uint32_t overflow;          /* atomic */
+	uint64_t in_stop_base;      /* bytes marked before the stop's drain began */
+	uint64_t bytes_in_stop;     /* guard: collector */
+};
+
+void gu_marker_push(struct gu_marker *m, struct gu_gray gray);
+/* Scans until this marker has nothing left, sharing what it has too much of. */
+void gu_marker_run(struct gu_marker *m);
+void gu_marker_flush(struct gu_marker *m);
+void gu_marker_share(struct gu_marker *m);
+
+#endif

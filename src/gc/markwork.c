@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * markwork.c - sharing gray objects between markers, and knowing when none are left.
+ *
+ * active counts the markers that have work or may make some. A marker that runs dry takes a packet, or
+ * leaves active and waits; when active is 0 and no packet is full, nothing is gray anywhere
+ * (.inv.mark.done). Workers join while the drain is open and as many as allowed take part.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/meta.h"
+#include "gc/marker.h"
+#include "sys/os.h"
+
+static void ring(struct gu_mark *mark)
+{
+	gu_add_seqcst(&mark->bell, 1);
+	if (gu_load_seqcst(&mark->waiting))
+		gu_os->futex_wake(&mark->bell, INT32_MAX);
+}
+
+static struct gu_packet *take_empty(struct gu_mark *mark)
+{
+	gu_lock(&mark->lock);
+	struct gu_packet *p = mark->empty;
+	if (p)
+		mark->empty = p->next;
+	gu_unlock(&mark->lock);
+	return p ? p : gu_meta_alloc(sizeof(struct gu_packet));
+}
+
+/* The oldest part of the stack, which tends to hold the largest subtrees. false: no memory. */
+static bool give_packet(struct gu_marker *m)
+{
+	struct gu_mark *mark = m->heap->mark;
+	struct gu_packet *p = take_empty(mark);
+	if (!p)
+		return false;
+	p->count = (uint32_t)gu_min(m->depth / 2, GU_PACKET);
+	memcpy(p->gray, m->stack, p->count * sizeof(p->gray[0]));
+	m->depth -= p->count;
+	memmove(m->stack, m->stack + p->count, m->depth * sizeof(m->stack[0]));
+	gu_lock(&mark->lock);
+	p->next = mark->full;
+	mark->full = p;
+	gu_unlock(&mark->lock);
+	ring(mark);
+	return true;
+}
+
+void gu_marker_share(struct gu_marker *m)
+{
+	if (!gu_load_relaxed(&m->heap->mark->full))
+		give_packet(m);
+}
+
+void gu_marker_push(struct gu_marker *m, struct gu_gray gray)
+{
+	if (gu_unlikely(m->depth == GU_STACK) && !give_packet(m)) {
+		gu_store_relaxed(&m->heap->mark->overflow, 1); /* .inv.mark.overflow */
+		return;
+	}
+	m->stack[m->depth++] = gray;
+}
+
+static bool take_full_locked(struct gu_mark *mark, struct gu_marker *m)
+{
+	struct gu_packet *p = mark->full;
+	if (!p)
+		return false;
+	mark->full = p->next;
+	memcpy(m->stack, p->gray, p->count * sizeof(p->gray[0]));
+	m->depth = p->count;
+	p->next = mark->empty;
+	mark->empty = p;
+	return true;
+}
+
+/* Returns when there is a packet (true), or nothing is left (false). The caller is active before and, if true, after. */
+static bool wait_for_work(struct gu_mark *mark, struct gu_marker *m)
+{
+	gu_lock(&mark->lock);
+	mark->active--;
+	for (;;) {
+		if (take_full_locked(mark, m)) {
+			mark->active++;
+			break;
+		}
+		if (!mark->active) {
+			gu_unlock(&mark->lock);
+			ring(mark);
+			return false;
+		}
+		uint32_t bell = gu_load_seqcst(&mark->bell);
+		gu_add_seqcst(&mark->waiting, 1);
+		gu_unlock(&mark->lock);
+		gu_os->futex_wait(&mark->bell, bell, -1);
+		gu_sub_seqcst(&mark->waiting, 1);
+		gu_lock(&mark->lock);
+	}
+	gu_unlock(&mark->lock);
+	return true;
+}
+
+static void drain_with(struct gu_mark *mark, struct gu_marker *m)
+{
+	do {
+		gu_marker_run(m);
+	} while (wait_for_work(mark, m));
+}
+
+static uint64_t bytes_marked(const struct gu_mark *mark)
+{
+	uint64_t n = 0;
+	for (unsigned i = 0; i < mark->n; i++)
+		n += gu_load_relaxed(&mark->markers[i].bytes);
+	return n;
+}
+
+/* Out of memory for packets: whatever is marked is scanned again until nothing was dropped. */
+static void rescan_marked(struct gcuffd_heap *h)
+{
+	size_t pages = gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT;
+	for (size_t p = 0; p < pages; p++) {
+		gu_mark_page(gu_mark_first(h), p);
+		gu_marker_run(gu_mark_first(h));
+	}
+}
+
+static void set_open(struct gu_mark *mark, bool open, unsigned allowed)
+{
+	gu_lock(&mark->lock);
+	mark->open = open;
+	mark->active += open ? 1 : 0;
+	gu_store_relaxed(&mark->allowed, allowed);
+	gu_unlock(&mark->lock);
+	gu_add_seqcst(&mark->bell, 1);
+	if (open && allowed > 1) /* idle workers don't count as waiting */
+		gu_os->futex_wake(&mark->bell, INT32_MAX);
+}
+
+/* Workers have left when active is 0 and the drain is closed: none can join any more. */
+void gu_mark_drain(struct gcuffd_heap *h, bool in_stop)
+{
+	struct gu_mark *mark = h->mark;
+	uint64_t before = bytes_marked(mark);
+	bool hurry = in_stop || gu_load_relaxed(&h->stalled);
+	set_open(mark, true, hurry ? mark->n : mark->background);
+	drain_with(mark, &mark->markers[0]);
+	set_open(mark, false, 0);
+	while (gu_swap_acq_rel(&mark->overflow, 0))
+		rescan_marked(h);
+	if (in_stop)
+		mark->bytes_in_stop += bytes_marked(mark) - before;
+}
+
+static bool may_join_locked(const struct gu_mark *mark, unsigned index)
+{
+	return mark->open && mark->active && index < gu_load_relaxed(&mark->allowed);
+}
+
+void gu_mark_work(struct gcuffd_heap *h, unsigned index)
+{
+	struct gu_mark *mark = h->mark;
+	gu_lock(&mark->lock);
+	while (!mark->quit) {
+		uint32_t bell = gu_load_seqcst(&mark->bell);
+		if (may_join_locked(mark, index)) {
+			mark->active++;
+			gu_unlock(&mark->lock);
+			drain_with(mark, &mark->markers[index]);
+			gu_lock(&mark->lock);
+			continue;
+		}
+		bool want = mark->open && index < gu_load_relaxed(&mark->allowed);
+		if (want)
+			gu_add_seqcst(&mark->waiting, 1);
+		gu_unlock(&mark->lock);
+		gu_os->futex_wait(&mark->bell, bell, -1);
+		gu_lock(&mark->lock);
+		if (want)
+			gu_sub_seqcst(&mark->waiting, 1);
+	}
+	gu_unlock(&mark->lock);
+}
+
+void gu_mark_quit(struct gcuffd_heap *h)
+{
+	gu_lock(&h->mark->lock);
+	h->mark->quit = true;
+	gu_unlock(&h->mark->lock);
+	gu_add_seqcst(&h->mark->bell, 1);
+	gu_os->futex_wake(&h->mark->bell, INT32_MAX);
+}
+
+void gu_mark_hurry(struct gcuffd_heap *h)
+{
+	if (!h->mark)
+		return;
+	gu_store_relaxed(&h->mark->allowed, h->mark->n);
+	gu_add_seqcst(&h->mark->bell, 1);
+	gu_os->futex_wake(&h->mark->bell, INT32_MAX);
+}
+
+void gu_mark_forked(struct gcuffd_heap *h)
+{
+	struct gu_mark *mark = h->mark;
+	gu_lock_init(&mark->lock, GU_RANK_MARK);
+	mark->active = mark->waiting = 0;
+	mark->open = mark->quit = false;
+}
+
+void gu_mark_set_background(struct gcuffd_heap *h, unsigned n) { h->mark->background = n; }
+
+void gu_mark_check(struct gcuffd_heap *h)
+{
+	struct gu_mark *mark = h->mark;
+	gu_lock(&mark->lock);
+	GU_INVARIANT(!mark->full && !mark->active && !mark->open, ".inv.mark.done");
+	for (unsigned i = 0; i < mark->n; i++)
+		GU_INVARIANT(!mark->markers[i].depth, ".inv.mark.done");
+	gu_unlock(&mark->lock);
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * modules.c - dl_iterate_phdr and the dtv. .assume.glibc.dtv: the TCB's second word (x86-64; the first on
+ * arm64) points to an array of pairs, entry -1 holding their number, a pair's first word the block's address,
+ * or -1 while the thread has none. The dtv is read by copying: a thread may be stopped while it grows.
+ */
+#define _GNU_SOURCE
+#include "gc/modules.h"
+
+#include <link.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "sys/os.h"
+
+struct reading {
+	struct gu_modules *modules;
+	void (*segment)(void *data, uintptr_t start, uintptr_t end);
+	void *data;
+};
+
+static void add_tls(struct gu_modules *m, size_t id, size_t size, size_t align)
+{
+	if (m->ntls < GU_TLS_MODULES)
+		m->tls[m->ntls++] = (struct gu_tls_module){id, size};
+	m->tls_static += size + align;
+}
+
+static int read_module(struct dl_phdr_info *info, size_t size, void *data)
+{
+	struct reading *r = data;
+	(void)size;
+	r->modules->adds = info->dlpi_adds;
+	r->modules->subs = info->dlpi_subs;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+		uintptr_t start = info->dlpi_addr + ph->p_vaddr;
+		if (ph->p_type == PT_LOAD && (ph->p_flags & PF_W) && r->segment)
+			r->segment(r->data, gu_align_up(start, 8), start + ph->p_memsz);
+		else if (ph->p_type == PT_TLS && info->dlpi_tls_modid && r->segment)
+			add_tls(r->modules, info->dlpi_tls_modid, ph->p_memsz, ph->p_align);
+	}
+	return r->segment ? 0 : 1;
+}
+
+void gu_modules_read(struct gu_modules *m, void (*segment)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	struct reading r = {m, segment, data};
+	memset(m, 0, sizeof(*m));
+	m->tls_static = 2048; /* the loader's surplus for late static TLS */
+	dl_iterate_phdr(read_module, &r);
+}
+
+bool gu_modules_changed(const struct gu_modules *m)
+{
+	struct gu_modules now;
+	struct reading r = {&now, NULL, NULL};
+	now.adds = m->adds;
+	now.subs = m->subs;
+	dl_iterate_phdr(read_module, &r);
+	return now.adds != m->adds || now.subs != m->subs;
+}
+
+static bool copy(void *to, uintptr_t from, size_t len)
+{
+	return gu_os->process_vm_readv(gu_os->getpid(), to, (const void *)from, len) == (long)len;
+}
+
+static uintptr_t dtv_of(uintptr_t tcb)
+{
+	uintptr_t dtv = 0;
+#if defined(__x86_64__)
+	copy(&dtv, tcb + 8, 8);
+#elif defined(__aarch64__)
+	(void)tcb; /* the thread pointer is not pthread_self() here: static TLS is found on the stack */
+#endif
+	return dtv;
+}
+
+void gu_modules_tls(const struct gu_modules *m, uintptr_t tcb, void (*block)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	uintptr_t dtv = dtv_of(tcb), count;
+	if (!dtv || !copy(&count, dtv - 16, 8))
+		return;
+	for (size_t i = 0; i < m->ntls; i++) {
+		uintptr_t at;
+		if (m->tls[i].id <= count && copy(&at, dtv + 16 * m->tls[i].id, 8) && at && at != UINTPTR_MAX)
+			block(data, at, at + m->tls[i].size);
+	}
+}

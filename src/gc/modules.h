@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* modules.h - the loaded objects: their writable segments and their TLS. Takes the loader's lock: never in a stop. */
+#ifndef GU_GC_MODULES_H
+#define GU_GC_MODULES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GU_TLS_MODULES 512
+
+struct gu_tls_module {
+	size_t id, size;
+};
+
+struct gu_modules {
+	unsigned long long adds, subs; /* the loader's counts of loads and unloads when this was read */
+	size_t tls_static;             /* bound on the bytes of static TLS below (or above) a TCB */
+	size_t ntls;
+	struct gu_tls_module tls[GU_TLS_MODULES];
+};
+
+/* Visits each writable segment and fills *modules. */
+void gu_modules_read(struct gu_modules *modules, void (*segment)(void *data, uintptr_t start, uintptr_t end), void *data);
+/* Whether objects were loaded or unloaded since. */
+bool gu_modules_changed(const struct gu_modules *modules);
+
+/* Visits the TLS blocks of the thread with this TCB that its dtv names, each at most size bytes. In a stop. */
+void gu_modules_tls(const struct gu_modules *modules, uintptr_t tcb,
+		    void (*block)(void *data, uintptr_t start, uintptr_t end), void *data);
+
+#endif

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * mutator.c - the list of attached threads. The list's lock is taken outside of sections: a stopper holds
+ * it during a stop, so that nobody can be stopped while holding it (.inv.threads.lock).
+ */
+#include "gc/mutator.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+
+#include "base/meta.h"
+#include "gc/stop.h"
+#include "sys/maps.h"
+#include "sys/os.h"
+
+__thread struct gu_thread *gu_self __attribute__((tls_model("initial-exec")));
+__thread uint32_t gu_entered __attribute__((tls_model("initial-exec")));
+__thread uint32_t gu_entered_pending __attribute__((tls_model("initial-exec")));
+
+static struct gu_lock threads_lock = GU_LOCK_INIT(GU_RANK_THREADS);
+static struct gu_thread *threads; /* guard: threads_lock */
+static pthread_key_t exit_key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+void gu_threads_lock(void) { gu_lock(&threads_lock); }
+bool gu_threads_trylock(void) { return gu_trylock(&threads_lock); }
+void gu_threads_unlock(void) { gu_unlock(&threads_lock); }
+struct gu_thread *gu_threads_first(void) { return threads; }
+
+static void thread_ends(void *t) { gu_thread_drop(t); }
+static void make_key(void) { pthread_key_create(&exit_key, thread_ends); }
+
+static void link_locked(struct gu_thread *t)
+{
+	t->prev = NULL;
+	t->next = threads;
+	if (threads)
+		threads->prev = t;
+	threads = t;
+}
+
+static void unlink_locked(struct gu_thread *t)
+{
+	*(t->prev ? &t->prev->next : &threads) = t->next;
+	if (t->next)
+		t->next->prev = t->prev;
+}
+
+/* The pthread descriptor lies at the top of a thread's stack, and bounds it where mappings have merged. */
+int gu_thread_find_stack(struct gu_thread *t, uintptr_t sp)
+{
+	struct gu_map map;
+	int err = gu_maps_find(sp, &map);
+	if (err)
+		return err;
+	t->stack_lo = map.start;
+	t->stack_hi = map.end;
+#if defined(__x86_64__)
+	if (t->self > sp && t->self < map.end)
+		t->stack_hi = gu_min(map.end, gu_align_up(t->self + 2304, GU_PAGE));
+#endif
+	return 0;
+}
+
+static void unblock_signal(void)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, GU_STOP_SIGNAL);
+	gu_stop_unblock(&set);
+}
+
+static int make_thread(struct gu_thread **out)
+{
+	int err = gu_stop_init();
+	struct gu_thread *t = err ? NULL : gu_meta_alloc(sizeof(*t));
+	if (!t)
+		return err ? err : -ENOMEM;
+	t->tid = gu_os->gettid();
+	t->self = (uintptr_t)pthread_self();
+	t->attached = 1;
+	t->announced = true;
+	err = gu_thread_find_stack(t, (uintptr_t)__builtin_frame_address(0));
+	if (err)
+		gu_meta_free(t, sizeof(*t));
+	else
+		*out = t;
+	return err;
+}
+
+/* A stopper may have adopted the thread meanwhile: then that entry is the one. */
+static void list_thread(struct gu_thread *t)
+{
+	gu_lock(&threads_lock);
+	if (!gu_self) {
+		link_locked(t);
+		gu_self = t;
+		t = NULL;
+	} else {
+		gu_self->attached = 1;
+		gu_self->announced = true;
+	}
+	gu_unlock(&threads_lock);
+	if (t) {
+		struct gu_thread *self = gu_enter();
+		gu_meta_free(t, sizeof(*t));
+		gu_leave(self);
+	}
+}
+
+static int attach_new(void)
+{
+	struct gu_thread *t = NULL, *self = gu_enter();
+	int err = make_thread(&t);
+	gu_leave(self);
+	if (err)
+		return err;
+	pthread_once(&once, make_key);
+	list_thread(t);
+	unblock_signal();
+	pthread_setspecific(exit_key, gu_self);
+	return 0;
+}
+
+int gu_thread_attach(void)
+{
+	struct gu_thread *t = gu_self;
+	if (!t)
+		return attach_new();
+	t->attached++;
+	if (!t->announced) {
+		t->announced = true;
+		pthread_once(&once, make_key);
+		pthread_setspecific(exit_key, t);
+	}
+	return 0;
+}
+
+int gu_thread_detach(void)
+{
+	struct gu_thread *t = gu_self;
+	if (!t || !t->attached)
+		return -EINVAL;
+	if (--t->attached)
+		return 0;
+	pthread_setspecific(exit_key, NULL);
+	gu_thread_drop(t);
+	return 0;
+}
+
+struct gu_cache *gu_cache_make(struct gu_thread *t, struct gcuffd_arena *arena)
+{
+	struct gu_cache *c = t->caches[arena->slot];
+	if (!c) {
+		c = gu_meta_alloc(sizeof(*c));
+		if (!c)
+			return NULL;
+		c->arena = arena;
+		gu_store_release(&t->caches[arena->slot], c); /* pairs with the collector's look during a stop */
+	}
+	return c;
+}
+
+void gu_run_retire(struct gu_run *run, bool list)
+{
+	struct gu_block *b = run->block;
+	if (!b)
+		return;
+	gu_block_untake_group(b, run->group, run->mask);
+	run->mask = 0;
+	run->block = NULL;
+	gu_arena_retire(b->arena, b, list);
+}
+
+static void drop_cache(struct gu_thread *t, uint32_t slot)
+{
+	struct gu_cache *c = t->caches[slot];
+	if (!c)
+		return;
+	struct gcuffd_heap *h = c->arena->heap;
+	bool list = gu_load_relaxed(&h->phase) == GU_PHASE_IDLE;
+	for (unsigned k = 0; k < GU_KINDS; k++)
+		for (unsigned i = 0; i < GU_CLASSES; i++)
+			gu_run_retire(&c->runs[k][i], list);
+	gu_add_relaxed(&h->allocated, c->allocated);
+	t->caches[slot] = NULL;
+	gu_meta_free(c, sizeof(*c));
+}
+
+static void drop_caches(struct gu_thread *t)
+{
+	for (uint32_t s = 0; s < GU_SLOTS; s++)
+		drop_cache(t, s);
+}
+
+void gu_thread_drop(struct gu_thread *t)
+{
+	gu_section_enter(t);
+	drop_caches(t);
+	gu_section_exit(t);
+	gu_lock(&threads_lock); /* no stop from here on: the stopper needs the lock */
+	unlink_locked(t);
+	gu_store_relaxed(&gu_entered, gu_entered + 1);
+	gu_self = NULL;
+	gu_unlock(&threads_lock);
+	gu_meta_free(t, sizeof(*t));
+	gu_leave(NULL);
+}
+
+struct gu_thread *gu_threads_adopt_locked(pid_t tid)
+{
+	struct gu_thread *t = gu_meta_alloc(sizeof(*t));
+	if (t) {
+		t->tid = tid;
+		link_locked(t);
+	}
+	return t;
+}
+
+void gu_threads_remove_locked(struct gu_thread *t)
+{
+	drop_caches(t);
+	unlink_locked(t);
+	gu_meta_free(t, sizeof(*t));
+}
+
+void gu_cache_drop_arena(struct gcuffd_arena *arena)
+{
+	gu_lock(&threads_lock);
+	for (struct gu_thread *t = threads; t; t = t->next)
+		drop_cache(t, arena->slot);
+	gu_unlock(&threads_lock);
+}
+
+void gu_threads_forked(void)
+{
+	gu_lock_init(&threads_lock, GU_RANK_THREADS);
+	for (struct gu_thread *t = threads, *next; t; t = next) {
+		next = t->next;
+		if (t != gu_self)
+			gu_threads_remove_locked(t);
+	}
+	if (gu_self) {
+		gu_self->tid = gu_os->gettid();
+		gu_self->pending = 0;
+	}
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * mutator.h - attached threads, their no-stop sections and allocation caches.
+ *
+ * A thread is in a section when t->section > 0: the stop signal's handler then only notes the stop, and
+ * leaving the section obeys it (.inv.section.handler). So nobody is ever stopped while holding a lock of ours
+ * or half-way through an allocation. Only the thread itself and its signal handler write the field; the
+ * collector reads it after a membarrier (gu_world_quiesce).
+ */
+#ifndef GU_GC_MUTATOR_H
+#define GU_GC_MUTATOR_H
+
+#include <sys/types.h>
+
+#include "gc/heap.h"
+
+#define GU_SLOTS 1024
+
+/*
+ * Where a thread allocates one class and kind: the free cells of one group of its current block.
+ * .inv.run.ahead: the cells in mask have their start bits set (and marks, in phase MARK) though nobody has
+ * them yet; whoever asks whether a cell is an object consults the owner's mask.
+ */
+struct gu_run {
+	uint64_t mask;  /* guard: the thread; read by others during a stop */
+	uintptr_t base; /* of the group's first cell */
+	uint32_t cell;
+	bool zero;      /* the cells are known to be zero */
+	uint32_t group;
+	struct gu_block *block;
+};
+
+struct gu_cache {
+	struct gcuffd_arena *arena;
+	uint64_t allocated; /* not yet in heap->allocated */
+	struct gu_run runs[GU_KINDS][GU_CLASSES];
+};
+
+enum { GU_RUNNING, GU_BLOCKING, GU_CLAIMED };
+
+struct gu_thread {
+	uint32_t section;  /* see above */
+	uint32_t pending;  /* a stop was asked for inside a section; guard: the thread and its handler */
+	struct gu_cache *caches[GU_SLOTS]; /* guard: the thread; the collector during a stop */
+
+	struct gu_thread *next, *prev; /* guard: threads lock */
+	pid_t tid;
+	uint32_t attached; /* nesting */
+	uint32_t blocking; /* atomic: GU_RUNNING, ... */
+	uint32_t acked;    /* atomic: the stop epoch that it is parked in */
+	uint32_t expected; /* guard: stopper; it was signalled in this stop */
+	bool announced;    /* by itself; else found by the stopper */
+	uintptr_t sp;      /* valid while parked, blocking: everything from here up is the stack */
+	uintptr_t stack_lo, stack_hi;
+	uintptr_t self;    /* its TCB, for its TLS */
+	uintptr_t saved[64]; /* while blocking: the end of its stack as it was, callee-saved registers with it */
+};
+
+extern __thread struct gu_thread *gu_self __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/*
+ * Threads that are not attached get a section too, for a heap with process roots stops them all the same: a
+ * count in TLS, and whether a stop was asked for meanwhile. Guard: the thread and its handler.
+ */
+extern __thread uint32_t gu_entered, gu_entered_pending __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+void gu_section_obey(struct gu_thread *t);
+void gu_entered_obey(void);
+
+static inline void gu_section_enter(struct gu_thread *t)
+{
+	gu_store_relaxed(&t->section, t->section + 1);
+	gu_fence_signal(); /* pairs with the handler's read */
+}
+
+static inline void gu_section_exit(struct gu_thread *t)
+{
+	gu_fence_signal();
+	gu_store_relaxed(&t->section, t->section - 1);
+	gu_fence_signal();
+	if (gu_unlikely(gu_load_relaxed(&t->pending)) && !t->section)
+		gu_section_obey(t);
+}
+
+/* The same for calls that any thread may make. The thread's attachment may change in between. */
+static inline struct gu_thread *gu_enter(void)
+{
+	struct gu_thread *t = gu_self;
+	if (t)
+		gu_section_enter(t);
+	else
+		gu_store_relaxed(&gu_entered, gu_entered + 1);
+	gu_fence_signal();
+	return t;
+}
+
+static inline void gu_leave(struct gu_thread *t)
+{
+	gu_fence_signal();
+	if (t) {
+		gu_section_exit(t);
+		return;
+	}
+	gu_store_relaxed(&gu_entered, gu_entered - 1);
+	gu_fence_signal();
+	if (gu_unlikely(gu_load_relaxed(&gu_entered_pending)) && !gu_entered)
+		gu_entered_obey();
+}
+
+/* Attaches or detaches the calling thread, nested. */
+int gu_thread_attach(void);
+int gu_thread_detach(void);
+/* For a thread that ends: whatever its nesting. */
+void gu_thread_drop(struct gu_thread *t);
+
+/* The list of threads; held by a stopper for the whole stop. */
+void gu_threads_lock(void);
+void gu_threads_unlock(void);
+bool gu_threads_trylock(void);
+struct gu_thread *gu_threads_first(void);
+/* Adds a thread that the stopper found, removes one that is gone. Threads lock held. */
+struct gu_thread *gu_threads_adopt_locked(pid_t tid);
+void gu_threads_remove_locked(struct gu_thread *t);
+/* Bounds of the stack that sp is in. */
+int gu_thread_find_stack(struct gu_thread *t, uintptr_t sp);
+/* In a forked child: only the caller is left. */
+void gu_threads_forked(void);
+
+/* The thread's cache for an arena, made on first use; NULL if out of memory. */
+struct gu_cache *gu_cache_make(struct gu_thread *t, struct gcuffd_arena *arena);
+/* Gives back what a cache holds, in every thread, before its arena is reset or goes. World stopped or arena unused. */
+void gu_cache_drop_arena(struct gcuffd_arena *arena);
+void gu_run_retire(struct gu_run *run, bool list);
+
+#endif

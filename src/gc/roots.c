@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: MIT */
+/* roots.c - listing, arming and scanning roots. The collector only; the list of explicit ranges is copied under the heap's lock. */
+#include "gc/roots.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/meta.h"
+#include "base/own.h"
+#include "gc/modules.h"
+#include "gc/mutator.h"
+#include "gc/track.h"
+#include "sys/maps.h"
+
+#define ROOTS_MAX 65536
+#define TRACK_MIN ((size_t)64 << 10)
+#define SERVICE_MAX 32
+
+struct root {
+	uintptr_t start, end;
+	bool tracked;   /* armed: only written pages are read again */
+	bool anon_only; /* read-only now: what the program wrote before */
+};
+
+struct rootlist {
+	struct root *root;
+	size_t n;
+	bool full;
+};
+
+struct gu_rootset {
+	struct rootlist armed;  /* as listed when the cycle began */
+	struct rootlist latest; /* as listed last */
+	struct gu_modules modules;
+	struct gu_root_range service[SERVICE_MAX]; /* guard: entries atomic by count */
+	uint32_t nservice;
+};
+
+static size_t list_len(void) { return ROOTS_MAX * sizeof(struct root); }
+
+int gu_roots_create(struct gcuffd_heap *h)
+{
+	struct gu_rootset *r = gu_meta_map(gu_align_up(sizeof(*r), GU_PAGE));
+	if (!r)
+		return -ENOMEM;
+	h->rootset = r;
+	r->armed.root = gu_meta_reserve(list_len());
+	r->latest.root = gu_meta_reserve(list_len());
+	if (r->armed.root && r->latest.root && !gu_meta_commit(r->armed.root, list_len()) &&
+	    !gu_meta_commit(r->latest.root, list_len()))
+		return 0;
+	gu_roots_destroy(h);
+	return -ENOMEM;
+}
+
+void gu_roots_destroy(struct gcuffd_heap *h)
+{
+	struct gu_rootset *r = h->rootset;
+	if (!r)
+		return;
+	if (r->armed.root)
+		gu_meta_unreserve(r->armed.root, list_len());
+	if (r->latest.root)
+		gu_meta_unreserve(r->latest.root, list_len());
+	gu_meta_unmap(r, gu_align_up(sizeof(*r), GU_PAGE));
+	h->rootset = NULL;
+}
+
+void gu_roots_service(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
+{
+	uint32_t i = gu_add_relaxed(&h->rootset->nservice, 1);
+	if (i < SERVICE_MAX)
+		h->rootset->service[i] = (struct gu_root_range){start, end};
+}
+
+void gu_roots_forked(struct gcuffd_heap *h) { h->rootset->nservice = 0; }
+
+/* ---- listing ---- */
+
+static void add(struct rootlist *l, uintptr_t start, uintptr_t end, bool anon_only)
+{
+	start = gu_align_up(start, 8);
+	end = gu_align_down(end, 8);
+	if (end <= start)
+		return;
+	l->full |= l->n == ROOTS_MAX;
+	if (!l->full)
+		l->root[l->n++] = (struct root){start, end, false, anon_only};
+}
+
+static void add_segment(void *data, uintptr_t start, uintptr_t end) { add(data, start, end, false); }
+
+/* What the library mapped for itself is no root (.inv.own.not-root). */
+static void add_but_own(struct rootlist *l, uintptr_t start, uintptr_t end, bool anon_only)
+{
+	uintptr_t own_start, own_end;
+	while (start < end && gu_own_next(start, &own_start, &own_end) && own_start < end) {
+		add(l, start, gu_max(start, own_start), anon_only);
+		start = own_end;
+	}
+	add(l, start, end, anon_only);
+}
+
+struct listing {
+	struct rootlist *list;
+	struct gu_thread *threads;
+};
+
+/* The stack that a thread runs on is read from its stack pointer, not as plain memory. */
+static uintptr_t stack_end_in(const struct gu_thread *threads, const struct gu_map *map)
+{
+	for (const struct gu_thread *t = threads; t; t = t->next)
+		if (t->stack_hi > map->start && t->stack_hi <= map->end && t->stack_lo < map->end && t->stack_lo >= map->start)
+			return t->stack_hi;
+	return map->start;
+}
+
+static bool add_map(void *data, const struct gu_map *map)
+{
+	struct listing *l = data;
+	bool special = map->name[0] == '[' && strcmp(map->name, "[heap]") && strncmp(map->name, "[stack", 6) && strncmp(map->name, "[anon", 5);
+	bool device = !strncmp(map->name, "/dev/", 5) && strcmp(map->name, "/dev/zero");
+	if (map->shared || !(map->prot & PROT_READ) || special || device)
+		return true;
+	uintptr_t start = stack_end_in(l->threads, map);
+	bool writable = map->prot & PROT_WRITE;
+	add_but_own(l->list, start, map->end, !writable);
+	return !l->list->full;
+}
+
+static void list_explicit(struct gcuffd_heap *h, struct rootlist *l)
+{
+	gu_lock(&h->lock);
+	for (size_t i = 0; i < h->nroots; i++)
+		add(l, h->roots[i].start, h->roots[i].end, false);
+	gu_unlock(&h->lock);
+}
+
+/* In a stop the caller holds the list of threads. */
+static int list_process(struct gcuffd_heap *h, struct rootlist *l)
+{
+	struct listing data = {l, gu_threads_first()};
+	uint32_t n = gu_min(gu_load_relaxed(&h->rootset->nservice), SERVICE_MAX);
+	for (uint32_t i = 0; i < n; i++)
+		add(l, h->rootset->service[i].start, h->rootset->service[i].end, false);
+	return gu_maps_each(add_map, &data);
+}
+
+static int list_all(struct gcuffd_heap *h, struct rootlist *l)
+{
+	int err = 0;
+	l->n = 0;
+	l->full = false;
+	list_explicit(h, l);
+	if (gu_heap_is(h, GCUFFD_PROCESS_ROOTS)) {
+		gu_threads_lock();
+		err = list_process(h, l);
+		gu_threads_unlock();
+	} else {
+		gu_modules_read(&h->rootset->modules, add_segment, l);
+	}
+	return err ? err : l->full ? -ENOMEM : 0;
+}
+
+int gu_roots_begin(struct gcuffd_heap *h, bool track)
+{
+	struct rootlist *l = &h->rootset->armed;
+	int err = list_all(h, l);
+	for (size_t i = 0; track && i < l->n && !err; i++) {
+		struct root *r = &l->root[i];
+		uintptr_t start = gu_align_down(r->start, GU_PAGE), end = gu_align_up(r->end, GU_PAGE);
+		if (end - start >= TRACK_MIN && !r->anon_only)
+			r->tracked = !gu_track_foreign_arm(h, start, end);
+	}
+	return err;
+}
+
+/* In a heap with process roots the stop lists for itself. */
+int gu_roots_refresh(struct gcuffd_heap *h)
+{
+	return gu_heap_is(h, GCUFFD_PROCESS_ROOTS) ? 0 : list_all(h, &h->rootset->latest);
+}
+
+bool gu_roots_changed(struct gcuffd_heap *h)
+{
+	return !gu_heap_is(h, GCUFFD_PROCESS_ROOTS) && gu_modules_changed(&h->rootset->modules);
+}
+
+/* ---- scanning ---- */
+
+struct clip {
+	struct gu_marker *m;
+	uintptr_t start, end;
+	size_t pages;
+};
+
+static void scan_clipped(void *data, uintptr_t start, uintptr_t end)
+{
+	struct clip *c = data;
+	gu_mark_foreign(c->m, gu_max(start, c->start), gu_min(end, c->end));
+	c->pages += (end - start) >> GU_PAGE_SHIFT;
+}
+
+/* Only what is populated, where that can be told: a sparse range would be filled with zero pages. */
+static void scan_root(struct gcuffd_heap *h, struct gu_marker *m, const struct root *r, uintptr_t start, uintptr_t end)
+{
+	struct clip c = {m, start, end, 0};
+	uintptr_t lo = gu_align_down(start, GU_PAGE), hi = gu_align_up(end, GU_PAGE);
+	if (hi - lo < TRACK_MIN && !r->anon_only)
+		gu_mark_foreign(m, start, end);
+	else if (!gu_track_present(h, lo, hi, r->anon_only, scan_clipped, &c))
+		gu_mark_foreign(m, start, end);
+}
+
+void gu_roots_scan(struct gcuffd_heap *h, struct gu_marker *m)
+{
+	struct rootlist *l = &h->rootset->armed;
+	for (size_t i = 0; i < l->n; i++)
+		scan_root(h, m, &l->root[i], l->root[i].start, l->root[i].end);
+}
+
+static size_t scan_written(struct gcuffd_heap *h, struct gu_marker *m, const struct root *r, uintptr_t start, uintptr_t end)
+{
+	struct clip c = {m, start, end, 0};
+	/* re-arming makes the kernel say so if the range was unmapped and mapped anew */
+	if (gu_track_foreign_collect(h, gu_align_down(start, GU_PAGE), gu_align_up(end, GU_PAGE), true, scan_clipped, &c))
+		scan_root(h, m, r, start, end);
+	return c.pages;
+}
+
+size_t gu_roots_preclean(struct gcuffd_heap *h, struct gu_marker *m)
+{
+	struct rootlist *l = &h->rootset->armed;
+	size_t pages = 0;
+	for (size_t i = 0; i < l->n; i++)
+		if (l->root[i].tracked)
+			pages += scan_written(h, m, &l->root[i], l->root[i].start, l->root[i].end);
+	return pages;
+}
+
+/* Parts of r that lie in tracked ranges: what was written there. The rest: all of it. */
+static void remark_root(struct gcuffd_heap *h, struct gu_marker *m, const struct rootlist *armed, const struct root *r)
+{
+	uintptr_t at = r->start;
+	for (size_t i = 0; i < armed->n && at < r->end; i++) {
+		const struct root *a = &armed->root[i];
+		if (!a->tracked || a->end <= at || a->start >= r->end || r->anon_only)
+			continue;
+		uintptr_t from = gu_max(at, a->start), to = gu_min(r->end, a->end);
+		if (from > at)
+			scan_root(h, m, r, at, from);
+		scan_written(h, m, r, from, to);
+		at = to;
+	}
+	if (at < r->end)
+		scan_root(h, m, r, at, r->end);
+}
+
+static void relist_in_stop(struct gcuffd_heap *h, struct rootlist *l)
+{
+	if (!gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
+		return;
+	l->n = 0;
+	list_explicit(h, l);
+	list_process(h, l);
+}
+
+void gu_roots_remark(struct gcuffd_heap *h, struct gu_marker *m)
+{
+	struct gu_rootset *s = h->rootset;
+	struct rootlist *l = &s->latest;
+	relist_in_stop(h, l);
+	for (size_t i = 0; i < l->n; i++)
+		remark_root(h, m, &s->armed, &l->root[i]);
+}
+
+/* ---- threads ---- */
+
+struct in_place {
+	const struct gu_root_visit *visit;
+	uintptr_t not_lo, not_hi; /* already visited */
+};
+
+static void visit_tls(void *data, uintptr_t start, uintptr_t end)
+{
+	struct in_place *p = data;
+	if (start < p->not_lo || end > p->not_hi)
+		p->visit->range(p->visit->data, gu_align_up(start, 8), gu_align_down(end, 8), true);
+}
+
+static void visit_populated(void *data, uintptr_t start, uintptr_t end)
+{
+	const struct gu_root_visit *v = data;
+	v->range(v->data, start, end, true);
+}
+
+/* Stopped on a stack that is not its own (sigaltstack): that one from sp up, and all of its own. */
+static void visit_other_stack(struct gcuffd_heap *h, const struct gu_thread *t, const struct gu_map *map, const struct gu_root_visit *v)
+{
+	v->range(v->data, t->sp, map->end, false);
+	if (t->stack_hi && !gu_track_present(h, t->stack_lo, t->stack_hi, false, visit_populated, (void *)v))
+		v->range(v->data, t->stack_lo, t->stack_hi, true);
+}
+
+static void visit_stack(struct gcuffd_heap *h, struct gu_thread *t, const struct gu_root_visit *v)
+{
+	struct gu_map map;
+	if (t->blocking != GU_RUNNING)
+		v->range(v->data, (uintptr_t)t->saved, (uintptr_t)t->saved + sizeof(t->saved), false);
+	if (!t->stack_hi)
+		gu_thread_find_stack(t, t->sp);
+	if (t->sp >= t->stack_lo && t->sp < t->stack_hi) {
+		v->range(v->data, gu_align_down(t->sp, 8), t->stack_hi, false);
+	} else if (!gu_maps_find(t->sp, &map)) {
+		if (map.end < t->stack_hi || map.start >= t->stack_hi) {
+			visit_other_stack(h, t, &map, v);
+		} else { /* the main thread's has grown */
+			t->stack_lo = map.start;
+			v->range(v->data, gu_align_down(t->sp, 8), t->stack_hi, false);
+		}
+	}
+}
+
+static void visit_thread_tls(struct gcuffd_heap *h, const struct gu_thread *t, const struct gu_root_visit *v)
+{
+	const struct gu_modules *m = &h->rootset->modules;
+	struct in_place p = {v, t->sp, t->stack_hi};
+	if (!t->self)
+		return;
+	if (t->self < t->sp || t->self >= t->stack_hi) /* the main thread: static TLS below the TCB, its descriptor above */
+		v->range(v->data, gu_align_down(t->self - m->tls_static, 8), t->self + 2304, true);
+	gu_modules_tls(m, t->self, visit_tls, &p);
+}
+
+static void each_thread(struct gcuffd_heap *h, const struct gu_root_visit *v, bool tls)
+{
+	for (struct gu_thread *t = gu_threads_first(); t; t = t->next) {
+		visit_stack(h, t, v);
+		if (tls && !gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
+			visit_thread_tls(h, t, v);
+	}
+}
+
+static void mark_visited(void *data, uintptr_t start, uintptr_t end, bool foreign)
+{
+	if (foreign)
+		gu_mark_foreign(data, start, end);
+	else
+		gu_mark_range(data, start, end);
+}
+
+static uint64_t words_of(struct gcuffd_heap *h)
+{
+	struct gu_mark_counts c;
+	gu_mark_counts(h, &c);
+	return c.words;
+}
+
+uint64_t gu_roots_stacks(struct gcuffd_heap *h, struct gu_marker *m)
+{
+	struct gu_root_visit v = {mark_visited, m};
+	uint64_t before = words_of(h);
+	each_thread(h, &v, !(h->options.debug & GCUFFD_PLANT_SKIP_TLS));
+	return words_of(h) - before;
+}
+
+void gu_roots_each(struct gcuffd_heap *h, const struct gu_root_visit *v)
+{
+	struct rootlist *l = &h->rootset->latest;
+	relist_in_stop(h, l);
+	for (size_t i = 0; i < l->n; i++)
+		if (!l->root[i].anon_only)
+			v->range(v->data, l->root[i].start, l->root[i].end, true);
+	each_thread(h, v, true);
+}

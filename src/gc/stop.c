@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * stop.c - the handshake of a stop.
+ *
+ * epoch is odd while a stop is under way. The stopper makes it odd, signals each running thread and waits until
+ * each has acked this epoch; a parked thread sleeps on epoch until it changes. A thread that
+ * declared itself blocking is claimed by compare-and-swap instead (.inv.stop.claim): leaving finds the
+ * claim and waits. A signal that comes late finds an even epoch and returns.
+ */
+#define _GNU_SOURCE
+#include "gc/stop.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "gc/mutator.h"
+#include "sys/os.h"
+
+static struct gu_lock world_lock = GU_LOCK_INIT(GU_RANK_WORLD);
+static uint32_t epoch;         /* atomic; futex of the parked */
+static uint32_t acks;          /* atomic; futex of the stopper */
+static uint32_t installed;     /* atomic */
+static pid_t exempt[256];      /* atomic entries; service threads */
+static bool has_membarrier;
+
+/* ---- the mutator's side ---- */
+
+static __attribute__((noinline)) void sleep_in_stop(struct gu_thread *t, uint32_t e)
+{
+	gu_store_relaxed(&t->sp, (uintptr_t)__builtin_frame_address(0) - 256);
+	gu_store_seqcst(&t->acked, e); /* publishes sp; pairs with all_stopped() */
+	gu_add_seqcst(&acks, 1);
+	gu_os->futex_wake(&acks, 1);
+	while (gu_load_acquire(&epoch) == e)
+		gu_os->futex_wait(&epoch, e, -1);
+}
+
+/* Callee-saved registers go to this frame, which lies above sp. */
+static __attribute__((noinline)) void park(struct gu_thread *t)
+{
+	uint32_t e = gu_load_seqcst(&epoch);
+	jmp_buf regs;
+	if (!(e & 1))
+		return;
+	__builtin_unwind_init();
+	(void)_setjmp(regs);
+	__asm__ volatile("" : : "r"(regs) : "memory");
+	sleep_in_stop(t, e);
+	__asm__ volatile("" : : "r"(regs) : "memory");
+}
+
+void gu_section_obey(struct gu_thread *t)
+{
+	int saved = errno;
+	gu_store_relaxed(&t->pending, 0);
+	park(t);
+	errno = saved;
+}
+
+/* A thread that the stopper found: its entry is in the list, which the stopper keeps locked. */
+static struct gu_thread *find_self(void)
+{
+	pid_t tid = gu_os->gettid();
+	for (struct gu_thread *t = gu_threads_first(); t; t = t->next)
+		if (t->tid == tid)
+			return t;
+	return NULL;
+}
+
+static void adopt_self(void)
+{
+	struct gu_thread *t = find_self();
+	if (!t)
+		return;
+	t->self = (uintptr_t)pthread_self();
+	gu_self = t;
+	park(t);
+}
+
+/* The stop that was asked for may be over, and the list with it: only a stop that still waits for us keeps it. */
+void gu_entered_obey(void)
+{
+	int saved = errno;
+	gu_store_relaxed(&gu_entered_pending, 0);
+	if (gu_load_seqcst(&epoch) & 1)
+		gu_os->tgkill(gu_os->getpid(), gu_os->gettid(), GU_STOP_SIGNAL);
+	errno = saved;
+}
+
+static void on_signal(int sig, siginfo_t *info, void *context)
+{
+	int saved = errno;
+	struct gu_thread *t = gu_self;
+	(void)sig, (void)info, (void)context;
+	if (t && gu_load_relaxed(&t->section))
+		gu_store_relaxed(&t->pending, 1);
+	else if (t)
+		park(t);
+	else if (gu_load_relaxed(&gu_entered))
+		gu_store_relaxed(&gu_entered_pending, 1);
+	else if (gu_load_seqcst(&epoch) & 1)
+		adopt_self();
+	errno = saved;
+}
+
+int gu_stop_init(void)
+{
+	if (gu_load_acquire(&installed))
+		return 0;
+	struct sigaction act = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART};
+	sigemptyset(&act.sa_mask);
+	if (sigaction(GU_STOP_SIGNAL, &act, NULL))
+		return -errno;
+	has_membarrier = !syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+	gu_store_release(&installed, 1);
+	return 0;
+}
+
+void gu_stop_unblock(const sigset_t *set)
+{
+	/* The raw call: a preload library may interpose the others. */
+	syscall(SYS_rt_sigprocmask, SIG_UNBLOCK, set, NULL, 8);
+}
+
+/* The frames down here are gone when the thread blocks, and with them registers they hold: they are copied. */
+static __attribute__((noinline)) void enter_blocking(struct gu_thread *t)
+{
+	uintptr_t here = (uintptr_t)__builtin_frame_address(0) - 64;
+	__builtin_unwind_init();
+	memcpy(t->saved, (const void *)here, gu_min(sizeof(t->saved), t->stack_hi - here));
+	gu_store_relaxed(&t->sp, here);
+	gu_store_seqcst(&t->blocking, GU_BLOCKING); /* publishes sp; pairs with claim() */
+}
+
+int gu_blocking_enter(void)
+{
+	struct gu_thread *t = gu_self;
+	if (!t)
+		return -EINVAL;
+	if (gu_load_relaxed(&t->blocking) != GU_RUNNING)
+		return -EBUSY;
+	enter_blocking(t);
+	return 0;
+}
+
+int gu_blocking_leave(void)
+{
+	struct gu_thread *t = gu_self;
+	if (!t || gu_load_relaxed(&t->blocking) == GU_RUNNING)
+		return -EINVAL;
+	for (;;) {
+		uint32_t e = gu_load_seqcst(&epoch), was = GU_BLOCKING;
+		if (gu_cas_seqcst(&t->blocking, &was, GU_RUNNING))
+			return 0;
+		if (e & 1)
+			gu_os->futex_wait(&epoch, e, -1);
+		else
+			gu_os->sched_yield(); /* the stopper is about to drop its claim */
+	}
+}
+
+/* ---- the stopper's side ---- */
+
+void gu_stop_exempt(bool on)
+{
+	pid_t tid = gu_os->gettid();
+	for (size_t i = 0; i < GU_ARRAY_LEN(exempt); i++) {
+		pid_t was = on ? 0 : tid;
+		if (gu_cas_seqcst(&exempt[i], &was, on ? tid : 0))
+			return;
+	}
+}
+
+static bool is_exempt(pid_t tid)
+{
+	for (size_t i = 0; i < GU_ARRAY_LEN(exempt); i++)
+		if (gu_load_relaxed(&exempt[i]) == tid)
+			return true;
+	return false;
+}
+
+static bool claim(struct gu_thread *t)
+{
+	uint32_t was = GU_BLOCKING;
+	return gu_cas_seqcst(&t->blocking, &was, GU_CLAIMED) || was == GU_CLAIMED;
+}
+
+/* Signals a thread unless it blocks. A thread that is gone leaves the list. */
+static void ask_locked(struct gu_thread *t, uint32_t e)
+{
+	if (t == gu_self || gu_load_relaxed(&t->acked) == e || t->expected == e || claim(t))
+		return;
+	if (gu_os->tgkill(gu_os->getpid(), t->tid, GU_STOP_SIGNAL) == -ESRCH)
+		gu_threads_remove_locked(t);
+	else
+		t->expected = e;
+}
+
+static void ask_all_locked(uint32_t e)
+{
+	for (struct gu_thread *t = gu_threads_first(), *next; t; t = next) {
+		next = t->next;
+		ask_locked(t, e);
+	}
+}
+
+/* A thread that was signalled may have begun to block, or died, before the signal came. */
+static bool all_stopped_locked(uint32_t e)
+{
+	for (struct gu_thread *t = gu_threads_first(), *next; t; t = next) {
+		next = t->next;
+		if (t == gu_self || gu_load_seqcst(&t->acked) == e || claim(t))
+			continue;
+		if (gu_os->tgkill(gu_os->getpid(), t->tid, 0) != -ESRCH)
+			return false;
+		gu_threads_remove_locked(t);
+	}
+	return true;
+}
+
+static bool known_locked(pid_t tid)
+{
+	for (struct gu_thread *t = gu_threads_first(); t; t = t->next)
+		if (t->tid == tid)
+			return true;
+	return false;
+}
+
+struct dirent64_raw {
+	uint64_t ino;
+	int64_t off;
+	uint16_t reclen;
+	uint8_t type;
+	char name[];
+};
+
+static pid_t parse_tid(const char *s)
+{
+	pid_t n = 0;
+	for (; *s >= '0' && *s <= '9'; s++)
+		n = n * 10 + (*s - '0');
+	return n;
+}
+
+/* Adopts threads that nobody announced; how many were new. No malloc: raw getdents64. */
+static int adopt_locked(void)
+{
+	char buffer[4096] __attribute__((aligned(8)));
+	int fd = gu_os->open("/proc/self/task", O_RDONLY | O_DIRECTORY), found = 0;
+	pid_t self = gu_os->gettid();
+	long n;
+	if (fd < 0)
+		return 0;
+	while ((n = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))) > 0) {
+		for (long at = 0; at < n;) {
+			const struct dirent64_raw *d = (const void *)(buffer + at);
+			pid_t tid = parse_tid(d->name);
+			if (tid && tid != self && !is_exempt(tid) && !known_locked(tid))
+				found += gu_threads_adopt_locked(tid) != NULL;
+			at += d->reclen;
+		}
+	}
+	gu_os->close(fd);
+	return found;
+}
+
+static bool wait_stopped_locked(uint32_t e, uint64_t deadline)
+{
+	for (int spin = 0;; spin++) {
+		uint32_t seen = gu_load_seqcst(&acks);
+		if (all_stopped_locked(e))
+			return true;
+		uint64_t now = gu_os->clock_ns();
+		if (now >= deadline)
+			return false;
+		if (spin < 20)
+			gu_os->sched_yield();
+		else
+			gu_os->futex_wait(&acks, seen, (int64_t)gu_min(deadline - now, 2000000));
+	}
+}
+
+int gu_world_stop(bool everybody, uint64_t timeout_ns)
+{
+	uint64_t deadline = gu_os->clock_ns() + timeout_ns;
+	bool ok;
+	gu_lock(&world_lock);
+	gu_threads_lock();
+	uint32_t e = gu_add_seqcst(&epoch, 1) + 1;
+	do {
+		ask_all_locked(e);
+		ok = wait_stopped_locked(e, deadline);
+	} while (ok && everybody && adopt_locked());
+	if (ok)
+		return 0;
+	gu_world_resume();
+	return -ETIMEDOUT;
+}
+
+void gu_world_resume(void)
+{
+	for (struct gu_thread *t = gu_threads_first(); t; t = t->next) {
+		uint32_t was = GU_CLAIMED;
+		(void)gu_cas_seqcst(&t->blocking, &was, GU_BLOCKING);
+	}
+	gu_add_seqcst(&epoch, 1);
+	gu_os->futex_wake(&epoch, INT32_MAX);
+	gu_threads_unlock();
+	gu_unlock(&world_lock);
+}
+
+void gu_world_quiesce(void)
+{
+	if (!has_membarrier || syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)) {
+		/* No other fence reaches a thread that runs: a stop does. */
+		while (gu_world_stop(false, 10000000000ull))
+			;
+		gu_world_resume();
+		return;
+	}
+	gu_threads_lock();
+	for (struct gu_thread *t = gu_threads_first(), *next; t; t = next) {
+		next = t->next;
+		for (int spin = 0; t != gu_self && gu_load_acquire(&t->section); spin++) {
+			if (spin % 1024 == 1023 && gu_os->tgkill(gu_os->getpid(), t->tid, 0) == -ESRCH)
+				break;
+			gu_os->sched_yield();
+		}
+	}
+	gu_threads_unlock();
+}
+
+void gu_stop_forked(void)
+{
+	gu_lock_init(&world_lock, GU_RANK_WORLD);
+	gu_store_seqcst(&epoch, (gu_load_relaxed(&epoch) + 1) & ~1u); /* never reused: acked would lie */
+	for (size_t i = 0; i < GU_ARRAY_LEN(exempt); i++)
+		gu_store_relaxed(&exempt[i], 0);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * stop.h - stopping the world: every attached thread is parked in a signal handler, at the end of a
+ * no-stop section, or has declared that it blocks. The stopper is a service thread, or a thread
+ * that forks: it is not stopped itself.
+ */
+#ifndef GU_GC_STOP_H
+#define GU_GC_STOP_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Never raised by Linux itself, not used by glibc, and a standard signal: tgkill can't run out of queue. */
+#define GU_STOP_SIGNAL SIGSTKFLT
+
+/* Installs the handler; once. */
+int gu_stop_init(void);
+void gu_stop_unblock(const sigset_t *set);
+
+/*
+ * Parks everybody. -ETIMEDOUT: a thread did not stop in time, and all go on. everybody: also threads that
+ * never attached. The threads list stays locked until gu_world_resume().
+ */
+int gu_world_stop(bool everybody, uint64_t timeout_ns);
+void gu_world_resume(void);
+
+/*
+ * Waits until every thread has been outside of a no-stop section: what a section read before is
+ * done with. Stops nobody.
+ */
+void gu_world_quiesce(void);
+
+/* The calling thread touches no heap until leave. enter records its stack and registers. */
+int gu_blocking_enter(void);
+int gu_blocking_leave(void);
+
+/* Service threads are no mutators, found or not. */
+void gu_stop_exempt(bool on);
+void gu_stop_forked(void);
+
+#endif

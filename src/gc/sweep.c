@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sweep.c - a block at a time under its arena's lock. New cells keep being marked before they are started
+ * (phase is still MARK), so start is read first, then mark (.inv.bits.black).
+ */
+#include "gc/sweep.h"
+
+#include "gc/mutator.h"
+#include "gc/track.h"
+
+/* Cells freed now; the group keeps what is marked and was not given back. */
+static uint64_t sweep_group(struct gu_block *b, uint32_t g)
+{
+	struct gu_bits *bits = &b->bits[g];
+	uint64_t start = gu_load_seqcst(&bits->start), mark = gu_load_seqcst(&bits->mark);
+	uint64_t freed = gu_load_relaxed(&bits->freed) ? gu_swap_seqcst(&bits->freed, 0) : 0;
+	uint64_t dead = start & (~mark | freed);
+	if (freed)
+		gu_sub_relaxed(&b->nfreed, (uint32_t)__builtin_popcountll(freed));
+	if (dead)
+		gu_and_seqcst(&bits->start, ~dead);
+	return dead;
+}
+
+static uint32_t sweep_groups(struct gu_block *b)
+{
+	uint32_t dead = 0;
+	for (uint32_t g = 0; g < gu_block_groups(b); g++)
+		dead += (uint32_t)__builtin_popcountll(sweep_group(b, g));
+	return dead;
+}
+
+/* true: the block is empty and on no list. */
+static bool sweep_small_locked(struct gcuffd_arena *a, struct gu_block *b, struct gu_sweep_counts *c)
+{
+	uint32_t dead = sweep_groups(b), free_cells = gu_block_count_free(b);
+	b->live = b->ncells - free_cells;
+	c->freed_bytes += dead * (uint64_t)b->cell;
+	c->live_bytes += b->live * (uint64_t)b->cell;
+	if (gu_load_relaxed(&b->state) == GU_BLOCK_CURRENT)
+		return false;
+	bool empty = gu_arena_relist_locked(a, b, free_cells);
+	if (empty)
+		gu_store_relaxed(&b->state, GU_BLOCK_BUSY);
+	return empty;
+}
+
+static bool sweep_large_locked(struct gu_block *b, struct gu_sweep_counts *c)
+{
+	if (sweep_group(b, 0)) {
+		c->freed_bytes += b->bytes;
+		gu_store_relaxed(&b->state, GU_BLOCK_BUSY);
+		return true;
+	}
+	c->live_bytes += b->bytes;
+	return false;
+}
+
+static void sweep_block(struct gu_block *b, struct gu_sweep_counts *c)
+{
+	struct gcuffd_arena *a = b->arena;
+	gu_lock(&a->lock);
+	uint8_t state = gu_load_relaxed(&b->state);
+	bool empty = false;
+	if (state == GU_BLOCK_LARGE)
+		empty = sweep_large_locked(b, c);
+	else if (state != GU_BLOCK_FREE && state != GU_BLOCK_BUSY)
+		empty = sweep_small_locked(a, b, c);
+	gu_unlock(&a->lock);
+	if (empty) {
+		gu_track_disarm_block(a->heap, b);
+		gu_arena_release(a, b);
+		c->blocks_released++;
+	}
+}
+
+void gu_sweep(struct gcuffd_heap *h, struct gu_sweep_counts *c)
+{
+	*c = (struct gu_sweep_counts){0};
+	uint32_t n = gu_block_count(&h->space);
+	for (uint32_t i = 1; i <= n; i++)
+		if (gu_load_acquire(&h->space.blocks[i].state) != GU_BLOCK_FREE)
+			sweep_block(&h->space.blocks[i], c);
+}
+
+void gu_sweep_early(struct gcuffd_heap *h)
+{
+	for (uint32_t i = 1; i <= gu_block_count(&h->space); i++) {
+		struct gu_block *b = &h->space.blocks[i];
+		uint8_t state = gu_load_acquire(&b->state);
+		if (state == GU_BLOCK_FULL || state == GU_BLOCK_LISTED)
+			sweep_groups(b);
+	}
+}

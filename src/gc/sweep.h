@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sweep.h - after marking: cells that are not marked, or were freed, become free; empty blocks and dead large
+ * objects go back to jemalloc. Reads bits only, never an object. The collector, while mutators run.
+ */
+#ifndef GU_GC_SWEEP_H
+#define GU_GC_SWEEP_H
+
+#include "gc/heap.h"
+
+struct gu_sweep_counts {
+	uint64_t live_bytes, freed_bytes, blocks_released;
+};
+
+void gu_sweep(struct gcuffd_heap *heap, struct gu_sweep_counts *counts);
+/* One block, for the planted fault. */
+void gu_sweep_early(struct gcuffd_heap *heap);
+
+#endif

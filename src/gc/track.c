@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/* track.c - arming and reading write-protect bits over runs of blocks. The collector only. */
+#include "gc/track.h"
+
+#include <errno.h>
+
+#include "base/meta.h"
+#include "sys/caps.h"
+#include "sys/os.h"
+#include "sys/scan.h"
+#include "sys/uffd.h"
+
+struct gu_tracker {
+	int uffd, pagemap;
+	size_t registered; /* bytes of the reservation, from its base */
+};
+
+typedef int run_fn(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, void *data);
+
+int gu_track_open(struct gcuffd_heap *h)
+{
+	struct gu_tracker *t = gu_meta_alloc(sizeof(*t));
+	if (!t)
+		return -ENOMEM;
+	t->uffd = t->pagemap = -1;
+	h->tracker = t;
+	if (gu_caps()->has_pagemap_scan)
+		t->pagemap = gu_scan_open();
+	if (h->rung == GCUFFD_RUNG_STOP)
+		return 0;
+	t->uffd = gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC, NULL);
+	int err = t->uffd < 0 ? t->uffd : t->pagemap < 0 ? t->pagemap : 0;
+	if (err)
+		gu_track_close(h);
+	return err;
+}
+
+void gu_track_close(struct gcuffd_heap *h)
+{
+	struct gu_tracker *t = h->tracker;
+	if (!t)
+		return;
+	if (t->uffd >= 0)
+		gu_os->close(t->uffd);
+	if (t->pagemap >= 0)
+		gu_os->close(t->pagemap);
+	gu_meta_free(t, sizeof(*t));
+	h->tracker = NULL;
+}
+
+void gu_track_forked(struct gcuffd_heap *h)
+{
+	if (h->tracker)
+		gu_meta_free(h->tracker, sizeof(*h->tracker));
+	h->tracker = NULL;
+}
+
+bool gu_track_works(const struct gcuffd_heap *h) { return h->tracker && h->tracker->uffd >= 0; }
+
+/* Regions taken since: registered but unarmed, so they read as written. */
+static int register_new(struct gcuffd_heap *h)
+{
+	struct gu_tracker *t = h->tracker;
+	size_t top = gu_load_acquire(&h->space.top);
+	if (top == t->registered)
+		return 0;
+	int err = gu_uffd_register(t->uffd, h->space.base + t->registered, top - t->registered, GU_UFFD_REGISTER_WP, NULL);
+	if (!err)
+		t->registered = top;
+	return err;
+}
+
+static bool wanted(const struct gu_block *b, bool rearm)
+{
+	uint8_t state = gu_load_acquire(&b->state);
+	return b->scanned && state != GU_BLOCK_FREE && !(rearm && (state == GU_BLOCK_CURRENT || state == GU_BLOCK_BUSY));
+}
+
+/*
+ * Runs of adjoining blocks that are scanned. Those that threads allocate from stay out of precleaning
+ * (.inv.track.current: they are unarmed, so the remark finds them written) until they are retired.
+ */
+static int each_run(struct gcuffd_heap *h, bool rearm, run_fn *fn, void *data)
+{
+	const struct gu_space *s = &h->space;
+	size_t pages = gu_load_acquire(&s->top) >> GU_PAGE_SHIFT;
+	uintptr_t start = 0, end = 0;
+	int err = 0;
+	for (size_t p = 0; p < pages && !err;) {
+		uint32_t index = gu_load_acquire(&s->block_of[p]);
+		struct gu_block *b = &s->blocks[index];
+		if (!index || !wanted(b, rearm)) {
+			p += index ? (b->start + b->bytes - s->base - (p << GU_PAGE_SHIFT)) >> GU_PAGE_SHIFT : 1;
+			continue;
+		}
+		if (rearm)
+			b->armed = 1;
+		if (end != b->start) {
+			err = start ? fn(h, start, end, data) : 0;
+			start = b->start;
+		}
+		end = b->start + b->bytes;
+		p = gu_space_page(s, end);
+	}
+	return !err && start ? fn(h, start, end, data) : err;
+}
+
+static int arm_run(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, void *data)
+{
+	((struct gu_track_counts *)data)->scanned += (end - start) >> GU_PAGE_SHIFT;
+	return gu_scan_arm(h->tracker->pagemap, start, end);
+}
+
+int gu_track_arm(struct gcuffd_heap *h, struct gu_track_counts *counts)
+{
+	int err = register_new(h);
+	return err ? err : each_run(h, true, arm_run, counts);
+}
+
+struct collect {
+	struct gcuffd_heap *heap;
+	struct gu_track_counts *counts;
+	bool rearm;
+};
+
+static void note_written(void *data, uintptr_t start, uintptr_t end)
+{
+	struct collect *c = data;
+	struct gu_space *s = &c->heap->space;
+	size_t from = gu_space_page(s, start), to = gu_space_page(s, end);
+	for (size_t p = from; p < to; p++)
+		gu_card_set(s, p);
+	c->counts->dirty += to - from;
+	if (c->heap->options.debug & GCUFFD_PLANT_DROP_CARD)
+		for (size_t p = from; p < to; p++)
+			gu_and_relaxed(&s->cards[p >> 6], ~(1ull << (p & 63)));
+}
+
+static int collect_run(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, void *data)
+{
+	struct collect *c = data;
+	c->counts->scanned += (end - start) >> GU_PAGE_SHIFT;
+	return gu_scan_written(h->tracker->pagemap, start, end, c->rearm, note_written, c);
+}
+
+int gu_track_collect(struct gcuffd_heap *h, bool rearm, struct gu_track_counts *counts)
+{
+	struct collect c = {h, counts, rearm};
+	int err = register_new(h);
+	return err ? err : each_run(h, rearm, collect_run, &c);
+}
+
+/* ---- un-arming ---- */
+
+struct disarm {
+	uintptr_t start, end;
+};
+
+static void disarm_run(struct gcuffd_heap *h, struct disarm *d)
+{
+	if (d->end > d->start)
+		gu_uffd_writeprotect(h->tracker->uffd, d->start, d->end - d->start, false);
+	d->start = d->end = 0;
+}
+
+static bool to_disarm(struct gu_block *b)
+{
+	uint8_t state = gu_load_acquire(&b->state);
+	return b->armed && (state == GU_BLOCK_LISTED || state == GU_BLOCK_CURRENT);
+}
+
+void gu_track_disarm(struct gcuffd_heap *h)
+{
+	const struct gu_space *s = &h->space;
+	size_t pages = gu_load_acquire(&s->top) >> GU_PAGE_SHIFT;
+	struct disarm d = {0, 0};
+	if (!gu_track_works(h))
+		return;
+	for (size_t p = 0; p < pages;) {
+		uint32_t index = gu_load_acquire(&s->block_of[p]);
+		struct gu_block *b = &s->blocks[index];
+		uintptr_t start = index ? b->start : 0, end = index ? b->start + b->bytes : 0;
+		if (index && to_disarm(b)) {
+			if (d.end != start) {
+				disarm_run(h, &d);
+				d.start = start;
+			}
+			d.end = end;
+			b->armed = 0;
+		}
+		size_t next = index ? gu_space_page(s, end) : 0;
+		p = next > p ? next : p + 1;
+	}
+	disarm_run(h, &d);
+}
+
+void gu_track_disarm_block(struct gcuffd_heap *h, struct gu_block *b)
+{
+	if (b->armed && gu_track_works(h))
+		gu_uffd_writeprotect(h->tracker->uffd, b->start, b->bytes, false);
+	b->armed = 0;
+}
+
+/* ---- the program's memory ---- */
+
+int gu_track_foreign_arm(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
+{
+	if (!gu_track_works(h))
+		return -EOPNOTSUPP;
+	int err = gu_uffd_register(h->tracker->uffd, start, end - start, GU_UFFD_REGISTER_WP, NULL);
+	return err ? err : gu_scan_arm(h->tracker->pagemap, start, end);
+}
+
+int gu_track_foreign_collect(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, bool rearm,
+			     void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	/* -EPERM also tells that the range was remapped and lost its registration */
+	return gu_scan_written(h->tracker->pagemap, start, end, rearm, visit, data);
+}
+
+bool gu_track_present(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, bool anon_only,
+		      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	if (!h->tracker || h->tracker->pagemap < 0)
+		return false;
+	return !gu_scan_present(h->tracker->pagemap, start, end, anon_only, visit, data);
+}

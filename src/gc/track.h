@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * track.h - which pages were written: the heap's userfaultfd and pagemap, owned by the collector. It is
+ * the one consumer of the written bits (.inv.track.one-owner): what it takes from the kernel it
+ * puts into the heap's cards before anything else sees it.
+ *
+ * All arming is get+WP (.inv.track.get-wp), never a blind protect. Pages that are not registered, never
+ * armed or un-armed count as written. The descriptors live in the service threads' own table.
+ */
+#ifndef GU_GC_TRACK_H
+#define GU_GC_TRACK_H
+
+#include "gc/heap.h"
+
+/* Opens what the heap's rung needs; nothing on rung stop. In a service thread. */
+int gu_track_open(struct gcuffd_heap *heap);
+void gu_track_close(struct gcuffd_heap *heap);
+/* In a forked child: the descriptors stayed behind. */
+void gu_track_forked(struct gcuffd_heap *heap);
+bool gu_track_works(const struct gcuffd_heap *heap);
+
+struct gu_track_counts {
+	uint64_t scanned, dirty; /* pages */
+};
+
+/* Write-protects what is scanned, blocks that threads allocate from excepted, and forgets what was written. */
+int gu_track_arm(struct gcuffd_heap *heap, struct gu_track_counts *counts);
+/* Written pages into cards. rearm: and write-protects them again; blocks in use excepted. */
+int gu_track_collect(struct gcuffd_heap *heap, bool rearm, struct gu_track_counts *counts);
+/* Un-arms blocks that mutators will allocate from; outside of a cycle. */
+void gu_track_disarm(struct gcuffd_heap *heap);
+/* Before its pages go back to jemalloc. */
+void gu_track_disarm_block(struct gcuffd_heap *heap, struct gu_block *block);
+
+/* The same for the program's memory: -errno if the range can't be tracked. */
+int gu_track_foreign_arm(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end);
+int gu_track_foreign_collect(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end, bool rearm,
+			     void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
+/* Populated pages: of a stack in use elsewhere, of a file's private copy. false if there is no pagemap scan. */
+bool gu_track_present(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end, bool anon_only,
+		      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
+
+#endif

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: MIT */
+/* verify.c - the independent trace. The collector, in a stop (swept: after one). Slow and plain on purpose. */
+#include "gc/verify.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/meta.h"
+#include "gc/mutator.h"
+#include "gc/roots.h"
+#include "sys/os.h"
+
+#define REPORTS 8
+
+struct shadow {
+	struct gu_block *block;
+	uintptr_t start;
+	size_t bytes, cell;
+	uint32_t ncells, first; /* first: index of its first cell in the bit sets */
+	uint8_t kind;
+};
+
+struct shadow_set {
+	struct shadow *list;
+	size_t n, list_len;
+	uint64_t *reached;
+	size_t cells, reached_len;
+};
+
+struct report {
+	const char *what;
+	uintptr_t object;
+	size_t size;
+};
+
+struct gu_verifier {
+	struct shadow_set set;
+	uint64_t *stack; /* cells, by number; each is pushed once */
+	size_t depth, stack_len;
+	uintptr_t *buffer;
+	struct report reports[REPORTS];
+	size_t nreports;
+};
+
+#define BUFFER ((size_t)64 << 10)
+
+int gu_verify_create(struct gcuffd_heap *h)
+{
+	struct gu_verifier *v = gu_meta_alloc(sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	v->buffer = gu_meta_map(BUFFER);
+	h->verifier = v;
+	if (v->buffer)
+		return 0;
+	gu_verify_destroy(h);
+	return -ENOMEM;
+}
+
+static void drop_set(struct shadow_set *s)
+{
+	gu_meta_unmap(s->list, s->list_len);
+	gu_meta_unmap(s->reached, s->reached_len);
+	memset(s, 0, sizeof(*s));
+}
+
+void gu_verify_destroy(struct gcuffd_heap *h)
+{
+	if (!h->verifier)
+		return;
+	drop_set(&h->verifier->set);
+	gu_meta_unmap(h->verifier->buffer, BUFFER);
+	gu_meta_free(h->verifier, sizeof(*h->verifier));
+	h->verifier = NULL;
+}
+
+/* ---- the list of objects ---- */
+
+static void shadow_block(struct shadow_set *s, struct gu_block *b)
+{
+	s->list[s->n++] = (struct shadow){b, b->start, b->bytes, b->cell, b->ncells, (uint32_t)s->cells, b->kind};
+	s->cells += b->ncells;
+}
+
+static int by_start(const void *a, const void *b)
+{
+	uintptr_t x = ((const struct shadow *)a)->start, y = ((const struct shadow *)b)->start;
+	return x < y ? -1 : x > y;
+}
+
+/* Heap sort: qsort may allocate. */
+static void sift(struct shadow *a, size_t at, size_t n)
+{
+	for (size_t child; (child = 2 * at + 1) < n; at = child) {
+		child += child + 1 < n && by_start(&a[child], &a[child + 1]) < 0;
+		if (by_start(&a[at], &a[child]) >= 0)
+			return;
+		struct shadow swap = a[at];
+		a[at] = a[child];
+		a[child] = swap;
+	}
+}
+
+static void sort_shadows(struct shadow *a, size_t n)
+{
+	for (size_t i = n / 2; i-- > 0;)
+		sift(a, i, n);
+	for (size_t end = n; end-- > 1;) {
+		struct shadow swap = a[0];
+		a[0] = a[end];
+		a[end] = swap;
+		sift(a, 0, end);
+	}
+}
+
+static int list_objects(struct gcuffd_heap *h, struct shadow_set *s)
+{
+	uint32_t n = gu_block_count(&h->space);
+	drop_set(s);
+	s->list_len = gu_align_up((n + 1) * sizeof(struct shadow), GU_PAGE);
+	s->list = gu_meta_map(s->list_len);
+	for (uint32_t i = 1; i <= n && s->list; i++) {
+		struct gu_block *b = &h->space.blocks[i];
+		uint8_t state = gu_load_acquire(&b->state);
+		if (state != GU_BLOCK_FREE && state != GU_BLOCK_BUSY)
+			shadow_block(s, b);
+	}
+	s->reached_len = gu_align_up(s->cells / 8 + 8, GU_PAGE);
+	s->reached = gu_meta_map(s->reached_len);
+	if (!s->list || !s->reached) {
+		drop_set(s);
+		return -ENOMEM;
+	}
+	sort_shadows(s->list, s->n);
+	return 0;
+}
+
+static struct shadow *shadow_at(struct shadow_set *s, uintptr_t at)
+{
+	size_t lo = 0, hi = s->n;
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+		if (s->list[mid].start + s->list[mid].bytes <= at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo < s->n && s->list[lo].start <= at ? &s->list[lo] : NULL;
+}
+
+static bool has_bit(uint64_t word, uint32_t cell) { return word >> (cell % 64) & 1; }
+
+/* Allocated, not given back, and not merely set aside for the thread that allocates from the block. */
+static bool is_object(const struct shadow *s, uint32_t cell)
+{
+	const struct gu_bits *bits = &s->block->bits[cell / 64];
+	const struct gu_run *owner = s->block->owner;
+	if (owner && owner->block == s->block && owner->group == cell / 64 && has_bit(owner->mask, cell))
+		return false;
+	return has_bit(bits->start, cell) && !has_bit(bits->freed, cell);
+}
+
+/* ---- the trace ---- */
+
+static void reach(struct gu_verifier *v, uintptr_t word, bool base_only)
+{
+	struct shadow *s = shadow_at(&v->set, word);
+	if (!s)
+		return;
+	uint32_t cell = (uint32_t)((word - s->start) / s->cell);
+	if (cell >= s->ncells || !is_object(s, cell) || (base_only && (word - s->start) % s->cell))
+		return;
+	uint64_t number = (uint64_t)s->first + cell;
+	if (has_bit(v->set.reached[number / 64], number % 64))
+		return;
+	v->set.reached[number / 64] |= 1ull << (number % 64);
+	v->stack[v->depth++] = word - (word - s->start) % s->cell;
+}
+
+static void reach_words(struct gu_verifier *v, const uintptr_t *p, size_t n, bool base_only)
+{
+	for (size_t i = 0; i < n; i++)
+		reach(v, p[i], base_only);
+}
+
+static void scan_object(struct gcuffd_heap *h, struct gu_verifier *v, uintptr_t object)
+{
+	struct shadow *s = shadow_at(&v->set, object);
+	bool base_only = gu_heap_is(h, GCUFFD_NO_INTERIOR);
+	const uintptr_t *p = (const uintptr_t *)object;
+	if (s->kind == GCUFFD_CONSERVATIVE)
+		reach_words(v, p, s->cell / 8, base_only);
+	if (s->kind != GCUFFD_TYPED)
+		return;
+	const struct gcuffd_type *t = h->types[s->block->types[(object - s->start) / s->cell]];
+	for (size_t i = 0; i < t->words && i < s->cell / 8; i++)
+		if (has_bit(t->bitmap[i / 64], i % 64))
+			reach(v, p[i], base_only);
+}
+
+struct tracing {
+	struct gcuffd_heap *heap;
+	struct gu_verifier *v;
+};
+
+static void empty_stack(struct tracing *t)
+{
+	while (t->v->depth)
+		scan_object(t->heap, t->v, t->v->stack[--t->v->depth]);
+}
+
+static void trace_range(void *data, uintptr_t start, uintptr_t end, bool foreign)
+{
+	struct tracing *t = data;
+	for (uintptr_t at = start; foreign && at < end;) {
+		long got = gu_os->process_vm_readv(gu_os->getpid(), t->v->buffer, (void *)at, gu_min(end - at, BUFFER));
+		if (got >= 8)
+			reach_words(t->v, t->v->buffer, (size_t)got / 8, false);
+		at = got >= 8 ? at + ((size_t)got & ~7ul) : gu_align_down(at, GU_PAGE) + GU_PAGE;
+		empty_stack(t);
+	}
+	if (!foreign && end > start)
+		reach_words(t->v, (const uintptr_t *)start, (end - start) / 8, false);
+	empty_stack(t);
+}
+
+static int trace(struct gcuffd_heap *h)
+{
+	struct gu_verifier *v = h->verifier;
+	int err = list_objects(h, &v->set);
+	if (err)
+		return err;
+	v->stack_len = gu_align_up(v->set.cells * 8 + 8, GU_PAGE);
+	v->stack = gu_meta_map(v->stack_len);
+	if (!v->stack)
+		return -ENOMEM;
+	struct tracing t = {h, v};
+	struct gu_root_visit visit = {trace_range, &t};
+	gu_roots_each(h, &visit);
+	gu_meta_unmap(v->stack, v->stack_len);
+	v->stack = NULL;
+	return 0;
+}
+
+/* ---- the checks ---- */
+
+static uint64_t complain(struct gu_verifier *v, const char *what, const struct shadow *s, uint32_t cell)
+{
+	if (v->nreports < REPORTS)
+		v->reports[v->nreports++] = (struct report){what, s->start + cell * s->cell, s->cell};
+	return 1;
+}
+
+typedef bool wrong_fn(const struct shadow *s, uint32_t cell);
+
+static bool is_gone(const struct shadow *s, uint32_t cell) { return !has_bit(s->block->bits[cell / 64].start, cell); }
+
+static bool is_gone_undropped(const struct shadow *s, uint32_t cell)
+{
+	bool reused = s->block->start != s->start || s->block->cell != s->cell; /* its dropped bits are gone */
+	bool gone = s->block->state == GU_BLOCK_FREE || is_gone(s, cell);
+	return !reused && gone && !has_bit(s->block->bits[cell / 64].dropped, cell);
+}
+
+static bool is_unmarked(const struct shadow *s, uint32_t cell)
+{
+	return is_object(s, cell) && !has_bit(s->block->bits[cell / 64].mark, cell);
+}
+
+static uint64_t check_reached(struct gu_verifier *v, const char *what, wrong_fn *wrong)
+{
+	uint64_t n = 0;
+	for (size_t i = 0; i < v->set.n; i++) {
+		const struct shadow *s = &v->set.list[i];
+		for (uint32_t c = 0; c < s->ncells; c++)
+			if (has_bit(v->set.reached[(s->first + c) / 64], (s->first + c) % 64) && wrong(s, c))
+				n += complain(v, what, s, c);
+	}
+	return n;
+}
+
+static void clear_dropped(struct gcuffd_heap *h)
+{
+	for (uint32_t i = 1; i <= gu_block_count(&h->space); i++) {
+		struct gu_block *b = &h->space.blocks[i];
+		for (uint32_t g = 0; b->state != GU_BLOCK_FREE && g < gu_block_groups(b); g++)
+			gu_store_relaxed(&b->bits[g].dropped, 0);
+	}
+}
+
+uint64_t gu_verify_begin(struct gcuffd_heap *h)
+{
+	clear_dropped(h);
+	return trace(h) ? 1 : 0;
+}
+
+uint64_t gu_verify_mark(struct gcuffd_heap *h)
+{
+	uint64_t n = check_reached(h->verifier, "reachable at the start of marking, swept before its end", is_gone);
+	if (trace(h))
+		return n + 1;
+	return n + check_reached(h->verifier, "reachable but not marked", is_unmarked);
+}
+
+uint64_t gu_verify_swept(struct gcuffd_heap *h)
+{
+	return check_reached(h->verifier, "reachable when marking ended, but swept", is_gone_undropped);
+}
+
+void gu_verify_report(struct gcuffd_heap *h)
+{
+	struct gu_verifier *v = h->verifier;
+	for (size_t i = 0; i < v->nreports; i++)
+		gu_log(&h->log, GU_LOG_ERROR, "verifier: object %#lx of %zu bytes: %s", (unsigned long)v->reports[i].object,
+		       v->reports[i].size, v->reports[i].what);
+	v->nreports = 0;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * verify.h - checks a cycle by an independent, simple trace with the world stopped. It has its own list of
+ * objects, found by search and division, its own bits and its own stack; it shares with the marker
+ * only what defines the heap: descriptors, start bits, types and where roots are.
+ *
+ *   begin   in stop 1: remembers what is reachable
+ *   mark    in stop 2, marking done: what begin remembered is still there (no early sweep); all that is
+ *           reachable now is marked
+ *   swept   after the sweep: all that mark found is still there, unless the program freed it
+ */
+#ifndef GU_GC_VERIFY_H
+#define GU_GC_VERIFY_H
+
+#include "gc/heap.h"
+
+int gu_verify_create(struct gcuffd_heap *heap);
+void gu_verify_destroy(struct gcuffd_heap *heap);
+
+/* Each returns how many objects are wrong, and writes the first few of them to the log afterwards (report). */
+uint64_t gu_verify_begin(struct gcuffd_heap *heap);
+uint64_t gu_verify_mark(struct gcuffd_heap *heap);
+uint64_t gu_verify_swept(struct gcuffd_heap *heap);
+/* Outside of stops. */
+void gu_verify_report(struct gcuffd_heap *heap);
+
+#endif
