@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * util.c - see util.h. Runs in the benchmark's one thread; the start time is its only state.
+ */
+#include "util.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t begin_ns;
+
+/* ---- arguments */
+
+static const struct option long_options[] = {
+	{ "limit", required_argument, NULL, 'l' },
+	{ "heap", required_argument, NULL, 'h' },
+	{ "seed", required_argument, NULL, 's' },
+	{ "depth", required_argument, NULL, 'd' },
+	{ "cluster", required_argument, NULL, 'c' },
+	{ "rate", required_argument, NULL, 'r' },
+	{ "live", required_argument, NULL, 'L' },
+	{ "seconds", required_argument, NULL, 't' },
+	{ "measure-live", no_argument, NULL, 'm' },
+	{ "idle", no_argument, NULL, 'i' },
+	{ "incremental", no_argument, NULL, 'I' },
+	{ "base-only", no_argument, NULL, 'b' },
+	{ NULL, 0, NULL, 0 },
+};
+
+static _Noreturn void usage(const char *program)
+{
+	fprintf(stderr,
+		"usage: %s [--limit BYTES] [--heap BYTES] [--seed N] [--depth N] [--live MIB] [--seconds S]\n"
+		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n",
+		program);
+	exit(2);
+}
+
+static double parse_number(const char *program, const char *text, double least, double most)
+{
+	char *end;
+	double value = strtod(text, &end);
+
+	if (end != text && !*end && value >= least && value <= most)
+		return value;
+	fprintf(stderr, "%s: '%s' is not a number from %g to %g\n", program, text, least, most);
+	usage(program);
+}
+
+static uint64_t parse_count(const char *program, const char *text)
+{
+	char *end;
+	unsigned long long value = strtoull(text, &end, 10);
+
+	if (*text >= '0' && *text <= '9' && !*end)
+		return value;
+	fprintf(stderr, "%s: '%s' is not a whole number\n", program, text);
+	usage(program);
+}
+
+static void apply_option(struct bench_args *args, int c, const char *program)
+{
+	switch (c) {
+	case 'l': args->limit = parse_count(program, optarg); break;
+	case 'h': args->heap = parse_count(program, optarg); break;
+	case 's': args->seed = parse_count(program, optarg); break;
+	case 'd': args->depth = (unsigned)parse_number(program, optarg, 6, 30); break;
+	case 'c': args->cluster = (unsigned)parse_number(program, optarg, 1, 16); break;
+	case 'r': args->rate = (unsigned)parse_number(program, optarg, 1, 1e8); break;
+	case 'L': args->live = (size_t)parse_number(program, optarg, 1, 1 << 22) << 20; break;
+	case 't': args->seconds = parse_number(program, optarg, 0.01, 86400); break;
+	case 'm': args->measure_live = true; break;
+	case 'i': args->idle = true; break;
+	case 'I': args->incremental = true; break;
+	case 'b': args->base_only = true; break;
+	default: usage(program);
+	}
+}
+
+void bench_args_parse(struct bench_args *args, int argc, char **argv)
+{
+	int c;
+
+	*args = (struct bench_args){
+		.seed = 1, .depth = 18, .cluster = 6, .rate = 16000, .live = (size_t)1 << 30, .seconds = 20,
+	};
+	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)
+		apply_option(args, c, argv[0]);
+	if (optind != argc)
+		usage(argv[0]);
+}
+
+/* ---- histogram */
+
+static unsigned hist_index(uint64_t ns)
+{
+	unsigned octave;
+
+	if (ns < BENCH_HIST_SUB)
+		return (unsigned)ns;
+	octave = 63 - (unsigned)__builtin_clzll(ns);
+	return (octave - 4) * BENCH_HIST_SUB + (unsigned)(ns >> (octave - 5)) - BENCH_HIST_SUB;
+}
+
+/* The middle of a bucket. */
+static uint64_t hist_value(unsigned index)
+{
+	unsigned octave = index / BENCH_HIST_SUB + 4;
+	uint64_t sub = index % BENCH_HIST_SUB + BENCH_HIST_SUB;
+
+	if (index < 2 * BENCH_HIST_SUB)
+		return index;
+	return (sub << (octave - 5)) + ((uint64_t)1 << (octave - 6));
+}
+
+void bench_hist_add(struct bench_hist *hist, uint64_t ns)
+{
+	hist->count++;
+	hist->bucket[hist_index(ns)]++;
+	if (ns > hist->max)
+		hist->max = ns;
+}
+
+uint64_t bench_hist_quantile(const struct bench_hist *hist, double q)
+{
+	uint64_t rank = (uint64_t)(q * (double)hist->count), seen = 0;
+
+	for (unsigned i = 0; i < sizeof(hist->bucket) / sizeof(hist->bucket[0]); i++) {
+		seen += hist->bucket[i];
+		if (seen > rank)
+			return hist_value(i) < hist->max ? hist_value(i) : hist->max;
+	}
+	return hist->max;
+}
+
+/* ---- what the kernel says about this process */
+
+static size_t read_kib(const char *path, const char *key)
+{
+	FILE *file = fopen(path, "r");
+	char line[256];
+	size_t kib = 0;
+
+	if (!file)
+		bench_fail(path, errno);
+	while (fgets(line, sizeof(line), file)) {
+		if (!strncmp(line, key, strlen(key)))
+			kib = strtoull(line + strlen(key), NULL, 10);
+	}
+	fclose(file);
+	return kib;
+}
+
+size_t bench_rss(void) { return read_kib("/proc/self/smaps_rollup", "Rss:") << 10; }
+
+/* ---- output */
+
+void bench_emit_int(const char *key, uint64_t value) { printf("%s: %llu\n", key, (unsigned long long)value); }
+void bench_emit_float(const char *key, double value) { printf("%s: %.6f\n", key, value); }
+void bench_emit_hex(const char *key, uint64_t value) { printf("%s: %016llx\n", key, (unsigned long long)value); }
+void bench_emit_null(const char *key) { printf("%s: null\n", key); }
+
+void bench_begin(void) { begin_ns = bench_now(); }
+
+void bench_end(void)
+{
+	bench_emit_float("wall_s", (double)(bench_now() - begin_ns) / 1e9);
+	bench_emit_float("cpu_s", (double)bench_clock(CLOCK_PROCESS_CPUTIME_ID) / 1e9);
+	bench_emit_int("rss_peak_kib", read_kib("/proc/self/status", "VmHWM:"));
+	fflush(stdout);
+}
+
+void bench_out_of_memory(void)
+{
+	printf("out_of_memory: 1\n");
+	bench_end();
+	_Exit(BENCH_EXIT_MEMORY);
+}
+
+void bench_fail(const char *what, int err)
+{
+	fprintf(stderr, "%s: %s\n", what, strerror(err));
+	exit(1);
+}

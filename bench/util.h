@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * util.h - what the benchmark programs share: arguments, clocks, a random sequence that is the same
+ * for every system, a histogram of gaps, and the "key: value" lines that bench/run reads. Used by
+ * one thread; nothing here allocates.
+ */
+#ifndef BENCH_UTIL_H
+#define BENCH_UTIL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <time.h>
+
+#define BENCH_EXIT_MEMORY 3 /* bench/run knows it: out of memory under the limit */
+
+struct bench_args {
+	size_t limit;       /* peak RSS that the program may have, in bytes; 0: none */
+	size_t heap;        /* what the collector is told instead of limit less baseline; 0: that */
+	uint64_t seed;
+	unsigned depth;     /* of the stretch tree (gcbench) or of the trees (binary-trees) */
+	unsigned cluster;   /* mutate: depth of the trees that are replaced */
+	unsigned rate;      /* mutate: operations in a second */
+	size_t live;        /* mutate: live bytes */
+	double seconds;     /* mutate: length of the timed part */
+	bool measure_live;  /* only count live bytes (malloc build) */
+	bool idle;          /* mutate: no operations */
+	bool incremental;   /* libgc: its incremental mode */
+	bool base_only;     /* libgc: in objects, only pointers to bases count */
+};
+
+/* Fills *args from the command line; exits with a usage line on a bad one. */
+void bench_args_parse(struct bench_args *args, int argc, char **argv);
+
+static inline uint64_t bench_clock(clockid_t id)
+{
+	struct timespec ts;
+
+	clock_gettime(id, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static inline uint64_t bench_now(void) { return bench_clock(CLOCK_MONOTONIC); }
+
+static inline uint64_t bench_mix(uint64_t x)
+{
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+	return x ^ (x >> 31);
+}
+
+static inline uint64_t bench_random(uint64_t *state) { return bench_mix(*state += 0x9e3779b97f4a7c15u); }
+
+/* A number below bound, which is less than 2^32. */
+static inline uint64_t bench_random_below(uint64_t *state, uint64_t bound)
+{
+	return ((bench_random(state) >> 32) * bound) >> 32;
+}
+
+/* Gaps in ns: 32 buckets to an octave, so a percentile is at most 3 % off; max is exact. */
+#define BENCH_HIST_SUB 32
+struct bench_hist {
+	uint64_t count;
+	uint64_t max;
+	uint32_t bucket[64 * BENCH_HIST_SUB];
+};
+
+void bench_hist_add(struct bench_hist *hist, uint64_t ns);
+uint64_t bench_hist_quantile(const struct bench_hist *hist, double q);
+
+/* Bytes resident now; exact, and slow. */
+size_t bench_rss(void);
+
+void bench_emit_int(const char *key, uint64_t value);
+void bench_emit_float(const char *key, double value);
+void bench_emit_hex(const char *key, uint64_t value);
+void bench_emit_null(const char *key);
+
+/* Starts the program's clock; the second prints wall_s, cpu_s, rss_peak_kib. */
+void bench_begin(void);
+void bench_end(void);
+
+_Noreturn void bench_out_of_memory(void);
+_Noreturn void bench_fail(const char *what, int err);
+
+#endif

@@ -1,0 +1,63 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Smoke test of bench/run: the list, errors, and a tiny run of each benchmark with its JSON file.
+# Runs from the build directory; systems that were not built, or are not installed, are left out.
+set -eu
+
+top=$(cd "$(dirname "$0")/.." && pwd)
+build=${BENCH_BUILD:-$PWD}
+run=$top/bench/run
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+fail() { echo "FAIL: $*" >&2; exit 1; }
+
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || { echo "skip: no python3 (3.9)"; exit 77; }
+[ -x "$build/bench/gcbench-malloc" ] || { echo "skip: no programs in $build/bench (make check builds them)"; exit 77; }
+
+systems=malloc
+for s in gcuffd libgc; do
+	[ ! -x "$build/bench/mutate-$s" ] || systems=$s,$systems
+done
+
+"$run" --list >"$out/list"
+for b in gcbench binary-trees mutate noise; do
+	grep -q "^$b " "$out/list" || fail "--list lacks $b"
+done
+
+if "$run" --build "$build" nonesuch 2>"$out/err"; then fail "an unknown benchmark was taken"; fi
+grep -q "unknown benchmark 'nonesuch'" "$out/err" || fail "no clear error for an unknown benchmark"
+if "$run" --build "$build" gcbench --peer nonesuch 2>"$out/err"; then fail "an unknown system was taken"; fi
+grep -q "unknown system 'nonesuch'" "$out/err" || fail "no clear error for an unknown system"
+if "$run" --build "$out" gcbench 2>"$out/err"; then fail "missing programs were not noticed"; fi
+grep -q "make" "$out/err" || fail "missing programs: the error does not say how to build them"
+"$run" --build "$build" gcbench --systems libgc-zram 2>"$out/err" || fail "a system that does not fit is an error"
+grep -q "not for this benchmark" "$out/err" || fail "no word about a system that does not fit"
+
+"$run" --build "$build" all --systems "$systems" --runs 1 --scale 64 --timeout 120 --json "$out/json" >"$out/table" ||
+	fail "bench/run all --systems $systems"
+cat "$out/table"
+
+python3 - "$out/json" "$systems" <<'PY'
+import json, sys
+head, *lines = [json.loads(line) for line in open(sys.argv[1])]
+assert head["kernel"] and "rung" in head, head
+keys = {"bench", "system", "run", "metric", "unit", "value"}
+metrics = {"wall_s", "cpu_s", "gc_cpu_s", "rss_peak_kib", "pause_p50_us", "pause_p99_us", "pause_max_us",
+           "stop_max_us", "cycles"}
+seen = {}
+for line in lines:
+    assert set(line) == keys, line
+    assert line["value"] is None or isinstance(line["value"], (int, float)), line
+    seen.setdefault((line["bench"], line["system"]), {})[line["metric"]] = line["value"]
+for system in sys.argv[2].split(","):
+    for bench in ("gcbench", "binary-trees", "mutate"):
+        got = seen[bench, system]
+        assert metrics <= set(got), (bench, system, metrics - set(got))
+        assert got["wall_s"] > 0 and got["rss_peak_kib"] > 0, (bench, system, got)
+        assert (got["pause_max_us"] is not None) == (bench == "mutate"), (bench, system)
+        assert (got["cycles"] is None) == (system == "malloc"), (bench, system)
+if "gcuffd" in sys.argv[2]:
+    assert head["rung"] in ("stop", "async", "move", "rwp"), head
+PY
+echo "PASS: $systems"
