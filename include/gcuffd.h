@@ -126,9 +126,15 @@ GCUFFD_API int gcuffd_heap_destroy(struct gcuffd_heap *heap);
 
 /*
  * Attaches the calling thread as a mutator of every heap of the process; nests. Unblocks the stop
- * signal (SIGSTKFLT) in this thread. -ENOMEM, or -errno if its stack can't be found.
+ * signal in this thread. -ENOMEM, or -errno if its stack can't be found.
  */
 GCUFFD_API int gcuffd_thread_attach(void);
+
+/*
+ * The signal that stops threads: constant while the process runs. A thread that blocks it puts cycles off.
+ * In gdb: handle SIG63 nostop noprint pass.
+ */
+GCUFFD_API int gcuffd_stop_signal(void);
 
 /* Undoes one attach; a thread that ends while attached is detached. -EINVAL if not attached. */
 GCUFFD_API int gcuffd_thread_detach(void);

@@ -14,6 +14,9 @@ struct gu_log {
 	int level; /* lines above it are dropped */
 };
 
+/* The calling thread has a descriptor table of its own: its lines go to the process's stderr all the same. */
+void gu_log_detach(void);
+
 void gu_log(const struct gu_log *log, int level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 #endif

@@ -297,6 +297,7 @@ static void own_files(struct gcuffd_heap *h)
 		return;
 	}
 	syscall(SYS_close_range, 0, ~0u, 0);
+	gu_log_detach();
 }
 
 static int begin(struct gcuffd_heap *h)

@@ -198,9 +198,10 @@ static void ask_locked(struct gu_thread *t, uint32_t e)
 {
 	if (t == gu_self || gu_load_relaxed(&t->acked) == e || t->expected == e || claim(t))
 		return;
-	if (gu_os->tgkill(gu_os->getpid(), t->tid, GU_STOP_SIGNAL) == -ESRCH)
+	int err = gu_os->tgkill(gu_os->getpid(), t->tid, GU_STOP_SIGNAL);
+	if (err == -ESRCH)
 		gu_threads_remove_locked(t);
-	else
+	else if (!err) /* -EAGAIN: the queue of signals is full; asked again soon */
 		t->expected = e;
 }
 
@@ -276,6 +277,7 @@ static bool wait_stopped_locked(uint32_t e, uint64_t deadline)
 {
 	for (int spin = 0;; spin++) {
 		uint32_t seen = gu_load_seqcst(&acks);
+		ask_all_locked(e);
 		if (all_stopped_locked(e))
 			return true;
 		uint64_t now = gu_os->clock_ns();
@@ -296,7 +298,6 @@ int gu_world_stop(bool everybody, uint64_t timeout_ns)
 	gu_threads_lock();
 	uint32_t e = gu_add_seqcst(&epoch, 1) + 1;
 	do {
-		ask_all_locked(e);
 		ok = wait_stopped_locked(e, deadline);
 	} while (ok && everybody && adopt_locked());
 	if (ok)

@@ -11,8 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Never raised by Linux itself, not used by glibc, and a standard signal: tgkill can't run out of queue. */
-#define GU_STOP_SIGNAL SIGSTKFLT
+/* Not used by glibc, bdwgc (SIGPWR, SIGXCPU) or valgrind (64), and known to debuggers, as SIGSTKFLT is not. */
+#define GU_STOP_SIGNAL (SIGRTMAX - 1)
 
 /* Installs the handler; once. */
 int gu_stop_init(void);

@@ -19,21 +19,26 @@ static size_t blocks_len(const struct gu_space *s)
 	return gu_align_up(s->blocks_max * sizeof(struct gu_block), GU_PAGE);
 }
 
+/*
+ * A region below the base is never used: the list of own mappings lies in a data segment, and the address there
+ * would keep the heap's first object alive.
+ */
 static int reserve_heap(struct gu_space *s)
 {
 	void *p;
-	if (gu_os->mmap(NULL, s->size + GU_REGION, PROT_NONE, MAP_NORESERVE, &p))
+	size_t len = s->size + GU_REGION;
+	if (gu_os->mmap(NULL, len + GU_REGION, PROT_NONE, MAP_NORESERVE, &p))
 		return -ENOMEM;
-	uintptr_t raw = (uintptr_t)p, base = gu_align_up(raw, GU_REGION);
-	if (base > raw)
-		gu_os->munmap(p, base - raw);
-	if (raw + GU_REGION > base)
-		gu_os->munmap((void *)(base + s->size), raw + GU_REGION - base);
-	if (!gu_own_add(base, s->size)) {
-		gu_os->munmap((void *)base, s->size);
+	uintptr_t raw = (uintptr_t)p, low = gu_align_up(raw, GU_REGION);
+	if (low > raw)
+		gu_os->munmap(p, low - raw);
+	if (raw + GU_REGION > low)
+		gu_os->munmap((void *)(low + len), raw + GU_REGION - low);
+	if (!gu_own_add(low, len)) {
+		gu_os->munmap((void *)low, len);
 		return -ENOMEM;
 	}
-	s->base = base;
+	s->base = low + GU_REGION;
 	return 0;
 }
 
@@ -80,8 +85,8 @@ void gu_space_destroy(struct gu_space *s)
 	drop_table(s->region, region_len(s));
 	drop_table(s->blocks, blocks_len(s));
 	if (s->base) {
-		gu_own_remove(s->base, s->size);
-		gu_os->munmap((void *)s->base, s->size);
+		gu_own_remove(s->base - GU_REGION, s->size + GU_REGION);
+		gu_os->munmap((void *)(s->base - GU_REGION), s->size + GU_REGION);
 	}
 	memset(s, 0, sizeof(*s));
 }
