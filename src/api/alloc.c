@@ -53,6 +53,7 @@ static __attribute__((noinline)) void *alloc_slow(const struct request *r)
 		errno = EPERM;
 		return NULL;
 	}
+	gu_service_throttle(h);
 	for (unsigned attempt = 0;; attempt++) {
 		void *p = cell ? try_small(t, r, cell) : gu_alloc_large(t, r->arena, r->size, r->align, r->kind, r->type);
 		if (gu_unlikely(gu_service_wanted(h)))

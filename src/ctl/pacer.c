@@ -4,7 +4,8 @@
 
 #include "base/check.h"
 
-#define LEAST ((uint64_t)256 << 10) /* a cycle for less is never worth it */
+#define LEAST ((uint64_t)256 << 10)   /* a cycle for less is never worth it */
+#define SLACK ((uint64_t)16 << 20)    /* nobody waits for less */
 
 void gu_pacer_init(struct gu_pacer *p, const struct gu_pacer_limits *limits)
 {
@@ -45,4 +46,9 @@ uint64_t gu_pacer_next(struct gu_pacer *p, const struct gu_pacer_cycle *c)
 	uint64_t early = p->expected + p->expected / 4;
 	uint64_t least = want < have ? target / 2 : target / 4 * 3;
 	return gu_max(gu_max(minus(target, early), least), LEAST);
+}
+
+uint64_t gu_pacer_ceiling(uint64_t next)
+{
+	return next + gu_max(next, SLACK);
 }

@@ -38,5 +38,7 @@ void gu_pacer_init(struct gu_pacer *pacer, const struct gu_pacer_limits *limits)
 uint64_t gu_pacer_first(const struct gu_pacer *pacer);
 /* Takes in a cycle; bytes to allocate before the next begins. */
 uint64_t gu_pacer_next(struct gu_pacer *pacer, const struct gu_pacer_cycle *cycle);
+/* Bytes to allocate, next included, at which mutators wait for the cycle: marking has fallen behind. */
+uint64_t gu_pacer_ceiling(uint64_t next);
 
 #endif

@@ -37,6 +37,7 @@ struct gu_service {
 	uint32_t quit;            /* atomic */
 	uint32_t bell;            /* atomic; futex of the collector */
 	uint32_t asked, done;     /* atomic; tickets; done is a futex */
+	uint32_t in_cycle;        /* atomic; odd while a cycle runs; futex of those who wait for its memory */
 	uint32_t ask_in_stop;     /* atomic */
 	uint32_t ask_reason;      /* atomic */
 	int32_t result;           /* atomic; of the last cycle */
@@ -76,21 +77,51 @@ void gu_heap_kick(struct gcuffd_heap *h)
 
 bool gu_service_wanted(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->service->wanted); }
 
+/* What a mutator waits for: the stop goes on without it, and all markers join in. */
+struct stall {
+	uint64_t since;
+	bool blocking;
+};
+
+static struct stall begin_stall(struct gcuffd_heap *h)
+{
+	struct stall stall = {gu_os->clock_ns(), gu_self && !gu_blocking_enter()};
+	gu_add_seqcst(&h->stalled, 1);
+	gu_mark_hurry(h);
+	return stall;
+}
+
+static void end_stall(struct gcuffd_heap *h, struct stall stall)
+{
+	gu_sub_seqcst(&h->stalled, 1);
+	if (stall.blocking)
+		gu_blocking_leave();
+	gu_add_relaxed(&h->stall_ns, gu_os->clock_ns() - stall.since);
+}
+
 static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
 {
 	struct gu_service *s = h->service;
-	uint64_t since = gu_os->clock_ns();
-	bool blocking = gu_self && !gu_blocking_enter();
-	gu_add_seqcst(&h->stalled, 1);
-	gu_mark_hurry(h);
+	struct stall stall = begin_stall(h);
 	for (uint32_t done; (int32_t)((done = gu_load_acquire(&s->done)) - ticket) < 0;)
 		gu_os->futex_wait(&s->done, done, -1);
 	int result = gu_load_relaxed(&s->result);
-	gu_sub_seqcst(&h->stalled, 1);
-	if (blocking)
-		gu_blocking_leave();
-	gu_add_relaxed(&h->stall_ns, gu_os->clock_ns() - since);
+	end_stall(h, stall);
 	return result;
+}
+
+/* false if no cycle is under way. */
+static bool wait_cycle_end(struct gcuffd_heap *h)
+{
+	struct gu_service *s = h->service;
+	uint32_t now = gu_load_seqcst(&s->in_cycle);
+	if (!(now & 1))
+		return false;
+	struct stall stall = begin_stall(h);
+	while (gu_load_acquire(&s->in_cycle) == now)
+		gu_os->futex_wait(&s->in_cycle, now, -1);
+	end_stall(h, stall);
+	return true;
 }
 
 int gu_service_collect(struct gcuffd_heap *h, enum gu_reason reason, bool in_stop)
@@ -127,6 +158,12 @@ static size_t purge_in_section(struct gcuffd_heap *h)
 	return freed;
 }
 
+void gu_service_throttle(struct gcuffd_heap *h)
+{
+	if (gu_load_relaxed(&h->phase) != GU_PHASE_IDLE && gu_load_relaxed(&h->allocated) >= gu_load_relaxed(&h->ceiling))
+		wait_cycle_end(h);
+}
+
 bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt)
 {
 	bool fits = !h->options.hard_limit || size <= h->options.hard_limit;
@@ -136,6 +173,8 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt
 		return true;
 	if (attempt >= 6)
 		return false;
+	if (attempt < 2 && wait_cycle_end(h))
+		return true;
 	gu_service_collect(h, GU_BECAUSE_NO_MEMORY, attempt >= 4);
 	return true;
 }
@@ -212,8 +251,17 @@ static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 		.allocated_during = c->allocated_during,
 	};
 	uint64_t next = gu_pacer_next(&s->pacer, &p);
-	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + next);
+	uint64_t now = gu_load_relaxed(&h->allocated);
+	gu_store_relaxed(&h->ceiling, now + gu_pacer_ceiling(next));
+	gu_store_relaxed(&h->trigger, now + next);
 	gu_store_seqcst(&s->kicked, 0);
+}
+
+/* Tried again when some more was allocated, or asked for. */
+static void put_off(struct gcuffd_heap *h)
+{
+	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + h->options.start_size);
+	gu_store_seqcst(&h->service->kicked, 0);
 }
 
 /* jemalloc's metadata counts against the limit. */
@@ -228,7 +276,7 @@ static void account_foreign(struct gcuffd_heap *h)
 		gu_arena_sizes(a, &sizes);
 		bytes += sizes.metadata;
 	}
-	gu_store_relaxed(&h->space.foreign, bytes);
+	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h));
 }
 
 static void run_cycle(struct gcuffd_heap *h)
@@ -239,7 +287,10 @@ static void run_cycle(struct gcuffd_heap *h)
 	struct gu_cycle c = {.reason = by_request ? gu_load_relaxed(&s->ask_reason) : GU_BECAUSE_ALLOCATION};
 	c.in_stop = gu_swap_seqcst(&s->ask_in_stop, 0);
 	gu_lock(&h->cycle_lock);
+	gu_add_seqcst(&s->in_cycle, 1);
 	int err = gu_cycle_run(h, &c);
+	gu_add_seqcst(&s->in_cycle, 1);
+	gu_os->futex_wake(&s->in_cycle, INT32_MAX);
 	if (!err)
 		account_foreign(h);
 	gu_unlock(&h->cycle_lock);
@@ -248,6 +299,8 @@ static void run_cycle(struct gcuffd_heap *h)
 	if (!err)
 		pace(h, &c);
 	else
+		put_off(h);
+	if (err)
 		gu_log(&h->log, GU_LOG_WARN, "cycle put off: %s", err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
 	gu_store_seqcst(&s->result, err);
 	gu_store_seqcst(&s->done, asked);
@@ -411,6 +464,7 @@ int gu_service_create(struct gcuffd_heap *h)
 	struct gu_pacer_limits limits = {h->options.soft_limit, h->options.hard_limit, h->options.start_size, h->options.growth_percent};
 	gu_pacer_init(&s->pacer, &limits);
 	h->trigger = gu_pacer_first(&s->pacer);
+	h->ceiling = gu_pacer_ceiling(h->trigger);
 	if (gu_mark_create(h, h->options.mark_threads) || gu_roots_create(h) ||
 	    (gu_heap_is(h, GCUFFD_VERIFY) && gu_verify_create(h)))
 		return -ENOMEM;
@@ -490,6 +544,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	gu_roots_forked(h);
 	s->started = false;
 	s->running = s->ready = s->kicked = s->index = s->nthreads = 0;
+	s->in_cycle = (s->in_cycle + 1) & ~1u;
 	s->done = s->asked;
 	h->stalled = 0;
 }

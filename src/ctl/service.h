@@ -22,6 +22,9 @@ bool gu_service_wanted(const struct gcuffd_heap *heap);
 /* Waits for a cycle that begins after the call. 0, -ETIMEDOUT. Not inside a section. */
 int gu_service_collect(struct gcuffd_heap *heap, enum gu_reason reason, bool in_stop);
 
+/* Waits for the end of a cycle under way if mutators have outrun it. Not inside a section. */
+void gu_service_throttle(struct gcuffd_heap *heap);
+
 /*
  * Memory for size more bytes is wanted and not to be had: frees some, or waits until a cycle has. attempt
  * counts from 0 for one request. false: nothing more can be done.

@@ -264,6 +264,8 @@ void gu_mark_destroy(struct gcuffd_heap *h)
 	h->mark = NULL;
 }
 
+size_t gu_mark_memory(const struct gcuffd_heap *h) { return h->mark->n * (GU_STACK * sizeof(struct gu_gray) + BUFFER); }
+
 struct gu_marker *gu_mark_first(struct gcuffd_heap *h) { return &h->mark->markers[0]; }
 
 void gu_mark_clear(struct gcuffd_heap *h)
@@ -275,10 +277,8 @@ void gu_mark_clear(struct gcuffd_heap *h)
 			for (uint32_t g = 0; g < gu_block_groups(b); g++)
 				gu_store_relaxed(&b->bits[g].mark, 0);
 	}
-	size_t top = gu_load_acquire(&h->space.top);
 	for (unsigned i = 0; i < mark->n; i++) {
 		struct gu_marker *m = &mark->markers[i];
-		m->top = top;
 		m->bytes = m->objects = m->words = 0;
 	}
 	mark->bytes_in_stop = 0;
@@ -300,6 +300,8 @@ void gu_mark_ahead(struct gcuffd_heap *h)
 		if (gu_load_acquire(&b->state) == GU_BLOCK_CURRENT && owner && owner->block == b && owner->mask)
 			gu_or_seqcst(&b->bits[owner->group].mark, owner->mask);
 	}
+	for (unsigned i = 0; i < h->mark->n; i++) /* above it everything is black */
+		h->mark->markers[i].top = gu_load_acquire(&h->space.top);
 }
 
 void gu_mark_counts(struct gcuffd_heap *h, struct gu_mark_counts *c)

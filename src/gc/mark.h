@@ -28,6 +28,9 @@ struct gu_mark_counts {
 int gu_mark_create(struct gcuffd_heap *heap, unsigned n);
 void gu_mark_destroy(struct gcuffd_heap *heap);
 
+/* Bytes of stacks and buffers. */
+size_t gu_mark_memory(const struct gcuffd_heap *heap);
+
 /* Clears all marks and counts. No cycle is marking, no mutator is in phase MARK. */
 void gu_mark_clear(struct gcuffd_heap *heap);
 

@@ -331,9 +331,12 @@ void gu_world_quiesce(void)
 	for (struct gu_thread *t = gu_threads_first(), *next; t; t = next) {
 		next = t->next;
 		for (int spin = 0; t != gu_self && gu_load_acquire(&t->section); spin++) {
-			if (spin % 1024 == 1023 && gu_os->tgkill(gu_os->getpid(), t->tid, 0) == -ESRCH)
+			if (spin % 4096 == 4095 && gu_os->tgkill(gu_os->getpid(), t->tid, 0) == -ESRCH)
 				break;
-			gu_os->sched_yield();
+			if (spin % 256 < 255)
+				gu_spin_hint();
+			else
+				gu_os->sched_yield();
 		}
 	}
 	gu_threads_unlock();

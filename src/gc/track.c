@@ -83,7 +83,7 @@ static bool wanted(const struct gu_block *b, bool rearm)
 static int each_run(struct gcuffd_heap *h, bool rearm, run_fn *fn, void *data)
 {
 	const struct gu_space *s = &h->space;
-	size_t pages = gu_load_acquire(&s->top) >> GU_PAGE_SHIFT;
+	size_t pages = h->tracker->registered >> GU_PAGE_SHIFT; /* what is beyond is new, and found written next time */
 	uintptr_t start = 0, end = 0;
 	int err = 0;
 	for (size_t p = 0; p < pages && !err;) {

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * heap.c - the one heap: made by the first allocation, never destroyed, since threads and destructors may
+ * use it to the end. Its options come from the environment.
+ */
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <link.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "preload/preload.h"
+
+#define START_SIZE ((size_t)32 << 20)
+
+struct gcuffd_heap *gu_preload_heap;
+__thread bool gu_preload_service;
+
+enum state { NEW, MAKING, READY, FAILED };
+static uint32_t state;             /* atomic: enum state */
+static pid_t maker;                /* guard: who made state MAKING */
+static uintptr_t loader, loader_end; /* constant after init */
+
+/* ---- lines for people ---- */
+
+static void say(const char *format, const char *text)
+{
+	char line[256];
+	int n = snprintf(line, sizeof(line), format, text);
+	int saved = errno;
+	if (n > 0 && write(STDERR_FILENO, line, strlen(line)) < 0)
+		errno = saved;
+}
+
+/* ---- making it ---- */
+
+static void read_options(struct gcuffd_options *o)
+{
+	const char *text = secure_getenv("GCUFFD_PRELOAD"), *bad = "";
+	gcuffd_options_init(o);
+	o->flags = GCUFFD_PROCESS_ROOTS | GCUFFD_PAST_END;
+	o->start_size = START_SIZE;
+	if (text && gcuffd_options_parse(o, text, &bad))
+		say("gcuffd: GCUFFD_PRELOAD is ignored from here on: %s\n", bad);
+}
+
+static bool make(void)
+{
+	struct gcuffd_options o, plain;
+	struct gcuffd_heap *h;
+	read_options(&o);
+	int err = gcuffd_heap_create(&o, &h);
+	if (err == -EINVAL || err == -EOPNOTSUPP) {
+		gcuffd_options_init(&plain);
+		plain.flags = GCUFFD_PROCESS_ROOTS | GCUFFD_PAST_END;
+		plain.start_size = START_SIZE;
+		say("%s", "gcuffd: GCUFFD_PRELOAD is not to be had; going on with the defaults\n");
+		err = gcuffd_heap_create(&plain, &h);
+	}
+	if (err)
+		say("%s", "gcuffd: no heap; going on with the C library's malloc\n");
+	else
+		__atomic_store_n(&gu_preload_heap, h, __ATOMIC_RELEASE);
+	return !err;
+}
+
+static enum gu_preload_source make_once(void)
+{
+	int saved = errno;
+	uint32_t was = NEW;
+	if (!__atomic_compare_exchange_n(&state, &was, MAKING, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		return gu_preload_source();
+	__atomic_store_n(&maker, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+	bool made = make();
+	__atomic_store_n(&state, made ? READY : FAILED, __ATOMIC_RELEASE);
+	errno = saved;
+	return made ? GU_FROM_HEAP : GU_FROM_LIBC;
+}
+
+/* Before the C library is set up there is no environment to read. */
+enum gu_preload_source gu_preload_source(void)
+{
+	if (gu_preload_service)
+		return GU_FROM_BOOT;
+	for (;;) {
+		switch (__atomic_load_n(&state, __ATOMIC_ACQUIRE)) {
+		case READY:
+			return GU_FROM_HEAP;
+		case FAILED:
+			return GU_FROM_LIBC;
+		case NEW:
+			return environ ? make_once() : GU_FROM_BOOT;
+		default:
+			if (__atomic_load_n(&maker, __ATOMIC_ACQUIRE) == (pid_t)syscall(SYS_gettid))
+				return GU_FROM_BOOT;
+			sched_yield();
+		}
+	}
+}
+
+/* ---- the loader's and our own place ---- */
+
+static int find_loader(struct dl_phdr_info *info, size_t size, void *data)
+{
+	(void)size, (void)data;
+	if (info->dlpi_addr != getauxval(AT_BASE))
+		return 0;
+	loader = info->dlpi_addr;
+	for (int i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_LOAD)
+			loader_end = (loader + info->dlpi_phdr[i].p_vaddr + info->dlpi_phdr[i].p_memsz + 4095) & ~(uintptr_t)4095;
+	return 1;
+}
+
+bool gu_preload_from_loader(const void *p) { return (uintptr_t)p - loader < loader_end - loader; }
+
+extern const char __ehdr_start[] GU_PRELOAD_LOCAL, etext[] GU_PRELOAD_LOCAL;
+
+bool gu_preload_own_code(const void *code) { return (uintptr_t)code - (uintptr_t)__ehdr_start < (size_t)(etext - __ehdr_start); }
+
+static __attribute__((constructor)) void begin(void)
+{
+	dl_iterate_phdr(find_loader, NULL);
+	gu_preload_threads_init();
+	gu_preload_signals_init();
+	gu_preload_exec_init();
+	gu_preload_source();
+}
+
+/* ---- statistics at the end ---- */
+
+static int format_stats(char *text, size_t len)
+{
+	static const char *const rungs[] = {"auto", "stop", "async", "move", "rwp"};
+	struct gcuffd_stats s = {.size = sizeof(s)};
+	if (!gu_preload_heap || gcuffd_heap_stats(gu_preload_heap, &s))
+		return snprintf(text, len, "pid: %d\nheap: none\n", (int)getpid());
+	return snprintf(text, len,
+			"pid: %d\nrung: %s\ncycles: %lu\nput off: %lu\nverify failures: %lu\nlive: %lu\nresident: %lu\n"
+			"metadata: %lu\nallocated: %lu\nfreed by sweeping: %lu\nstop max us: %lu\nstop total us: %lu\n"
+			"stall us: %lu\ngc cpu us: %lu\n",
+			(int)getpid(), rungs[s.rung < 5 ? s.rung : 0], s.cycles, s.cycles_put_off, s.verify_failures,
+			s.live_bytes, s.resident_bytes, s.metadata_bytes, s.allocated_bytes, s.freed_bytes, s.stop_max_ns / 1000,
+			s.stop_total_ns / 1000, s.stall_ns / 1000, s.gc_cpu_ns / 1000);
+}
+
+static __attribute__((destructor)) void end(void)
+{
+	char text[1024];
+	const char *where = secure_getenv("GCUFFD_PRELOAD_STATS");
+	if (!where || !*where || !strcmp(where, "0"))
+		return;
+	int fd = strcmp(where, "1") ? open(where, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666) : STDERR_FILENO;
+	int n = format_stats(text, sizeof(text));
+	if (fd < 0 || n <= 0 || write(fd, text, (size_t)n) < 0)
+		say("gcuffd: GCUFFD_PRELOAD_STATS: can't write to %s\n", where);
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
