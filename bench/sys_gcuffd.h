@@ -73,7 +73,10 @@ static inline void sys_report(void)
 	printf("rung: %s\n", stats.rung < 5 ? rungs[stats.rung] : "unknown");
 	bench_emit_float("gc_cpu_s", (double)stats.gc_cpu_ns / 1e9);
 	bench_emit_float("stop_max_us", (double)stats.stop_max_ns / 1e3);
+	bench_emit_float("stop_total_us", (double)stats.stop_total_ns / 1e3);
 	bench_emit_int("cycles", stats.cycles);
+	bench_emit_int("dirty_pages", stats.dirty_pages);
+	bench_emit_int("remark_dirty_pages", stats.remark_dirty_pages);
 	bench_emit_float("stall_s", (double)stats.stall_ns / 1e9);
 	bench_emit_int("cycles_put_off", stats.cycles_put_off);
 }

@@ -276,6 +276,8 @@ struct gcuffd_stats {
 	uint64_t last_remark_stack_words;   /* of these, on stacks and in registers */
 	uint64_t last_remark_block_words;   /* of these, in current blocks */
 	uint64_t last_preclean_rounds;
+	uint64_t dirty_pages;        /* found by precleaning, in all cycles */
+	uint64_t remark_dirty_pages; /* found by remarks, in all cycles */
 };
 
 GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);

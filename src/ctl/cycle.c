@@ -101,24 +101,20 @@ static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 	return 0;
 }
 
-static uint64_t words(struct gcuffd_heap *h)
-{
-	struct gu_mark_counts counts;
-	gu_mark_counts(h, &counts);
-	return counts.words;
-}
-
 static int remark(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	struct gu_track_counts n = {0, 0};
-	uint64_t before = words(h);
+	struct gu_mark_counts before, after;
+	gu_mark_counts(h, &before);
 	c->stack_words += gu_roots_stacks(h, gu_mark_first(h));
 	gu_roots_remark(h, gu_mark_first(h));
 	int err = c->in_stop ? 0 : gu_track_collect(h, false, &n);
 	if (!err)
 		c->remark_dirty_pages += gu_mark_cards(h, gu_mark_first(h));
 	c->pages_scanned += n.scanned;
-	c->remark_words += words(h) - before;
+	gu_mark_counts(h, &after);
+	c->remark_words += after.words - before.words;
+	c->block_words += after.block_words - before.block_words;
 	gu_mark_drain(h, true);
 	return err;
 }

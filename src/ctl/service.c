@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/meta.h"
@@ -46,10 +47,11 @@ struct gu_service {
 	uint32_t nthreads;
 	pthread_t threads[GU_MARKERS];
 	void *stacks[GU_MARKERS];
-	uint64_t cpu_ns[GU_MARKERS]; /* atomic; CPU time of each thread */
 	uint32_t index;           /* atomic; hands out markers to workers */
 	uint64_t last_end;        /* bytes allocated when the last cycle ended */
 	uint64_t tidied_ns;
+	uint64_t seen;            /* bytes allocated and resident at the last tick, to tell a quiet heap */
+	unsigned quiet_ticks;
 	struct gu_pacer pacer;    /* guard: collector */
 	struct gu_lock stats_lock; /* rank WAIT */
 	struct gcuffd_stats stats; /* guard: stats_lock */
@@ -232,12 +234,12 @@ static void take_stats(struct gcuffd_heap *h, const struct gu_cycle *c, int err)
 	st->last_remark_stack_words = c->stack_words;
 	st->last_remark_block_words = c->block_words;
 	st->last_preclean_rounds = c->rounds;
+	st->dirty_pages += c->dirty_pages;
+	st->remark_dirty_pages += c->remark_dirty_pages;
 	uint64_t number = st->cycles;
 	gu_unlock(&s->stats_lock);
 	log_cycle(h, c, number);
 }
-
-static void note_cpu(struct gu_service *s, unsigned index) { gu_store_relaxed(&s->cpu_ns[index], gu_os->thread_cpu_ns()); }
 
 static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 {
@@ -294,7 +296,6 @@ static void run_cycle(struct gcuffd_heap *h)
 	if (!err)
 		account_foreign(h);
 	gu_unlock(&h->cycle_lock);
-	note_cpu(s, 0);
 	take_stats(h, &c, err);
 	if (!err)
 		pace(h, &c);
@@ -312,19 +313,28 @@ static bool due(struct gu_service *s)
 	return gu_load_seqcst(&s->asked) != gu_load_relaxed(&s->done) || gu_load_seqcst(&s->kicked);
 }
 
-/* Decay goes on when the program is quiet: ten steps in its time, then once a second. */
+/* Ten ticks in the time of a decay; one a second once nothing has changed for twice that time. */
+static int64_t next_tick(struct gcuffd_heap *h, uint64_t step)
+{
+	struct gu_service *s = h->service;
+	uint64_t now = gu_load_relaxed(&h->allocated) + gu_load_relaxed(&h->space.resident);
+	s->quiet_ticks = now == s->seen ? s->quiet_ticks + 1 : 0;
+	s->seen = now;
+	return (int64_t)gu_max(step, s->quiet_ticks > 20 ? 1000000000 : 20000000);
+}
+
+/* jemalloc's decay goes on only if somebody drives it: so also when the program is quiet. */
 static int64_t tidy(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
 	uint64_t now = gu_os->clock_ns(), step = h->options.decay_ms * 100000ull;
-	if (now - s->tidied_ns >= step) {
-		gu_lock(&h->cycle_lock);
-		tidy_all(h, GU_TIDY_DECAY);
-		gu_unlock(&h->cycle_lock);
-		s->tidied_ns = now;
-		note_cpu(s, 0);
-	}
-	return (int64_t)gu_max(step, 20000000);
+	if (now - s->tidied_ns < step)
+		return (int64_t)gu_max(step, 20000000);
+	gu_lock(&h->cycle_lock);
+	tidy_all(h, GU_TIDY_DECAY);
+	gu_unlock(&h->cycle_lock);
+	s->tidied_ns = now;
+	return next_tick(h, step);
 }
 
 static void serve(struct gcuffd_heap *h)
@@ -380,7 +390,6 @@ static void *worker_main(void *arg)
 	unsigned index = gu_add_relaxed(&s->index, 1) + 1;
 	exempt(s);
 	gu_mark_work(s->heap, index);
-	note_cpu(s, index);
 	gu_stop_exempt(false);
 	return NULL;
 }
@@ -392,14 +401,16 @@ static int start_thread(struct gu_service *s, void *(*fn)(void *))
 	gu_store_release(&s->stacks[i], gu_meta_map(STACK));
 	if (!s->stacks[i])
 		return -ENOMEM;
+	s->nthreads++; /* before the thread runs: the collector starts further ones itself */
 	pthread_attr_init(&attr);
 	pthread_attr_setstack(&attr, s->stacks[i], STACK);
 	int err = pthread_create(&s->threads[i], &attr, fn, s);
 	pthread_attr_destroy(&attr);
-	if (err)
+	if (err) {
 		gu_meta_unmap(s->stacks[i], STACK);
-	else
-		s->nthreads++;
+		gu_store_release(&s->stacks[i], NULL);
+		s->nthreads--;
+	}
 	return -err;
 }
 
@@ -506,14 +517,25 @@ void gu_service_destroy(struct gcuffd_heap *h)
 	h->service = NULL;
 }
 
+static uint64_t cpu_ns(pthread_t thread)
+{
+	clockid_t clock;
+	struct timespec t;
+	if (pthread_getcpuclockid(thread, &clock) || clock_gettime(clock, &t))
+		return 0;
+	return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
 void gu_service_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 {
 	struct gu_service *s = h->service;
 	gu_lock(&s->stats_lock);
 	*out = s->stats;
 	gu_unlock(&s->stats_lock);
-	for (unsigned i = 0; i < GU_MARKERS; i++)
-		out->gc_cpu_ns += gu_load_relaxed(&s->cpu_ns[i]);
+	gu_lock(&s->lock);
+	for (unsigned i = 0; i < s->nthreads; i++)
+		out->gc_cpu_ns += cpu_ns(s->threads[i]);
+	gu_unlock(&s->lock);
 }
 
 /* ---- fork ---- */

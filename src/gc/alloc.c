@@ -107,9 +107,10 @@ void *gu_alloc_large(struct gu_thread *t, struct gcuffd_arena *a, size_t size, s
 	gu_section_enter(t);
 	if (type)
 		b->types[0] = (uint16_t)type->index;
+	void *object = (void *)b->start; /* a root from here on: a stop at the section's end may sweep what nobody points to */
 	publish_large(a->heap, b);
 	gu_section_exit(t);
-	return (void *)b->start;
+	return object;
 }
 
 /* ---- finding and freeing ---- */

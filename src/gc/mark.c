@@ -184,6 +184,7 @@ void gu_mark_page(struct gu_marker *m, size_t page)
 	uintptr_t lo = m->base + (page << GU_PAGE_SHIFT), hi = lo + GU_PAGE;
 	const struct gu_block *b = gu_block_at(m->space, lo);
 	uint32_t first, last;
+	uint64_t before = m->words;
 	if (!b || !b->scanned || gu_load_acquire(&b->state) == GU_BLOCK_FREE || !gu_block_cell(b, lo, &first))
 		return;
 	if (!gu_block_cell(b, hi - 1, &last))
@@ -197,6 +198,8 @@ void gu_mark_page(struct gu_marker *m, size_t page)
 		for (; cells; cells &= cells - 1)
 			scan_cell_part(m, b, g * 64 + (uint32_t)__builtin_ctzll(cells), lo, hi);
 	}
+	if (gu_load_relaxed(&b->state) == GU_BLOCK_CURRENT)
+		m->block_words += m->words - before;
 }
 
 size_t gu_mark_cards(struct gcuffd_heap *h, struct gu_marker *m)
@@ -279,7 +282,7 @@ void gu_mark_clear(struct gcuffd_heap *h)
 	}
 	for (unsigned i = 0; i < mark->n; i++) {
 		struct gu_marker *m = &mark->markers[i];
-		m->bytes = m->objects = m->words = 0;
+		m->bytes = m->objects = m->words = m->block_words = 0;
 	}
 	mark->bytes_in_stop = 0;
 }
@@ -311,6 +314,7 @@ void gu_mark_counts(struct gcuffd_heap *h, struct gu_mark_counts *c)
 		c->bytes += h->mark->markers[i].bytes;
 		c->objects += h->mark->markers[i].objects;
 		c->words += h->mark->markers[i].words;
+		c->block_words += h->mark->markers[i].block_words;
 	}
 	c->bytes_in_stop = h->mark->bytes_in_stop;
 }

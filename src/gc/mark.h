@@ -22,6 +22,7 @@ struct gu_marker;
 
 struct gu_mark_counts {
 	uint64_t bytes, bytes_in_stop, objects, words;
+	uint64_t block_words; /* of these, by gu_mark_page in blocks that threads allocate from */
 };
 
 /* n markers; the caller of gu_mark_drain uses the first, workers the others. */

@@ -62,7 +62,8 @@ extern __thread struct gu_thread *gu_self __attribute__((tls_model("initial-exec
  * Threads that are not attached get a section too, for a heap with process roots stops them all the same: a
  * count in TLS, and whether a stop was asked for meanwhile. Guard: the thread and its handler.
  */
-extern __thread uint32_t gu_entered, gu_entered_pending __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern __thread uint32_t gu_entered __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern __thread uint32_t gu_entered_pending __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 void gu_section_obey(struct gu_thread *t);
 void gu_entered_obey(void);

@@ -89,7 +89,7 @@ static int each_run(struct gcuffd_heap *h, bool rearm, run_fn *fn, void *data)
 	for (size_t p = 0; p < pages && !err;) {
 		uint32_t index = gu_load_acquire(&s->block_of[p]);
 		struct gu_block *b = &s->blocks[index];
-		if (!index || !wanted(b, rearm)) {
+		if (!index || !wanted(b, rearm) || b->start + b->bytes > s->base + (pages << GU_PAGE_SHIFT)) {
 			p += index ? (b->start + b->bytes - s->base - (p << GU_PAGE_SHIFT)) >> GU_PAGE_SHIFT : 1;
 			continue;
 		}

@@ -12,7 +12,7 @@
 
 #include "preload/preload.h"
 
-#define STOP_SIGNAL SIGSTKFLT
+#define STOP_SIGNAL gcuffd_stop_signal()
 
 GU_NEXT(sigaction)
 GU_NEXT(execve)
@@ -57,37 +57,37 @@ static int after(const struct handler *h, int result)
 	return result;
 }
 
-int execve(const char *path, char *const argv[], char *const env[])
+GU_PRELOAD_EXPORT int execve(const char *path, char *const argv[], char *const env[])
 {
 	struct handler h = before();
 	return after(&h, real_execve()(path, argv, env));
 }
 
-int execv(const char *path, char *const argv[])
+GU_PRELOAD_EXPORT int execv(const char *path, char *const argv[])
 {
 	struct handler h = before();
 	return after(&h, real_execv()(path, argv));
 }
 
-int execvp(const char *file, char *const argv[])
+GU_PRELOAD_EXPORT int execvp(const char *file, char *const argv[])
 {
 	struct handler h = before();
 	return after(&h, real_execvp()(file, argv));
 }
 
-int execvpe(const char *file, char *const argv[], char *const env[])
+GU_PRELOAD_EXPORT int execvpe(const char *file, char *const argv[], char *const env[])
 {
 	struct handler h = before();
 	return after(&h, real_execvpe()(file, argv, env));
 }
 
-int fexecve(int fd, char *const argv[], char *const env[])
+GU_PRELOAD_EXPORT int fexecve(int fd, char *const argv[], char *const env[])
 {
 	struct handler h = before();
 	return after(&h, real_fexecve()(fd, argv, env));
 }
 
-int execveat(int dir, const char *path, char *const argv[], char *const env[], int flags)
+GU_PRELOAD_EXPORT int execveat(int dir, const char *path, char *const argv[], char *const env[], int flags)
 {
 	struct handler h = before();
 	return after(&h, real_execveat()(dir, path, argv, env, flags));
@@ -113,27 +113,27 @@ static void copy_args(char **argv, const char *first, size_t n, va_list args)
 #define COLLECT(argv, first) \
 	va_list args; \
 	va_start(args, first); \
-	size_t n = first ? count_args(args) : 0; \
+	size_t n = count_args(args); \
 	va_end(args); \
 	char *argv[n + 1]; \
 	va_start(args, first); \
 	copy_args(argv, first, n, args)
 
-int execl(const char *path, const char *first, ...)
+GU_PRELOAD_EXPORT int execl(const char *path, const char *first, ...)
 {
 	COLLECT(argv, first);
 	va_end(args);
 	return execv(path, argv);
 }
 
-int execlp(const char *file, const char *first, ...)
+GU_PRELOAD_EXPORT int execlp(const char *file, const char *first, ...)
 {
 	COLLECT(argv, first);
 	va_end(args);
 	return execvp(file, argv);
 }
 
-int execle(const char *path, const char *first, ...)
+GU_PRELOAD_EXPORT int execle(const char *path, const char *first, ...)
 {
 	COLLECT(argv, first);
 	char *const *env = va_arg(args, char *const *);

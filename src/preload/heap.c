@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "preload/preload.h"
@@ -20,11 +19,10 @@
 #define START_SIZE ((size_t)32 << 20)
 
 struct gcuffd_heap *gu_preload_heap;
-__thread bool gu_preload_service;
+__thread uint32_t gu_preload_inside GU_PRELOAD_TLS;
 
 enum state { NEW, MAKING, READY, FAILED };
-static uint32_t state;             /* atomic: enum state */
-static pid_t maker;                /* guard: who made state MAKING */
+static uint32_t state;               /* atomic: enum state */
 static uintptr_t loader, loader_end; /* constant after init */
 
 /* ---- lines for people ---- */
@@ -76,8 +74,9 @@ static enum gu_preload_source make_once(void)
 	uint32_t was = NEW;
 	if (!__atomic_compare_exchange_n(&state, &was, MAKING, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 		return gu_preload_source();
-	__atomic_store_n(&maker, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+	gu_preload_enter();
 	bool made = make();
+	gu_preload_leave();
 	__atomic_store_n(&state, made ? READY : FAILED, __ATOMIC_RELEASE);
 	errno = saved;
 	return made ? GU_FROM_HEAP : GU_FROM_LIBC;
@@ -86,7 +85,7 @@ static enum gu_preload_source make_once(void)
 /* Before the C library is set up there is no environment to read. */
 enum gu_preload_source gu_preload_source(void)
 {
-	if (gu_preload_service)
+	if (gu_preload_inside)
 		return GU_FROM_BOOT;
 	for (;;) {
 		switch (__atomic_load_n(&state, __ATOMIC_ACQUIRE)) {
@@ -97,8 +96,6 @@ enum gu_preload_source gu_preload_source(void)
 		case NEW:
 			return environ ? make_once() : GU_FROM_BOOT;
 		default:
-			if (__atomic_load_n(&maker, __ATOMIC_ACQUIRE) == (pid_t)syscall(SYS_gettid))
-				return GU_FROM_BOOT;
 			sched_yield();
 		}
 	}
@@ -124,8 +121,19 @@ extern const char __ehdr_start[] GU_PRELOAD_LOCAL, etext[] GU_PRELOAD_LOCAL;
 
 bool gu_preload_own_code(const void *code) { return (uintptr_t)code - (uintptr_t)__ehdr_start < (size_t)(etext - __ehdr_start); }
 
+/* Programs close their stderr before they end. */
+static int stats_fd = -1;
+
+static void open_stats(void)
+{
+	const char *where = secure_getenv("GCUFFD_PRELOAD_STATS");
+	if (where && !strcmp(where, "1"))
+		stats_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 100);
+}
+
 static __attribute__((constructor)) void begin(void)
 {
+	open_stats();
 	dl_iterate_phdr(find_loader, NULL);
 	gu_preload_threads_init();
 	gu_preload_signals_init();
@@ -156,7 +164,7 @@ static __attribute__((destructor)) void end(void)
 	const char *where = secure_getenv("GCUFFD_PRELOAD_STATS");
 	if (!where || !*where || !strcmp(where, "0"))
 		return;
-	int fd = strcmp(where, "1") ? open(where, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666) : STDERR_FILENO;
+	int fd = strcmp(where, "1") ? open(where, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666) : stats_fd;
 	int n = format_stats(text, sizeof(text));
 	if (fd < 0 || n <= 0 || write(fd, text, (size_t)n) < 0)
 		say("gcuffd: GCUFFD_PRELOAD_STATS: can't write to %s\n", where);

@@ -21,18 +21,29 @@ static void *no_memory(void)
 }
 
 /* EPERM: the thread is not attached, or no more, since its keys' destructors run. */
-static bool attach(void) { return errno == EPERM && !gcuffd_thread_attach(); }
+static bool attach(void)
+{
+	if (errno != EPERM)
+		return false;
+	gu_preload_enter();
+	int err = gcuffd_thread_attach();
+	gu_preload_leave();
+	return !err;
+}
 
 static void *from_heap(size_t size, size_t align)
 {
 	struct gcuffd_heap *h = gu_preload_heap;
-	return align > ALIGN_LEAST ? gcuffd_alloc_aligned(h, size, align, GCUFFD_CONSERVATIVE) : gcuffd_alloc(h, size);
+	gu_preload_enter();
+	void *p = align > ALIGN_LEAST ? gcuffd_alloc_aligned(h, size, align, GCUFFD_CONSERVATIVE) : gcuffd_alloc(h, size);
+	gu_preload_leave();
+	return p;
 }
 
 static void *from_boot(size_t size, size_t align)
 {
 	void *p = gu_boot_alloc(size, align);
-	return p || gu_preload_service ? p : gu_libc_alloc(size, align);
+	return p ? p : gu_libc_alloc(size, align);
 }
 
 static __attribute__((noinline)) void *allocate_slow(size_t size, size_t align)
@@ -60,13 +71,15 @@ static void *allocate(size_t size, size_t align)
 	return p;
 }
 
-void *malloc(size_t size)
+GU_PRELOAD_EXPORT void *malloc(size_t size)
 {
 	struct gcuffd_heap *h = __atomic_load_n(&gu_preload_heap, __ATOMIC_ACQUIRE);
 	int saved = errno;
-	if (gu_rarely(!h || size > PTRDIFF_MAX || gu_preload_service))
+	if (gu_rarely(!h || size > PTRDIFF_MAX || gu_preload_inside))
 		return allocate(size, ALIGN_LEAST);
+	gu_preload_enter();
 	void *p = gcuffd_alloc(h, size);
+	gu_preload_leave();
 	if (gu_rarely(!p))
 		p = allocate(size, ALIGN_LEAST);
 	else
@@ -75,10 +88,18 @@ void *malloc(size_t size)
 }
 
 /* Objects come zeroed. */
-void *calloc(size_t n, size_t size)
+GU_PRELOAD_EXPORT void *calloc(size_t n, size_t size)
 {
 	size_t bytes;
 	return __builtin_mul_overflow(n, size, &bytes) ? no_memory() : malloc(bytes);
+}
+
+static void *realloc_in_heap(void *p, size_t size)
+{
+	gu_preload_enter();
+	void *q = gcuffd_realloc(gu_preload_heap, p, size);
+	gu_preload_leave();
+	return q;
 }
 
 /* What free() has nothing to do for, or not here. true: done. */
@@ -92,13 +113,17 @@ static bool free_special(void *p)
 	return true;
 }
 
-void free(void *p)
+/* What is freed inside the library is left to the collector. */
+GU_PRELOAD_EXPORT void free(void *p)
 {
 	int saved = errno;
 	if (!p)
 		return;
-	if (!free_special(p) && gu_preload_heap)
+	if (!free_special(p) && gu_preload_heap && !gu_preload_inside) {
+		gu_preload_enter();
 		gcuffd_free(gu_preload_heap, p);
+		gu_preload_leave();
+	}
 	errno = saved;
 }
 
@@ -125,11 +150,13 @@ static void *reallocate(void *p, size_t size)
 		return gu_libc_realloc(p, size);
 	if (!gu_preload_heap)
 		return NULL;
-	void *q = gcuffd_realloc(gu_preload_heap, p, size);
-	return q || !attach() ? q : gcuffd_realloc(gu_preload_heap, p, size);
+	if (gu_preload_inside)
+		return move_out(p, malloc_usable_size(p), size);
+	void *q = realloc_in_heap(p, size);
+	return q || !attach() ? q : realloc_in_heap(p, size);
 }
 
-void *realloc(void *p, size_t size)
+GU_PRELOAD_EXPORT void *realloc(void *p, size_t size)
 {
 	int saved = errno;
 	if (!p)
@@ -145,7 +172,7 @@ void *realloc(void *p, size_t size)
 	return q;
 }
 
-void *reallocarray(void *p, size_t n, size_t size)
+GU_PRELOAD_EXPORT void *reallocarray(void *p, size_t n, size_t size)
 {
 	size_t bytes;
 	return __builtin_mul_overflow(n, size, &bytes) ? no_memory() : realloc(p, bytes);
@@ -160,7 +187,7 @@ static void *aligned(size_t align, size_t size)
 	return align > ALIGN_MOST ? no_memory() : allocate(size, align < ALIGN_LEAST ? ALIGN_LEAST : align);
 }
 
-int posix_memalign(void **out, size_t align, size_t size)
+GU_PRELOAD_EXPORT int posix_memalign(void **out, size_t align, size_t size)
 {
 	int saved = errno;
 	if (!is_pow2(align) || align % sizeof(void *))
@@ -173,7 +200,7 @@ int posix_memalign(void **out, size_t align, size_t size)
 	return 0;
 }
 
-void *aligned_alloc(size_t align, size_t size)
+GU_PRELOAD_EXPORT void *aligned_alloc(size_t align, size_t size)
 {
 	if (is_pow2(align))
 		return aligned(align, size);
@@ -182,7 +209,7 @@ void *aligned_alloc(size_t align, size_t size)
 }
 
 /* Any number is taken, and rounded up. */
-void *memalign(size_t align, size_t size)
+GU_PRELOAD_EXPORT void *memalign(size_t align, size_t size)
 {
 	size_t power = ALIGN_LEAST;
 	while (power < align && power <= ALIGN_MOST)
@@ -190,9 +217,9 @@ void *memalign(size_t align, size_t size)
 	return aligned(power, size);
 }
 
-void *valloc(size_t size) { return aligned(PAGE, size); }
+GU_PRELOAD_EXPORT void *valloc(size_t size) { return aligned(PAGE, size); }
 
-void *pvalloc(size_t size)
+GU_PRELOAD_EXPORT void *pvalloc(size_t size)
 {
 	return size > PTRDIFF_MAX ? no_memory() : aligned(PAGE, size ? (size + PAGE - 1) & ~(PAGE - 1) : PAGE);
 }
@@ -200,7 +227,7 @@ void *pvalloc(size_t size)
 /* ---- the rest ---- */
 
 /* The last byte is not the program's: a pointer to its end must still point into the object. */
-size_t malloc_usable_size(void *p)
+GU_PRELOAD_EXPORT size_t malloc_usable_size(void *p)
 {
 	struct gcuffd_object object;
 	if (!p || gu_preload_from_loader(p))
@@ -214,7 +241,7 @@ size_t malloc_usable_size(void *p)
 	return object.size - 1;
 }
 
-int malloc_trim(size_t pad)
+GU_PRELOAD_EXPORT int malloc_trim(size_t pad)
 {
 	int saved = errno;
 	(void)pad;

@@ -2,9 +2,10 @@
 /*
  * preload.h - what the files of the malloc front end share.
  *
- * Where memory comes from: the heap, once there is one; until then, while it is being made, and for the
- * library's own threads, a static buffer that is never given back (boot.c); where there can be no heap, or a
- * thread can't be attached (no /proc, no descriptor free), the C library's allocator.
+ * Where memory comes from: the heap, once there is one; a static buffer that is never given back (boot.c)
+ * until then, for the library's own threads, and for whoever allocates while this thread is inside the
+ * library: the C library on our behalf, or a signal handler (.inv.preload.inside). Where there can be no
+ * heap, or a thread can't be attached (no /proc, no descriptor free), it is the C library's allocator.
  */
 #ifndef GU_PRELOAD_PRELOAD_H
 #define GU_PRELOAD_PRELOAD_H
@@ -15,6 +16,7 @@
 
 #include "gcuffd.h"
 
+#define GU_PRELOAD_EXPORT __attribute__((visibility("default")))
 #define GU_PRELOAD_LOCAL __attribute__((visibility("hidden")))
 #define GU_PRELOAD_TLS __attribute__((tls_model("initial-exec"), visibility("hidden")))
 #define gu_rarely(x) __builtin_expect(!!(x), 0)
@@ -22,11 +24,23 @@
 /* Set once, with release, when the heap is ready. */
 extern GU_PRELOAD_LOCAL struct gcuffd_heap *gu_preload_heap;
 
-/* The calling thread is one of the library's own. */
-extern GU_PRELOAD_TLS __thread bool gu_preload_service;
+/* The calling thread is inside the library; always so in the library's own threads. */
+extern __thread uint32_t gu_preload_inside GU_PRELOAD_TLS;
+
+static inline void gu_preload_enter(void)
+{
+	gu_preload_inside++;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+static inline void gu_preload_leave(void)
+{
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	gu_preload_inside--;
+}
 
 enum gu_preload_source { GU_FROM_HEAP, GU_FROM_BOOT, GU_FROM_LIBC };
-/* Makes the heap if there is none yet. */
+/* Makes the heap if there is none yet; not inside. */
 GU_PRELOAD_LOCAL enum gu_preload_source gu_preload_source(void);
 
 /* The static buffer: zeroed, NULL when it is used up. size_of: what was asked for. */

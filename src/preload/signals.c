@@ -2,7 +2,8 @@
 /*
  * signals.c - the stop signal stays unblocked and handled: it is taken out of every mask that the program
  * sets or waits for, and its disposition can't be changed, which looks like success. The library itself
- * changes masks by raw system calls, and its handler is known by its address.
+ * changes masks by raw system calls, and its handler is known by its address. The old calls whose mask is an
+ * int (sigblock, sigsetmask) cannot name the signal.
  */
 #include <errno.h>
 #include <poll.h>
@@ -15,7 +16,7 @@
 
 #include "preload/preload.h"
 
-#define STOP_SIGNAL SIGSTKFLT
+#define STOP_SIGNAL gcuffd_stop_signal()
 
 extern int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t len);
 extern sighandler_t bsd_signal(int sig, sighandler_t handler);
@@ -47,8 +48,6 @@ GU_NEXT(sigset)
 GU_NEXT(sighold)
 GU_NEXT(sigignore)
 GU_NEXT(siginterrupt)
-GU_NEXT(sigblock)
-GU_NEXT(sigsetmask)
 #pragma GCC diagnostic pop
 
 /* Those that a signal handler may call. */
@@ -82,7 +81,7 @@ static int pretend(struct sigaction *old)
 	return 0;
 }
 
-int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+GU_PRELOAD_EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
 {
 	struct sigaction clean;
 	if (sig == STOP_SIGNAL && !(act && gu_preload_own_code((const void *)act->sa_sigaction)))
@@ -95,7 +94,7 @@ int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
 }
 
 #define SIGNAL_LIKE(name) \
-	sighandler_t name(int sig, sighandler_t handler) { return sig == STOP_SIGNAL ? SIG_DFL : real_##name()(sig, handler); }
+	GU_PRELOAD_EXPORT sighandler_t name(int sig, sighandler_t handler) { return sig == STOP_SIGNAL ? SIG_DFL : real_##name()(sig, handler); }
 
 SIGNAL_LIKE(signal)
 SIGNAL_LIKE(bsd_signal)
@@ -103,90 +102,88 @@ SIGNAL_LIKE(sysv_signal)
 SIGNAL_LIKE(__sysv_signal)
 SIGNAL_LIKE(sigset)
 
-int sigignore(int sig) { return sig == STOP_SIGNAL ? 0 : real_sigignore()(sig); }
-int siginterrupt(int sig, int on) { return sig == STOP_SIGNAL ? 0 : real_siginterrupt()(sig, on); }
+GU_PRELOAD_EXPORT int sigignore(int sig) { return sig == STOP_SIGNAL ? 0 : real_sigignore()(sig); }
+GU_PRELOAD_EXPORT int siginterrupt(int sig, int on) { return sig == STOP_SIGNAL ? 0 : real_siginterrupt()(sig, on); }
 
 /* ---- masks ---- */
 
-int sigprocmask(int how, const sigset_t *set, sigset_t *old)
+GU_PRELOAD_EXPORT int sigprocmask(int how, const sigset_t *set, sigset_t *old)
 {
 	sigset_t room;
 	return real_sigprocmask()(how, strip(set, &room), old);
 }
 
-int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
+GU_PRELOAD_EXPORT int pthread_sigmask(int how, const sigset_t *set, sigset_t *old)
 {
 	sigset_t room;
 	return real_pthread_sigmask()(how, strip(set, &room), old);
 }
 
-int pthread_attr_setsigmask_np(pthread_attr_t *attr, const sigset_t *set)
+GU_PRELOAD_EXPORT int pthread_attr_setsigmask_np(pthread_attr_t *attr, const sigset_t *set)
 {
 	sigset_t room;
 	return real_pthread_attr_setsigmask_np()(attr, strip(set, &room));
 }
 
-int sighold(int sig) { return sig == STOP_SIGNAL ? 0 : real_sighold()(sig); }
-int sigblock(int mask) { return real_sigblock()(mask & ~(1 << (STOP_SIGNAL - 1))); }
-int sigsetmask(int mask) { return real_sigsetmask()(mask & ~(1 << (STOP_SIGNAL - 1))); }
+GU_PRELOAD_EXPORT int sighold(int sig) { return sig == STOP_SIGNAL ? 0 : real_sighold()(sig); }
 
 /* ---- waiting ---- */
 
-int sigsuspend(const sigset_t *set)
+GU_PRELOAD_EXPORT int sigsuspend(const sigset_t *set)
 {
 	sigset_t room;
 	return real_sigsuspend()(strip(set, &room));
 }
 
-int sigwait(const sigset_t *set, int *sig)
+GU_PRELOAD_EXPORT int sigwait(const sigset_t *set, int *sig)
 {
 	sigset_t room;
 	return real_sigwait()(strip(set, &room), sig);
 }
 
-int sigwaitinfo(const sigset_t *set, siginfo_t *info)
+GU_PRELOAD_EXPORT int sigwaitinfo(const sigset_t *set, siginfo_t *info)
 {
 	sigset_t room;
 	return real_sigwaitinfo()(strip(set, &room), info);
 }
 
-int sigtimedwait(const sigset_t *set, siginfo_t *info, const struct timespec *timeout)
+GU_PRELOAD_EXPORT int sigtimedwait(const sigset_t *set, siginfo_t *info, const struct timespec *timeout)
 {
 	sigset_t room;
 	return real_sigtimedwait()(strip(set, &room), info, timeout);
 }
 
-int signalfd(int fd, const sigset_t *set, int flags)
+GU_PRELOAD_EXPORT int signalfd(int fd, const sigset_t *set, int flags)
 {
 	sigset_t room;
 	return real_signalfd()(fd, strip(set, &room), flags);
 }
 
-int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+GU_PRELOAD_EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
 	sigset_t room;
 	return real_ppoll()(fds, n, timeout, strip(mask, &room));
 }
 
-int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t len)
+GU_PRELOAD_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t len)
 {
 	sigset_t room;
 	return real___ppoll_chk()(fds, n, timeout, strip(mask, &room), len);
 }
 
-int pselect(int n, fd_set *in, fd_set *out, fd_set *bad, const struct timespec *timeout, const sigset_t *mask)
+GU_PRELOAD_EXPORT int pselect(int n, fd_set *in, fd_set *out, fd_set *bad, const struct timespec *timeout, const sigset_t *mask)
 {
 	sigset_t room;
 	return real_pselect()(n, in, out, bad, timeout, strip(mask, &room));
 }
 
-int epoll_pwait(int fd, struct epoll_event *events, int n, int timeout, const sigset_t *mask)
+GU_PRELOAD_EXPORT int epoll_pwait(int fd, struct epoll_event *events, int n, int timeout, const sigset_t *mask)
 {
 	sigset_t room;
 	return real_epoll_pwait()(fd, events, n, timeout, strip(mask, &room));
 }
 
-int epoll_pwait2(int fd, struct epoll_event *events, int n, const struct timespec *timeout, const sigset_t *mask)
+GU_PRELOAD_EXPORT int epoll_pwait2(int fd, struct epoll_event *events, int n, const struct timespec *timeout, const sigset_t *mask)
 {
 	sigset_t room;
 	return real_epoll_pwait2()(fd, events, n, timeout, strip(mask, &room));

@@ -40,7 +40,9 @@ static struct start begin(void *data)
 {
 	struct start s = *(struct start *)data;
 	free(data);
+	gu_preload_enter();
 	(void)gcuffd_thread_attach();
+	gu_preload_leave();
 	return s;
 }
 
@@ -59,7 +61,7 @@ static int run_program_c11(void *data)
 static void *run_service(void *data)
 {
 	const struct start *s = data;
-	gu_preload_service = true;
+	gu_preload_enter(); /* for ever */
 	return s->run(s->arg);
 }
 
@@ -82,7 +84,7 @@ static int create_service(pthread_t *out, const pthread_attr_t *attr, struct sta
 	return real_pthread_create()(out, attr, run_service, p);
 }
 
-int pthread_create(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *arg), void *arg)
+GU_PRELOAD_EXPORT int pthread_create(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *arg), void *arg)
 {
 	if (gu_preload_own_code((const void *)run))
 		return create_service(out, attr, (struct start){run, NULL, arg});
@@ -95,7 +97,7 @@ int pthread_create(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void
 	return err;
 }
 
-int thrd_create(thrd_t *out, thrd_start_t run, void *arg)
+GU_PRELOAD_EXPORT int thrd_create(thrd_t *out, thrd_start_t run, void *arg)
 {
 	struct start *p = new_start((struct start){NULL, run, arg});
 	if (!p)
@@ -110,7 +112,7 @@ int thrd_create(thrd_t *out, thrd_start_t run, void *arg)
  * Fork handlers allocate. The heap's are registered before all others, so that the heap is the last thing to be
  * made ready for a fork and the first to work again.
  */
-int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso)
+GU_PRELOAD_EXPORT int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso)
 {
 	gu_preload_source();
 	return real___register_atfork()(prepare, parent, child, dso);
