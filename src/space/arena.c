@@ -28,13 +28,25 @@ void gu_arena_destroy(struct gcuffd_arena *a)
 			gu_half_destroy(a->half[i]);
 }
 
+/* jemalloc's metadata counts from the start; the collector brings the sum up to date. */
+static struct gu_half *make_half(struct gcuffd_arena *a)
+{
+	struct gu_half_sizes sizes;
+	struct gu_half *half = gu_half_create(a->space, a->decay_ms);
+	if (half) {
+		gu_half_sizes(half, &sizes);
+		gu_add_relaxed(&a->space->foreign, sizes.metadata);
+	}
+	return half;
+}
+
 static struct gu_half *half_for(struct gcuffd_arena *a, unsigned kind)
 {
 	struct gu_half **slot = &a->half[kind != GCUFFD_ATOMIC];
 	struct gu_half *half = gu_load_acquire(slot); /* pairs with the store below */
 	if (half)
 		return half;
-	struct gu_half *made = gu_half_create(a->space, a->decay_ms);
+	struct gu_half *made = make_half(a);
 	if (!made)
 		return NULL;
 	gu_lock(&a->lock);

@@ -5,8 +5,8 @@
  * Extents are taken in whole regions and never unmapped: what jemalloc gives up is purged and stays
  * its own (dalloc refuses, so it is retained). Split and merge never fail: the reservation is one
  * mapping to us. Lazy purging is refused: MADV_FREE makes holes that nobody announces
- * (.inv.purge.now). jemalloc's own mmap and munmap calls come here by name (tools/jemalloc), which is
- * how its metadata is known to own.h.
+ * (.inv.purge.now). jemalloc's own mmap, munmap and madvise calls come here by name (tools/jemalloc),
+ * which is how its metadata is known to own.h, and unmapped with its arena.
  */
 #include "space/hooks.h"
 
@@ -23,6 +23,10 @@
 
 void *gu_je_mmap(void *hint, size_t len, int prot, int flags, int fd, long offset);
 int gu_je_munmap(void *start, size_t len);
+int gu_je_madvise(void *start, size_t len, int advice);
+
+/* This thread ends an arena: the metadata that jemalloc would purge and keep is unmapped. */
+static __thread bool ending __attribute__((tls_model("initial-exec")));
 
 struct gu_half {
 	extent_hooks_t hooks;
@@ -46,6 +50,12 @@ int gu_je_munmap(void *start, size_t len)
 {
 	gu_own_remove((uintptr_t)start, len);
 	return munmap(start, len);
+}
+
+/* Base blocks of an arena that ends are given to madvise, since mappings are retained; nothing refers to them after. */
+int gu_je_madvise(void *start, size_t len, int advice)
+{
+	return ending && advice == MADV_DONTNEED ? gu_je_munmap(start, len) : madvise(start, len, advice);
 }
 
 static struct gu_half *half_of(extent_hooks_t *hooks) { return GU_CONTAINER(hooks, struct gu_half, hooks); }
@@ -99,13 +109,49 @@ static int control(const char *prefix, unsigned index, const char *name, void *o
 	return gu_je_mallctl(path, out, out_len, in, in_len);
 }
 
+/*
+ * An arena's own metadata: jemalloc's default hooks would keep it mapped when the arena goes, since they retain.
+ */
+static void *meta_alloc(extent_hooks_t *hooks, void *hint, size_t size, size_t align, bool *zero, bool *commit, unsigned index)
+{
+	void *p;
+	(void)hooks, (void)index;
+	if (hint || gu_os->mmap(NULL, size + align, PROT_READ | PROT_WRITE, MAP_NORESERVE, &p))
+		return NULL;
+	uintptr_t raw = (uintptr_t)p, start = gu_align_up(raw, align);
+	if (start > raw)
+		gu_os->munmap(p, start - raw);
+	gu_os->munmap((void *)(start + size), raw + align - start);
+	if (!gu_own_add(start, size)) {
+		gu_os->munmap((void *)start, size);
+		return NULL;
+	}
+	*zero = *commit = true;
+	return (void *)start;
+}
+
+static bool meta_dalloc(extent_hooks_t *hooks, void *start, size_t size, bool committed, unsigned index)
+{
+	(void)hooks, (void)committed, (void)index;
+	gu_own_remove((uintptr_t)start, size);
+	return gu_os->munmap(start, size) != 0;
+}
+
+static extent_hooks_t meta_hooks = {.alloc = meta_alloc, .dalloc = meta_dalloc};
+
+/* Made with the hooks for its metadata, which keeps them; extents get theirs afterwards. */
 static int create_arena(struct gu_half *half, unsigned decay_ms)
 {
-	struct { extent_hooks_t *hooks; bool metadata_use_hooks; } config = {&half->hooks, false};
+	struct { extent_hooks_t *hooks; bool metadata_use_hooks; } config = {&meta_hooks, true};
+	extent_hooks_t *extents = &half->hooks;
 	size_t len = sizeof(half->index);
 	ssize_t dirty = decay_ms, muzzy = 0;
 	if (gu_je_mallctl("experimental.arenas_create_ext", &half->index, &len, &config, sizeof(config)))
 		return -ENOMEM;
+	if (control("arena", half->index, "extent_hooks", NULL, NULL, &extents, sizeof(extents))) {
+		control("arena", half->index, "destroy", NULL, NULL, NULL, 0);
+		return -ENOMEM;
+	}
 	control("arena", half->index, "dirty_decay_ms", NULL, NULL, &dirty, sizeof(dirty));
 	control("arena", half->index, "muzzy_decay_ms", NULL, NULL, &muzzy, sizeof(muzzy));
 	return 0;
@@ -130,7 +176,9 @@ struct gu_half *gu_half_create(struct gu_space *space, unsigned decay_ms)
 
 void gu_half_destroy(struct gu_half *half)
 {
+	ending = true;
 	control("arena", half->index, "destroy", NULL, NULL, NULL, 0);
+	ending = false;
 	gu_meta_free(half, sizeof(*half));
 }
 

@@ -146,6 +146,17 @@ static bool over_limit(struct gu_space *s, size_t bytes)
 	return s->limit && bytes && gu_space_resident(s) + bytes > s->limit;
 }
 
+/* Never above the limit, not even for a moment. */
+static bool account(struct gu_space *s, size_t bytes)
+{
+	size_t was = gu_load_relaxed(&s->resident);
+	do {
+		if (s->limit && bytes && was + gu_load_relaxed(&s->tables) + gu_load_relaxed(&s->foreign) + bytes > s->limit)
+			return false;
+	} while (!gu_cas_seqcst(&s->resident, &was, was + bytes));
+	return true;
+}
+
 /* The first touch of a huge region brings in all of it. */
 static int fault_region(struct gu_space *s, size_t r)
 {
@@ -182,11 +193,8 @@ int gu_space_use(struct gu_space *s, uintptr_t start, size_t len, bool *fresh)
 	if (fault_huge(s, p0, p1))
 		return -ENOMEM;
 	size_t bytes = count_absent(s, p0, p1) << GU_PAGE_SHIFT;
-	gu_add_relaxed(&s->resident, bytes);
-	if (s->limit && bytes && gu_space_resident(s) > s->limit) {
-		gu_sub_relaxed(&s->resident, bytes);
+	if (!account(s, bytes))
 		return -ENOMEM;
-	}
 	uint8_t any = 0;
 	for (size_t p = p0; p < p1; p++) {
 		any |= s->state[p];
