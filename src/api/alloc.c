@@ -18,8 +18,10 @@ struct request {
 /* A cell of a class whose multiples keep the alignment, or 0 if only whole pages do. */
 static size_t cell_for(size_t size, size_t align)
 {
+	if (size > GU_SMALL_MAX)
+		return 0;
 	if (align <= GU_GRANULE)
-		return size <= GU_SMALL_MAX ? size : 0;
+		return size;
 	if (align > GU_PAGE)
 		return 0;
 	for (size = gu_align_up(size, align); size <= GU_SMALL_MAX; size += align)

@@ -13,8 +13,9 @@ void gu_heaps_give_slot(uint32_t slot);
 /* For fork: calls fn for each heap, in order or backwards. */
 void gu_heaps_each(void (*fn)(struct gcuffd_heap *heap));
 bool gu_heaps_any(unsigned flag);
-void gu_heaps_lock(void);
-void gu_heaps_unlock(void);
+/* Heaps are made and ended between the two only by others that wait; not inside a section. */
+void gu_heaps_freeze(void);
+void gu_heaps_thaw(void);
 void gu_heaps_forked(void);
 
 int gu_fork_init(void);

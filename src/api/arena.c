@@ -44,13 +44,19 @@ int gu_arena_new(struct gcuffd_heap *h, const char *name, struct gcuffd_arena **
 	return 0;
 }
 
-/* No cycle runs, no thread uses it or has a cache of it. */
+/* No cycle runs, no thread uses it or has a cache of it. Its slot is to be given back. */
+static uint32_t drop_arena(struct gcuffd_arena *a)
+{
+	uint32_t slot = a->slot;
+	gu_arena_destroy(a);
+	gu_meta_free(a, sizeof(*a));
+	return slot;
+}
+
 void gu_arena_end(struct gcuffd_arena *a)
 {
 	a->heap->arenas[a->id] = NULL;
-	gu_arena_destroy(a);
-	gu_heaps_give_slot(a->slot);
-	gu_meta_free(a, sizeof(*a));
+	gu_heaps_give_slot(drop_arena(a));
 }
 
 int gcuffd_arena_create(struct gcuffd_heap *h, const char *name, struct gcuffd_arena **arena)
@@ -87,17 +93,26 @@ static void lock_cycles(struct gcuffd_heap *h)
 static int empty_arena(struct gcuffd_arena *a, bool end)
 {
 	struct gcuffd_heap *h = a->heap;
+	uint32_t slot = 0;
 	if (!a->id)
 		return -EINVAL;
 	lock_cycles(h);
 	gu_cache_drop_arena(a); /* takes the list of threads: not inside a section */
+	if (end) { /* whoever walks over the arenas in a section is done with it after this */
+		gu_store_release(&h->arenas[a->id], NULL);
+		gu_world_quiesce();
+	}
 	struct gu_thread *t = gu_enter();
 	release_blocks(a);
 	gu_arena_tidy(a, GU_TIDY_PURGE);
 	if (end)
-		gu_arena_end(a);
+		slot = drop_arena(a);
 	gu_leave(t);
 	gu_unlock(&h->cycle_lock);
+	t = gu_enter();
+	if (end) /* takes the library's lock, which fork holds while it waits for the cycle lock */
+		gu_heaps_give_slot(slot);
+	gu_leave(t);
 	return 0;
 }
 

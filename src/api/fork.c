@@ -16,12 +16,16 @@
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int error;
-static bool stopped; /* guard: the lock of the heaps' list */
+static bool stopped; /* guard: the fork lock */
 
+/*
+ * No heap comes or goes meanwhile (fork lock), no cycle runs (cycle locks, waited for as a blocking thread), and no
+ * mutator is in a section (the stop), so every other lock of ours is free but for threads that never attached.
+ */
 static void prepare(void)
 {
-	bool blocking = gu_self && !gu_blocking_enter(); /* a cycle under way is waited for */
-	gu_heaps_lock();
+	bool blocking = gu_self && !gu_blocking_enter();
+	gu_heaps_freeze();
 	gu_heaps_each(gu_service_fork_prepare);
 	if (blocking)
 		gu_blocking_leave();
@@ -33,7 +37,7 @@ static void in_parent(void)
 	if (stopped)
 		gu_world_resume();
 	gu_heaps_each(gu_service_fork_parent);
-	gu_heaps_unlock();
+	gu_heaps_thaw();
 }
 
 static void in_child(void)

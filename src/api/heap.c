@@ -7,6 +7,7 @@
 #include "base/meta.h"
 #include "ctl/service.h"
 #include "gc/mutator.h"
+#include "gc/stop.h"
 #include "space/hooks.h"
 #include "sys/caps.h"
 #include "sys/os.h"
@@ -17,9 +18,25 @@ static uint64_t slots[GU_SLOTS / 64];       /* guard: list_lock; taken */
 
 const char *gcuffd_version(void) { return GCUFFD_VERSION; }
 
-void gu_heaps_lock(void) { gu_lock_fork(&list_lock); }
-void gu_heaps_unlock(void) { gu_unlock_fork(&list_lock); }
-void gu_heaps_forked(void) { gu_lock_init(&list_lock, GU_RANK_LIBRARY); }
+/* fork_lock is outermost and of no rank: waited for by a thread that blocks, never inside a section. */
+static struct gu_lock fork_lock = GU_LOCK_INIT(GU_RANK_LIBRARY);
+
+void gu_heaps_freeze(void) { gu_lock_fork(&fork_lock); }
+void gu_heaps_thaw(void) { gu_unlock_fork(&fork_lock); }
+
+void gu_heaps_forked(void)
+{
+	gu_lock_init(&fork_lock, GU_RANK_LIBRARY);
+	gu_lock_init(&list_lock, GU_RANK_LIBRARY);
+}
+
+static void freeze_blocking(void)
+{
+	bool blocking = gu_self && !gu_blocking_enter();
+	gu_heaps_freeze();
+	if (blocking)
+		gu_blocking_leave();
+}
 
 int gu_heaps_add(struct gcuffd_heap *h)
 {
@@ -109,6 +126,8 @@ static void unmake(struct gcuffd_heap *h)
 	if (h->roots)
 		gu_meta_free(h->roots, h->roots_max * sizeof(h->roots[0]));
 	if (h->space.base)
+		gu_half_end_all(&h->space);
+	if (h->space.base)
 		gu_space_destroy(&h->space);
 	gu_meta_free(h, sizeof(*h));
 }
@@ -141,16 +160,20 @@ int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap 
 	struct gu_log log = {o.log, o.log_data, (int)o.log_level};
 	if (err)
 		return err;
+	freeze_blocking();
 	struct gu_thread *t = gu_enter();
 	if (gu_os == &gu_os_linux)
 		gu_os_set(NULL); /* metadata through the table too */
 	gu_jemalloc_init(); /* registers its fork handlers before ours */
 	err = gu_fork_init();
 	if (!err)
+		err = gu_stop_init();
+	if (!err)
 		err = gu_caps_rung((int)o.rung, &rung);
 	if (!err)
 		err = create(&o, rung, heap);
 	gu_leave(t);
+	gu_heaps_thaw();
 	if (err == -EOPNOTSUPP)
 		gu_log(&log, GU_LOG_ERROR, "rung %s is not to be had here; gcuffd probe says why", gu_caps_rung_name((int)o.rung));
 	else if (err == -ENOMEM)
@@ -160,6 +183,7 @@ int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap 
 
 int gcuffd_heap_destroy(struct gcuffd_heap *h)
 {
+	freeze_blocking();
 	gu_heaps_remove(h);
 	gu_service_quit(h);
 	for (unsigned i = 0; i <= GU_ARENAS; i++)
@@ -168,6 +192,7 @@ int gcuffd_heap_destroy(struct gcuffd_heap *h)
 	struct gu_thread *t = gu_enter();
 	unmake(h);
 	gu_leave(t);
+	gu_heaps_thaw();
 	return 0;
 }
 

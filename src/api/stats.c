@@ -18,7 +18,7 @@ int gcuffd_heap_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 	gu_leave(t);
 	s.size = out->size;
 	s.version = GCUFFD_STATS_VERSION;
-	s.rung = (uint32_t)h->rung;
+	s.rung = (uint32_t)gu_load_relaxed(&h->rung);
 	s.resident_bytes = gu_space_resident(&h->space);
 	s.metadata_bytes = s.resident_bytes - gu_load_relaxed(&h->space.resident);
 	s.allocated_bytes = gu_load_relaxed(&h->allocated);

@@ -295,8 +295,8 @@ static void run_cycle(struct gcuffd_heap *h)
 	gu_os->futex_wake(&s->in_cycle, INT32_MAX);
 	if (!err)
 		account_foreign(h);
-	gu_unlock(&h->cycle_lock);
 	take_stats(h, &c, err);
+	gu_unlock(&h->cycle_lock);
 	if (!err)
 		pace(h, &c);
 	else
@@ -359,17 +359,20 @@ static void own_files(struct gcuffd_heap *h)
 		gu_log(&h->log, GU_LOG_WARN, "service threads share the program's descriptors: unshare was refused");
 		return;
 	}
-	syscall(SYS_close_range, 0, ~0u, 0);
+	if (syscall(SYS_close_range, 0, ~0u, 0)) /* before 5.9 */
+		for (int fd = 0; fd < 65536; fd++)
+			gu_os->close(fd);
 	gu_log_detach();
 }
 
-static int begin(struct gcuffd_heap *h)
+static void begin(struct gcuffd_heap *h)
 {
 	own_files(h);
 	int err = gu_track_open(h);
-	if (err)
-		gu_log(&h->log, GU_LOG_WARN, "no page tracking (error %d): cycles stop the world", -err);
-	return 0;
+	if (err) {
+		gu_log(&h->log, GU_LOG_WARN, "no page tracking (error %d): cycles stop the world, rung stop", -err);
+		gu_store_relaxed(&h->rung, GCUFFD_RUNG_STOP);
+	}
 }
 
 /* The frames below the caller's hold nothing; its TLS and descriptor, at the stack's top, are roots. */
@@ -404,9 +407,11 @@ static int start_thread(struct gu_service *s, void *(*fn)(void *))
 	s->nthreads++; /* before the thread runs: the collector starts further ones itself */
 	pthread_attr_init(&attr);
 	pthread_attr_setstack(&attr, s->stacks[i], STACK);
+	gu_stop_expect();
 	int err = pthread_create(&s->threads[i], &attr, fn, s);
 	pthread_attr_destroy(&attr);
 	if (err) {
+		gu_stop_unexpect();
 		gu_meta_unmap(s->stacks[i], STACK);
 		gu_store_release(&s->stacks[i], NULL);
 		s->nthreads--;
@@ -444,21 +449,35 @@ static int start_locked(struct gu_service *s)
 	return err;
 }
 
+/* false: the lock is held, by another starter or around a fork. */
+static bool try_start(struct gu_service *s, int *err)
+{
+	struct gu_thread *t = gu_enter();
+	gu_store_relaxed(&s->wanted, 0); /* pthread_create allocates: that must not come here again */
+	bool mine = gu_trylock(&s->lock);
+	if (mine) {
+		if (!s->started)
+			*err = start_locked(s);
+		gu_unlock(&s->lock);
+	} else {
+		gu_store_relaxed(&s->wanted, 1);
+	}
+	gu_leave(t);
+	return mine;
+}
+
+/* Waits for the lock outside of sections: who forks stops the world while holding it. */
 int gu_service_start(struct gcuffd_heap *h, bool now)
 {
 	struct gu_service *s = h->service;
 	int err = 0;
-	if (gu_load_acquire(&s->running) || (!now && !gu_load_relaxed(&s->wanted)))
-		return 0;
-	struct gu_thread *t = gu_enter();
-	gu_store_relaxed(&s->wanted, 0); /* pthread_create allocates: that must not come here again */
-	if (gu_trylock(&s->lock)) {
-		if (!s->started)
-			err = start_locked(s);
-		gu_unlock(&s->lock);
+	while (!gu_load_acquire(&s->running) && (now || gu_load_relaxed(&s->wanted))) {
+		if (try_start(s, &err) || !now)
+			return err;
+		gu_os->sched_yield();
 	}
-	gu_leave(t);
-	return err;
+	gu_store_relaxed(&s->wanted, 0);
+	return 0;
 }
 
 /* ---- making and ending ---- */
@@ -540,25 +559,22 @@ void gu_service_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 
 /* ---- fork ---- */
 
-/* Between prepare and parent or child no cycle runs and no service thread holds a lock. */
-void gu_service_fork_prepare(struct gcuffd_heap *h)
-{
-	gu_lock_fork(&h->service->lock);
-	gu_lock_fork(&h->cycle_lock);
-}
-
-void gu_service_fork_parent(struct gcuffd_heap *h)
-{
-	gu_unlock_fork(&h->cycle_lock);
-	gu_unlock_fork(&h->service->lock);
-}
+/* Between prepare and parent or child no cycle runs. */
+void gu_service_fork_prepare(struct gcuffd_heap *h) { gu_lock_fork(&h->cycle_lock); }
+void gu_service_fork_parent(struct gcuffd_heap *h) { gu_unlock_fork(&h->cycle_lock); }
 
 /* Threads and descriptors stayed behind: the child starts its own when it needs them. */
 void gu_service_fork_child(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
 	gu_lock_init(&s->lock, GU_RANK_LIBRARY);
+	gu_lock_init(&s->stats_lock, GU_RANK_WAIT);
 	gu_lock_init(&h->cycle_lock, GU_RANK_CYCLE);
+	gu_lock_init(&h->lock, GU_RANK_ROOTS);
+	gu_lock_init(&h->space.lock, GU_RANK_SPACE);
+	for (unsigned i = 0; i <= GU_ARENAS; i++)
+		if (h->arenas[i])
+			gu_lock_init(&h->arenas[i]->lock, GU_RANK_ARENA);
 	for (unsigned i = 0; i < s->nthreads; i++)
 		gu_meta_unmap(s->stacks[i], STACK);
 	gu_track_forked(h);

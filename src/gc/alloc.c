@@ -155,7 +155,7 @@ static void free_small_now(struct gu_block *b, uint32_t nfreed)
 	uint8_t state = gu_load_relaxed(&b->state);
 	bool empty = false;
 	if (b->arena == a && (state == GU_BLOCK_FULL || state == GU_BLOCK_LISTED)) { /* else it was released meanwhile */
-		uint32_t free_cells = gu_block_count_free(b) + gu_load_relaxed(&b->nfreed);
+		uint32_t free_cells = gu_block_count_free(b) + gu_block_count_freed(b);
 		empty = gu_arena_relist_locked(a, b, free_cells);
 		if (empty)
 			gu_store_relaxed(&b->state, GU_BLOCK_BUSY); /* ours alone from here on */
@@ -175,7 +175,9 @@ int gu_free(struct gcuffd_heap *h, uintptr_t object)
 		return -EALREADY;
 	struct gu_bits *bits = &b->bits[cell >> 6];
 	uint64_t bit = 1ull << (cell & 63);
-	bool large = gu_block_is_large(b), idle = gu_load_relaxed(&h->phase) == GU_PHASE_IDLE;
+	bool large = gu_block_is_large(b);
+	/* The collector does not wait for sections of threads that are not attached: they release nothing. */
+	bool idle = gu_self && gu_load_relaxed(&h->phase) == GU_PHASE_IDLE;
 	if (h->verify_frees)
 		gu_or_relaxed(&bits->dropped, bit);
 	if (gu_or_seqcst(&bits->freed, bit) & bit)

@@ -39,7 +39,7 @@ struct gcuffd_heap {
 	struct gu_space space;
 	struct gcuffd_options options; /* as resolved; constant */
 	struct gu_log log;
-	int rung;                      /* constant */
+	int rung;                      /* atomic; lowered once if tracking can't be opened */
 	uint32_t phase;                /* atomic; see above */
 	uint32_t id;
 

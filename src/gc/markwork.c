@@ -146,11 +146,11 @@ void gu_mark_drain(struct gcuffd_heap *h, bool in_stop)
 	struct gu_mark *mark = h->mark;
 	uint64_t before = bytes_marked(mark);
 	bool hurry = in_stop || gu_load_relaxed(&h->stalled);
-	set_open(mark, true, hurry ? mark->n : mark->background);
-	drain_with(mark, &mark->markers[0]);
-	set_open(mark, false, 0);
-	while (gu_swap_acq_rel(&mark->overflow, 0))
-		rescan_marked(h);
+	do {
+		set_open(mark, true, hurry ? mark->n : mark->background);
+		drain_with(mark, &mark->markers[0]);
+		set_open(mark, false, 0);
+	} while (gu_swap_acq_rel(&mark->overflow, 0) && (rescan_marked(h), true));
 	if (in_stop)
 		mark->bytes_in_stop += bytes_marked(mark) - before;
 }

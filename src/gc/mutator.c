@@ -197,10 +197,8 @@ static void drop_caches(struct gu_thread *t)
 
 void gu_thread_drop(struct gu_thread *t)
 {
-	gu_section_enter(t);
-	drop_caches(t);
-	gu_section_exit(t);
 	gu_lock(&threads_lock); /* no stop from here on: the stopper needs the lock */
+	drop_caches(t);
 	unlink_locked(t);
 	gu_store_relaxed(&gu_entered, gu_entered + 1);
 	gu_self = NULL;

@@ -51,6 +51,7 @@ struct gu_thread {
 	uint32_t expected; /* guard: stopper; it was signalled in this stop */
 	bool announced;    /* by itself; else found by the stopper */
 	uintptr_t sp;      /* valid while parked, blocking: everything from here up is the stack */
+	uintptr_t alt_hi;  /* end of the alternate signal stack that sp is on, or 0 */
 	uintptr_t stack_lo, stack_hi;
 	uintptr_t self;    /* its TCB, for its TLS */
 	uintptr_t saved[64]; /* while blocking: the end of its stack as it was, callee-saved registers with it */

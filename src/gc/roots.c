@@ -16,11 +16,13 @@
 #define ROOTS_MAX 65536
 #define TRACK_MIN ((size_t)64 << 10)
 #define SERVICE_MAX 32
+#define GUARD_MOST ((uintptr_t)1 << 20)
 
 struct root {
 	uintptr_t start, end;
 	bool tracked;   /* armed: only written pages are read again */
 	bool anon_only; /* read-only now: what the program wrote before */
+	bool whole;     /* named by the program: may be of any sort, so it is read whole */
 };
 
 struct rootlist {
@@ -86,7 +88,7 @@ static void add(struct rootlist *l, uintptr_t start, uintptr_t end, bool anon_on
 		return;
 	l->full |= l->n == ROOTS_MAX;
 	if (!l->full)
-		l->root[l->n++] = (struct root){start, end, false, anon_only};
+		l->root[l->n++] = (struct root){start, end, false, anon_only, false};
 }
 
 static void add_segment(void *data, uintptr_t start, uintptr_t end) { add(data, start, end, false); }
@@ -105,42 +107,60 @@ static void add_but_own(struct rootlist *l, uintptr_t start, uintptr_t end, bool
 struct listing {
 	struct rootlist *list;
 	struct gu_thread *threads;
+	uintptr_t guard_end; /* of the mapping before, if nothing may touch that */
 };
 
-/* The stack that a thread runs on is read from its stack pointer, not as plain memory. */
+/*
+ * The stack that a thread runs on is read from its stack pointer, not as plain memory; but only where a guard
+ * lies below it and its descriptor bounds it above: else the mapping may hold other things too, for the kernel
+ * merges neighbours (.inv.root.stack). Of several merged stacks the lowest is left out.
+ */
 static uintptr_t stack_end_in(const struct gu_thread *threads, const struct gu_map *map)
 {
+	uintptr_t end = 0;
+	bool main_stack = !strncmp(map->name, "[stack", 6);
 	for (const struct gu_thread *t = threads; t; t = t->next)
-		if (t->stack_hi > map->start && t->stack_hi <= map->end && t->stack_lo < map->end && t->stack_lo >= map->start)
-			return t->stack_hi;
-	return map->start;
+		if (t->stack_hi > map->start && t->stack_hi <= map->end && (main_stack || (t->self > map->start && t->self < t->stack_hi)))
+			end = end ? gu_min(end, t->stack_hi) : t->stack_hi;
+	return end ? end : map->start;
 }
 
 static bool add_map(void *data, const struct gu_map *map)
 {
 	struct listing *l = data;
+	bool guarded = l->guard_end == map->start || !strncmp(map->name, "[stack", 6);
 	bool special = map->name[0] == '[' && strcmp(map->name, "[heap]") && strncmp(map->name, "[stack", 6) && strncmp(map->name, "[anon", 5);
 	bool device = !strncmp(map->name, "/dev/", 5) && strcmp(map->name, "/dev/zero");
+	bool guard = !(map->prot & (PROT_READ | PROT_WRITE | PROT_EXEC)) && map->end - map->start <= GUARD_MOST;
+	l->guard_end = guard ? map->end : 0;
 	if (map->shared || !(map->prot & PROT_READ) || special || device)
 		return true;
-	uintptr_t start = stack_end_in(l->threads, map);
+	uintptr_t start = guarded ? stack_end_in(l->threads, map) : map->start;
 	bool writable = map->prot & PROT_WRITE;
 	add_but_own(l->list, start, map->end, !writable);
 	return !l->list->full;
+}
+
+static void add_whole(struct rootlist *l, uintptr_t start, uintptr_t end)
+{
+	size_t n = l->n;
+	add(l, start, end, false);
+	if (l->n > n)
+		l->root[n].whole = true;
 }
 
 static void list_explicit(struct gcuffd_heap *h, struct rootlist *l)
 {
 	gu_lock(&h->lock);
 	for (size_t i = 0; i < h->nroots; i++)
-		add(l, h->roots[i].start, h->roots[i].end, false);
+		add_whole(l, h->roots[i].start, h->roots[i].end);
 	gu_unlock(&h->lock);
 }
 
 /* In a stop the caller holds the list of threads. */
 static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 {
-	struct listing data = {l, gu_threads_first()};
+	struct listing data = {l, gu_threads_first(), 0};
 	uint32_t n = gu_min(gu_load_relaxed(&h->rootset->nservice), SERVICE_MAX);
 	for (uint32_t i = 0; i < n; i++)
 		add(l, h->rootset->service[i].start, h->rootset->service[i].end, false);
@@ -207,7 +227,7 @@ static void scan_root(struct gcuffd_heap *h, struct gu_marker *m, const struct r
 {
 	struct clip c = {m, start, end, 0};
 	uintptr_t lo = gu_align_down(start, GU_PAGE), hi = gu_align_up(end, GU_PAGE);
-	if (hi - lo < TRACK_MIN && !r->anon_only)
+	if (r->whole || (hi - lo < TRACK_MIN && !r->anon_only))
 		gu_mark_foreign(m, start, end);
 	else if (!gu_track_present(h, lo, hi, r->anon_only, scan_clipped, &c))
 		gu_mark_foreign(m, start, end);
@@ -295,11 +315,16 @@ static void visit_populated(void *data, uintptr_t start, uintptr_t end)
 	v->range(v->data, start, end, true);
 }
 
-/* Stopped on a stack that is not its own (sigaltstack): that one from sp up, and all of its own. */
-static void visit_other_stack(struct gcuffd_heap *h, const struct gu_thread *t, const struct gu_map *map, const struct gu_root_visit *v)
+/* Stopped on a stack that is not its own (sigaltstack): that one from sp up, and all of its own, which may have grown. */
+static void visit_other_stack(struct gcuffd_heap *h, struct gu_thread *t, uintptr_t end, const struct gu_root_visit *v)
 {
-	v->range(v->data, t->sp, map->end, false);
-	if (t->stack_hi && !gu_track_present(h, t->stack_lo, t->stack_hi, false, visit_populated, (void *)v))
+	struct gu_map map;
+	v->range(v->data, gu_align_down(t->sp, 8), end, false);
+	if (!t->stack_hi)
+		return;
+	if (!gu_maps_find(t->stack_hi - 1, &map))
+		t->stack_lo = map.start;
+	if (!gu_track_present(h, t->stack_lo, t->stack_hi, false, visit_populated, (void *)v))
 		v->range(v->data, t->stack_lo, t->stack_hi, true);
 }
 
@@ -308,13 +333,17 @@ static void visit_stack(struct gcuffd_heap *h, struct gu_thread *t, const struct
 	struct gu_map map;
 	if (t->blocking != GU_RUNNING)
 		v->range(v->data, (uintptr_t)t->saved, (uintptr_t)t->saved + sizeof(t->saved), false);
+	if (t->alt_hi) {
+		visit_other_stack(h, t, t->alt_hi, v);
+		return;
+	}
 	if (!t->stack_hi)
 		gu_thread_find_stack(t, t->sp);
 	if (t->sp >= t->stack_lo && t->sp < t->stack_hi) {
 		v->range(v->data, gu_align_down(t->sp, 8), t->stack_hi, false);
 	} else if (!gu_maps_find(t->sp, &map)) {
 		if (map.end < t->stack_hi || map.start >= t->stack_hi) {
-			visit_other_stack(h, t, &map, v);
+			visit_other_stack(h, t, map.end, v);
 		} else { /* the main thread's has grown */
 			t->stack_lo = map.start;
 			v->range(v->data, gu_align_down(t->sp, 8), t->stack_hi, false);
@@ -329,7 +358,11 @@ static void visit_thread_tls(struct gcuffd_heap *h, const struct gu_thread *t, c
 	if (!t->self)
 		return;
 	if (t->self < t->sp || t->self >= t->stack_hi) /* the main thread: static TLS below the TCB, its descriptor above */
+#if defined(__aarch64__)
+		v->range(v->data, gu_align_down(t->self, 8), t->self + 2304 + m->tls_static, true);
+#else
 		v->range(v->data, gu_align_down(t->self - m->tls_static, 8), t->self + 2304, true);
+#endif
 	gu_modules_tls(m, t->self, visit_tls, &p);
 }
 

@@ -16,6 +16,7 @@
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -28,7 +29,8 @@ static struct gu_lock world_lock = GU_LOCK_INIT(GU_RANK_WORLD);
 static uint32_t epoch;         /* atomic; futex of the parked */
 static uint32_t acks;          /* atomic; futex of the stopper */
 static uint32_t installed;     /* atomic */
-static pid_t exempt[256];      /* atomic entries; service threads */
+static pid_t exempt[1024];     /* atomic entries; service threads */
+static uint32_t expected;      /* atomic; service threads that are made and not yet in exempt */
 static bool has_membarrier;
 
 /* ---- the mutator's side ---- */
@@ -43,6 +45,15 @@ static __attribute__((noinline)) void sleep_in_stop(struct gu_thread *t, uint32_
 		gu_os->futex_wait(&epoch, e, -1);
 }
 
+/* The raw call: a preload library may interpose the other. */
+static uintptr_t alternate_end(void)
+{
+	stack_t ss;
+	if (syscall(SYS_sigaltstack, NULL, &ss) || !(ss.ss_flags & SS_ONSTACK))
+		return 0;
+	return (uintptr_t)ss.ss_sp + ss.ss_size;
+}
+
 /* Callee-saved registers go to this frame, which lies above sp. */
 static __attribute__((noinline)) void park(struct gu_thread *t)
 {
@@ -53,6 +64,7 @@ static __attribute__((noinline)) void park(struct gu_thread *t)
 	__builtin_unwind_init();
 	(void)_setjmp(regs);
 	__asm__ volatile("" : : "r"(regs) : "memory");
+	t->alt_hi = alternate_end();
 	sleep_in_stop(t, e);
 	__asm__ volatile("" : : "r"(regs) : "memory");
 }
@@ -135,7 +147,8 @@ static __attribute__((noinline)) void enter_blocking(struct gu_thread *t)
 {
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0) - 64;
 	__builtin_unwind_init();
-	memcpy(t->saved, (const void *)here, gu_min(sizeof(t->saved), t->stack_hi - here));
+	t->alt_hi = alternate_end();
+	memcpy(t->saved, (const void *)here, gu_min(sizeof(t->saved), (t->alt_hi ? t->alt_hi : t->stack_hi) - here));
 	gu_store_relaxed(&t->sp, here);
 	gu_store_seqcst(&t->blocking, GU_BLOCKING); /* publishes sp; pairs with claim() */
 }
@@ -169,14 +182,19 @@ int gu_blocking_leave(void)
 
 /* ---- the stopper's side ---- */
 
+void gu_stop_expect(void) { gu_add_seqcst(&expected, 1); }
+void gu_stop_unexpect(void) { gu_sub_seqcst(&expected, 1); }
+
 void gu_stop_exempt(bool on)
 {
 	pid_t tid = gu_os->gettid();
 	for (size_t i = 0; i < GU_ARRAY_LEN(exempt); i++) {
 		pid_t was = on ? 0 : tid;
 		if (gu_cas_seqcst(&exempt[i], &was, on ? tid : 0))
-			return;
+			break;
 	}
+	if (on)
+		gu_stop_unexpect();
 }
 
 static bool is_exempt(pid_t tid)
@@ -251,8 +269,43 @@ static pid_t parse_tid(const char *s)
 	return n;
 }
 
-/* Adopts threads that nobody announced; how many were new. No malloc: raw getdents64. */
-static int adopt_locked(void)
+/* The first thread of a process stays as a zombie when it ends before the others. */
+static bool is_zombie(pid_t tid)
+{
+	char path[64], text[512];
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+	int fd = gu_os->open(path, O_RDONLY);
+	long n = fd < 0 ? 0 : gu_os->read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		gu_os->close(fd);
+	text[n > 0 ? n : 0] = 0;
+	const char *end = strrchr(text, ')');
+	return end && end[1] == ' ' && (end[2] == 'Z' || end[2] == 'X');
+}
+
+/* A thread that can be seen was expected before it was made. It may need a lock that a stopped thread holds. */
+static bool wait_expected(uint64_t deadline)
+{
+	while (gu_load_seqcst(&expected)) {
+		if (gu_os->clock_ns() >= deadline)
+			return false;
+		gu_os->sched_yield();
+	}
+	return true;
+}
+
+/* How many were new; -ETIMEDOUT. */
+static int adopt_one_locked(pid_t tid, uint64_t deadline)
+{
+	if (known_locked(tid))
+		return 0;
+	if (!wait_expected(deadline))
+		return -ETIMEDOUT;
+	return !is_exempt(tid) && !is_zombie(tid) && gu_threads_adopt_locked(tid);
+}
+
+/* Adopts threads that nobody announced; how many were new, or -ETIMEDOUT. No malloc: raw getdents64. */
+static int adopt_locked(uint64_t deadline)
 {
 	char buffer[4096] __attribute__((aligned(8)));
 	int fd = gu_os->open("/proc/self/task", O_RDONLY | O_DIRECTORY), found = 0;
@@ -260,12 +313,12 @@ static int adopt_locked(void)
 	long n;
 	if (fd < 0)
 		return 0;
-	while ((n = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))) > 0) {
-		for (long at = 0; at < n;) {
+	while (found >= 0 && (n = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))) > 0) {
+		for (long at = 0; at < n && found >= 0;) {
 			const struct dirent64_raw *d = (const void *)(buffer + at);
 			pid_t tid = parse_tid(d->name);
-			if (tid && tid != self && !is_exempt(tid) && !known_locked(tid))
-				found += gu_threads_adopt_locked(tid) != NULL;
+			int new = tid && tid != self ? adopt_one_locked(tid, deadline) : 0;
+			found = new < 0 ? new : found + new;
 			at += d->reclen;
 		}
 	}
@@ -294,13 +347,15 @@ int gu_world_stop(bool everybody, uint64_t timeout_ns)
 {
 	uint64_t deadline = gu_os->clock_ns() + timeout_ns;
 	bool ok;
+	int adopted = 0;
 	gu_lock(&world_lock);
 	gu_threads_lock();
 	uint32_t e = gu_add_seqcst(&epoch, 1) + 1;
 	do {
 		ok = wait_stopped_locked(e, deadline);
-	} while (ok && everybody && adopt_locked());
-	if (ok)
+		adopted = ok && everybody ? adopt_locked(deadline) : 0;
+	} while (adopted > 0);
+	if (ok && !adopted)
 		return 0;
 	gu_world_resume();
 	return -ETIMEDOUT;
@@ -348,4 +403,5 @@ void gu_stop_forked(void)
 	gu_store_seqcst(&epoch, (gu_load_relaxed(&epoch) + 1) & ~1u); /* never reused: acked would lie */
 	for (size_t i = 0; i < GU_ARRAY_LEN(exempt); i++)
 		gu_store_relaxed(&exempt[i], 0);
+	gu_store_relaxed(&expected, 0);
 }

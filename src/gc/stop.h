@@ -35,7 +35,12 @@ void gu_world_quiesce(void);
 int gu_blocking_enter(void);
 int gu_blocking_leave(void);
 
-/* Service threads are no mutators, found or not. */
+/*
+ * Service threads are no mutators, found or not. Whoever makes one calls expect first, so that no stopper takes
+ * the new thread for a mutator before it has said what it is (.inv.stop.exempt); unexpect if it can't be made.
+ */
+void gu_stop_expect(void);
+void gu_stop_unexpect(void);
 void gu_stop_exempt(bool on);
 void gu_stop_forked(void);
 

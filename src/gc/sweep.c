@@ -35,6 +35,7 @@ static bool sweep_small_locked(struct gcuffd_arena *a, struct gu_block *b, struc
 {
 	uint32_t dead = sweep_groups(b), free_cells = gu_block_count_free(b);
 	b->live = b->ncells - free_cells;
+	gu_store_relaxed(&b->nfreed, gu_block_count_freed(b));
 	c->freed_bytes += dead * (uint64_t)b->cell;
 	c->live_bytes += b->live * (uint64_t)b->cell;
 	if (gu_load_relaxed(&b->state) == GU_BLOCK_CURRENT)

@@ -45,7 +45,7 @@ static void read_options(struct gcuffd_options *o)
 	o->flags = GCUFFD_PROCESS_ROOTS | GCUFFD_PAST_END;
 	o->start_size = START_SIZE;
 	if (text && gcuffd_options_parse(o, text, &bad))
-		say("gcuffd: GCUFFD_PRELOAD is ignored from here on: %s\n", bad);
+		say("gcuffd: GCUFFD_PRELOAD is ignored, for this is not understood: %s\n", bad);
 }
 
 static bool make(void)

@@ -25,19 +25,15 @@ void gu_arena_destroy(struct gcuffd_arena *a)
 {
 	for (int i = 0; i < 2; i++)
 		if (a->half[i])
-			gu_half_destroy(a->half[i]);
+			gu_half_retire(a->half[i]);
 }
 
 /* jemalloc's metadata counts from the start; the collector brings the sum up to date. */
-static struct gu_half *make_half(struct gcuffd_arena *a)
+static void account_half(struct gcuffd_arena *a, struct gu_half *half)
 {
 	struct gu_half_sizes sizes;
-	struct gu_half *half = gu_half_create(a->space, a->decay_ms);
-	if (half) {
-		gu_half_sizes(half, &sizes);
-		gu_add_relaxed(&a->space->foreign, sizes.metadata);
-	}
-	return half;
+	gu_half_sizes(half, &sizes);
+	gu_add_relaxed(&a->space->foreign, sizes.metadata);
 }
 
 static struct gu_half *half_for(struct gcuffd_arena *a, unsigned kind)
@@ -46,7 +42,7 @@ static struct gu_half *half_for(struct gcuffd_arena *a, unsigned kind)
 	struct gu_half *half = gu_load_acquire(slot); /* pairs with the store below */
 	if (half)
 		return half;
-	struct gu_half *made = make_half(a);
+	struct gu_half *made = gu_half_create(a->space, a->decay_ms);
 	if (!made)
 		return NULL;
 	gu_lock(&a->lock);
@@ -55,7 +51,9 @@ static struct gu_half *half_for(struct gcuffd_arena *a, unsigned kind)
 		gu_store_release(slot, made);
 	gu_unlock(&a->lock);
 	if (half)
-		gu_half_destroy(made);
+		gu_half_retire(made);
+	else
+		account_half(a, made);
 	return half ? half : made;
 }
 
@@ -187,7 +185,7 @@ void gu_arena_retire(struct gcuffd_arena *a, struct gu_block *b, bool list)
 	gu_store_release(&b->state, GU_BLOCK_FULL);
 	b->live = b->ncells - free_cells;
 	if (list) {
-		empty = gu_arena_relist_locked(a, b, free_cells + gu_load_relaxed(&b->nfreed));
+		empty = gu_arena_relist_locked(a, b, free_cells + gu_block_count_freed(b));
 		if (empty)
 			gu_store_relaxed(&b->state, GU_BLOCK_BUSY);
 	}

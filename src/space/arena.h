@@ -44,7 +44,7 @@ struct gcuffd_arena {
 };
 
 int gu_arena_init(struct gcuffd_arena *arena, struct gu_space *space, unsigned decay_ms, const char *name);
-/* Ends its jemalloc arenas; the pages go with the reservation. */
+/* Everything in it was released, or the heap ends: its jemalloc arenas become spare ones. */
 void gu_arena_destroy(struct gcuffd_arena *arena);
 
 /*

@@ -154,6 +154,14 @@ uint32_t gu_block_count_free(const struct gu_block *b)
 	return n;
 }
 
+uint32_t gu_block_count_freed(const struct gu_block *b)
+{
+	uint32_t n = 0;
+	for (uint32_t g = 0; g < gu_block_groups(b); g++)
+		n += (uint32_t)__builtin_popcountll(gu_load_relaxed(&b->bits[g].freed) & gu_load_relaxed(&b->bits[g].start));
+	return n;
+}
+
 void gu_block_check(const struct gu_space *s, const struct gu_block *b)
 {
 	size_t page = gu_space_page(s, b->start);

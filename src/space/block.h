@@ -61,7 +61,7 @@ struct gu_block {
 	uint8_t spare;
 	struct gu_block *next, *prev; /* guard: the arena's lock, or the space's for free descriptors */
 	struct gu_run *owner;         /* atomic; CURRENT only; changes under the arena's lock */
-	uint32_t nfreed;              /* atomic; freed bits set and not yet taken back */
+	uint32_t nfreed;              /* atomic; about how many freed bits are set: a hint, the bits decide */
 	uint32_t live;                /* guard: collector; cells found live by the last sweep */
 	struct gu_bits one;           /* the bits, where 64 cells are enough */
 };
@@ -125,6 +125,8 @@ void gu_block_untake_group(struct gu_block *block, uint32_t g, uint64_t cells);
 
 /* Free cells (start clear), not counting freed ones. */
 uint32_t gu_block_count_free(const struct gu_block *block);
+/* Cells that were allocated and given back since. */
+uint32_t gu_block_count_freed(const struct gu_block *block);
 
 void gu_block_check(const struct gu_space *space, const struct gu_block *block);
 

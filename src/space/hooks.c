@@ -31,6 +31,7 @@ static __thread bool ending __attribute__((tls_model("initial-exec")));
 struct gu_half {
 	extent_hooks_t hooks;
 	struct gu_space *space;
+	struct gu_half *next; /* guard: the space's lock; spare ones */
 	unsigned index;
 };
 
@@ -140,26 +141,44 @@ static bool meta_dalloc(extent_hooks_t *hooks, void *start, size_t size, bool co
 static extent_hooks_t meta_hooks = {.alloc = meta_alloc, .dalloc = meta_dalloc};
 
 /* Made with the hooks for its metadata, which keeps them; extents get theirs afterwards. */
+static void set_decay(struct gu_half *half, ssize_t decay_ms)
+{
+	ssize_t muzzy = 0;
+	control("arena", half->index, "dirty_decay_ms", NULL, NULL, &decay_ms, sizeof(decay_ms));
+	control("arena", half->index, "muzzy_decay_ms", NULL, NULL, &muzzy, sizeof(muzzy));
+}
+
 static int create_arena(struct gu_half *half, unsigned decay_ms)
 {
 	struct { extent_hooks_t *hooks; bool metadata_use_hooks; } config = {&meta_hooks, true};
 	extent_hooks_t *extents = &half->hooks;
 	size_t len = sizeof(half->index);
-	ssize_t dirty = decay_ms, muzzy = 0;
 	if (gu_je_mallctl("experimental.arenas_create_ext", &half->index, &len, &config, sizeof(config)))
 		return -ENOMEM;
 	if (control("arena", half->index, "extent_hooks", NULL, NULL, &extents, sizeof(extents))) {
 		control("arena", half->index, "destroy", NULL, NULL, NULL, 0);
 		return -ENOMEM;
 	}
-	control("arena", half->index, "dirty_decay_ms", NULL, NULL, &dirty, sizeof(dirty));
-	control("arena", half->index, "muzzy_decay_ms", NULL, NULL, &muzzy, sizeof(muzzy));
+	set_decay(half, decay_ms);
 	return 0;
+}
+
+static struct gu_half *take_spare(struct gu_space *space)
+{
+	gu_lock(&space->lock);
+	struct gu_half *half = space->spare;
+	if (half)
+		space->spare = half->next;
+	gu_unlock(&space->lock);
+	return half;
 }
 
 struct gu_half *gu_half_create(struct gu_space *space, unsigned decay_ms)
 {
-	struct gu_half *half = gu_meta_alloc(sizeof(*half));
+	struct gu_half *half = take_spare(space);
+	if (half)
+		return half;
+	half = gu_meta_alloc(sizeof(*half));
 	if (!half)
 		return NULL;
 	half->hooks = (extent_hooks_t){
@@ -174,12 +193,26 @@ struct gu_half *gu_half_create(struct gu_space *space, unsigned decay_ms)
 	return half;
 }
 
-void gu_half_destroy(struct gu_half *half)
+void gu_half_retire(struct gu_half *half)
+{
+	gu_lock(&half->space->lock);
+	half->next = half->space->spare;
+	half->space->spare = half;
+	gu_unlock(&half->space->lock);
+}
+
+static void end_half(struct gu_half *half)
 {
 	ending = true;
 	control("arena", half->index, "destroy", NULL, NULL, NULL, 0);
 	ending = false;
 	gu_meta_free(half, sizeof(*half));
+}
+
+void gu_half_end_all(struct gu_space *space)
+{
+	for (struct gu_half *half; (half = take_spare(space));)
+		end_half(half);
 }
 
 void *gu_half_alloc(struct gu_half *half, size_t size, size_t align, size_t *usable)

@@ -10,9 +10,12 @@
 
 struct gu_half;
 
-/* A jemalloc arena over the space. NULL: out of memory. */
+/* A jemalloc arena over the space, a spare one if there is one. NULL: out of memory. */
 struct gu_half *gu_half_create(struct gu_space *space, unsigned decay_ms);
-void gu_half_destroy(struct gu_half *half);
+/* Keeps it as a spare one, for the regions it has taken are its own for good. Everything in it was freed. */
+void gu_half_retire(struct gu_half *half);
+/* Ends the spare ones, whatever is in them; before the reservation goes. */
+void gu_half_end_all(struct gu_space *space);
 
 /* Whole pages, at least 16 KiB; *usable is what there really is. NULL: out of memory. */
 void *gu_half_alloc(struct gu_half *half, size_t size, size_t align, size_t *usable);

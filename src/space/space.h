@@ -24,6 +24,7 @@ enum { GU_PAGE_RESIDENT = 1, GU_PAGE_USED = 2 };
 enum { GU_REGION_HUGE = 1, GU_REGION_FAULTED = 2 };
 
 struct gu_block;
+struct gu_half;
 
 struct gu_space {
 	uintptr_t base;
@@ -43,6 +44,7 @@ struct gu_space {
 	uint32_t blocks_committed; /* guard: lock */
 	uint32_t blocks_max;
 	struct gu_block *free_blocks[16]; /* guard: lock; by what is attached to them (block.c) */
+	struct gu_half *spare;  /* guard: lock; jemalloc arenas of ended arenas, with the regions that are theirs */
 	struct gu_lock lock;    /* rank SPACE */
 };
 

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/* test_fork.c - a parent with busy threads and cycles forks again and again; each child allocates, collects, verifies, and so does the parent. */
+#include <sched.h>
+#include <sys/wait.h>
+
+#include "core.h"
+
+#define THREADS 3
+#define FORKS 100
+
+struct node {
+	struct node *next;
+	uint64_t number;
+	char room[100];
+};
+
+static struct gcuffd_heap *heap, *second;
+static uint32_t quit;
+static struct node *volatile head; /* guard: the main thread */
+
+static struct node *push(struct node *next)
+{
+	struct node *n = gcuffd_alloc(heap, sizeof(*n));
+	must(n != NULL, "errno %d", errno);
+	n->next = next;
+	n->number = next ? next->number + 1 : 1;
+	return n;
+}
+
+static void check_list(const struct node *n)
+{
+	for (; n; n = n->next)
+		must(n->number == (n->next ? n->next->number + 1 : 1), "a node is damaged: %lu", n->number);
+}
+
+static void *mutate(void *arg)
+{
+	struct test_rng rng = test_rng((uintptr_t)arg);
+	must_ok(gcuffd_thread_attach());
+	while (!__atomic_load_n(&quit, __ATOMIC_RELAXED)) {
+		struct node *list = NULL;
+		for (uint64_t i = test_below(&rng, 500); i; i--)
+			list = push(list);
+		check_list(list);
+		must(gcuffd_alloc(second, 1 + test_below(&rng, 40000)) != NULL, "errno %d", errno);
+		must_ok(gcuffd_free(heap, gcuffd_alloc_atomic(heap, 1 + test_below(&rng, 100000))));
+	}
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+static void *collect(void *unused)
+{
+	(void)unused;
+	while (!__atomic_load_n(&quit, __ATOMIC_RELAXED)) {
+		must_ok(gcuffd_collect(heap));
+		must_ok(gcuffd_collect(second));
+	}
+	return NULL;
+}
+
+static void use_child(int rung, int depth);
+
+static void wait_for(pid_t pid)
+{
+	int status;
+	must(waitpid(pid, &status, 0) == pid, "errno %d", errno);
+	must(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with %#x", (unsigned)status);
+}
+
+/* In a child: what the parent had is there, and everything works. */
+static void use_child(int rung, int depth)
+{
+	alarm(20);
+	check_list(head);
+	for (int i = 0; i < 2000; i++)
+		head = push(i % 1000 ? head : NULL);
+	must_ok(gcuffd_collect(heap));
+	check_list(head);
+	must_ok(gcuffd_collect(second));
+	struct gcuffd_stats s = stats_of(heap);
+	must(s.verify_failures == 0 && s.rung == (uint32_t)rung, "%s", core_log);
+	must(gcuffd_alloc(second, 1 << 20) != NULL, "errno %d", errno);
+	if (depth) {
+		pid_t pid = fork();
+		must(pid >= 0, "errno %d", errno);
+		if (!pid) {
+			use_child(rung, depth - 1);
+			_exit(0);
+		}
+		wait_for(pid);
+	}
+	if (depth % 2)
+		must_ok(gcuffd_heap_destroy(second));
+}
+
+START_TEST(forks)
+{
+	NEED_RUNG(_i);
+	pthread_t t[THREADS], collector;
+	heap = heap_make("rung=%s,verify=1,start_size=1M", rung_names[_i]);
+	ck_ok(heap_try(&second, "rung=%s,start_size=1M,hard_limit=64M", rung_names[_i]));
+	quit = 0;
+	for (uintptr_t i = 0; i < THREADS; i++)
+		must_ok(pthread_create(&t[i], NULL, mutate, (void *)i));
+	must_ok(pthread_create(&collector, NULL, collect, NULL));
+	for (int i = 0; i < FORKS; i++) {
+		head = push(i % 20 ? head : NULL);
+		pid_t pid = fork();
+		must(pid >= 0, "errno %d", errno);
+		if (!pid) {
+			use_child(_i, i % 10 == 0 ? 2 : 0);
+			_exit(0);
+		}
+		check_list(head);
+		wait_for(pid);
+	}
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	for (int i = 0; i < THREADS; i++)
+		pthread_join(t[i], NULL);
+	pthread_join(collector, NULL);
+	check_list(head);
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(second));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* The thread that forks is not attached, has objects nowhere, or blocks. */
+static void *fork_here(void *arg)
+{
+	pid_t pid = fork();
+	must(pid >= 0, "errno %d", errno);
+	if (!pid) {
+		alarm(20);
+		must_ok(gcuffd_thread_attach());
+		must(gcuffd_alloc(heap, 100) != NULL, "errno %d", errno);
+		must_ok(gcuffd_collect(heap));
+		check_list(head);
+		_exit(0);
+	}
+	wait_for(pid);
+	return arg;
+}
+
+START_TEST(fork_unattached)
+{
+	NEED_RUNG(_i);
+	pthread_t t, collector;
+	heap = heap_make("rung=%s,verify=1,start_size=1M", rung_names[_i]);
+	ck_ok(heap_try(&second, "rung=%s", rung_names[_i]));
+	quit = 0;
+	must_ok(pthread_create(&collector, NULL, collect, NULL));
+	for (int i = 0; i < 20; i++) {
+		head = push(head);
+		must_ok(pthread_create(&t, NULL, fork_here, NULL));
+		pthread_join(t, NULL);
+	}
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	pthread_join(collector, NULL);
+	check_list(head);
+	verified(heap);
+}
+END_TEST
+
+/* Before any thread was started, and with no heap at all. */
+START_TEST(fork_early)
+{
+	pid_t pid = fork();
+	if (!pid) {
+		heap = heap_make("");
+		second = heap;
+		use_child((int)stats_of(heap).rung, 0);
+		_exit(0);
+	}
+	wait_for(pid);
+	heap = second = heap_make("");
+	head = push(NULL);
+	pid = fork();
+	if (!pid) {
+		use_child((int)stats_of(heap).rung, 0);
+		_exit(0);
+	}
+	wait_for(pid);
+	ck_ok(gcuffd_collect(heap));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("fork");
+	tcase_add_loop_test(test_case(suite, "forks"), forks, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "fork_unattached"), fork_unattached, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(test_case(suite, "fork_early"), fork_early);
+	return suite;
+}
+
+TEST_MAIN(make_suite)

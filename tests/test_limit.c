@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/* test_limit.c - the hard limit: kept, reached only after collecting, survived; from one thread and from many. */
+#include "core.h"
+
+#define LIMIT ((size_t)64 << 20)
+#define SLACK ((size_t)512 << 10) /* jemalloc's metadata is accounted for after it has grown */
+
+static struct gcuffd_heap *heap;
+
+struct node {
+	struct node *next;
+	char room[];
+};
+
+static struct node *volatile head; /* a data segment */
+
+/* Adds to the list until no more is to be had; bytes. */
+static __attribute__((noinline)) size_t fill(size_t size, bool large)
+{
+	size_t total = 0;
+	for (;;) {
+		errno = 0;
+		struct node *n = gcuffd_alloc(heap, size);
+		if (!n)
+			break;
+		memset(n->room, 1, size - sizeof(*n));
+		n->next = head;
+		head = n;
+		total += size;
+		must(total <= LIMIT, "more than the limit, %d", large);
+	}
+	must(errno == ENOMEM, "errno %d", errno);
+	return total;
+}
+
+static void must_be_within(void)
+{
+	struct gcuffd_stats s = stats_of(heap);
+	must(s.resident_bytes <= LIMIT + SLACK, "%lu resident", s.resident_bytes);
+}
+
+/* Large parts of the limit can be used for objects; what was dropped can be used again. */
+static void fill_and_drop(size_t size, size_t least)
+{
+	for (int round = 0; round < 3; round++) {
+		size_t total = fill(size, false);
+		must_be_within();
+		must(total >= least, "round %d: only %zu KiB of objects of %zu within %zu", round, total >> 10, size, LIMIT >> 10);
+		must(gcuffd_alloc(heap, size) == NULL && errno == ENOMEM, "errno %d", errno);
+		head = NULL;
+		scrub();
+		must(gcuffd_alloc(heap, size) != NULL, "nothing to be had after dropping all: errno %d", errno);
+		must_be_within();
+	}
+}
+
+START_TEST(fills_up)
+{
+	static const size_t sizes[] = {64, 1000, 8000, 100000, 3000000};
+	NEED_RUNG(_i);
+	for (size_t i = 0; i < 5; i++) {
+		heap = heap_make("rung=%s,hard_limit=64M,start_size=1M", rung_names[_i]);
+		fill_and_drop(sizes[i], LIMIT / 100 * (sizes[i] > 1000000 ? 70 : 80));
+		ck_assert_uint_gt(stats_of(heap).cycles, 2);
+		head = NULL;
+		ck_ok(gcuffd_heap_destroy(heap));
+	}
+}
+END_TEST
+
+/* Garbage never makes an ENOMEM: there is a collection first. */
+START_TEST(garbage_is_no_reason)
+{
+	NEED_RUNG(_i / 2);
+	size_t total = 0;
+	heap = heap_make("rung=%s,hard_limit=16M,pacing=%d", rung_names[_i / 2], _i % 2);
+	for (int i = 0; total < (size_t)400 << 20; i++) {
+		size_t size = i % 50 ? 16 + (size_t)i % 3000 : 1 << 20;
+		void *p = gcuffd_alloc(heap, size);
+		ck_assert_msg(p != NULL, "ENOMEM after %zu KiB of garbage", total >> 10);
+		memset(p, 0xff, size);
+		total += size;
+	}
+	ck_assert_uint_le(stats_of(heap).resident_bytes, (16 << 20) + SLACK);
+	ck_assert_uint_gt(stats_of(heap).cycles, 5);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(too_large)
+{
+	static const size_t sizes[] = {LIMIT, LIMIT * 2, (size_t)1 << 40, SIZE_MAX / 2, SIZE_MAX - 4096, SIZE_MAX - 1, SIZE_MAX};
+	heap = heap_make("hard_limit=64M");
+	for (size_t i = 0; i < 7; i++) {
+		errno = 0;
+		ck_assert_ptr_null(gcuffd_alloc(heap, sizes[i]));
+		ck_assert_int_eq(errno, ENOMEM);
+		ck_assert_ptr_null(gcuffd_alloc_atomic(heap, sizes[i]));
+		ck_assert_ptr_null(gcuffd_alloc_aligned(heap, sizes[i], 1 << 20, GCUFFD_ATOMIC));
+		void *p = gcuffd_alloc(heap, 100);
+		ck_assert_ptr_nonnull(p);
+		ck_assert_ptr_null(gcuffd_realloc(heap, p, sizes[i]));
+		ck_ok(gcuffd_free(heap, p));
+	}
+	ck_assert_uint_lt(stats_of(heap).resident_bytes, LIMIT);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* Without a limit the reservation is one. */
+START_TEST(reservation_is_used_up)
+{
+	heap = heap_make("reservation=64M,start_size=1M");
+	ck_assert_uint_ge(fill(10000, false), 40 << 20);
+	head = NULL;
+	scrub();
+	ck_assert_ptr_nonnull(gcuffd_alloc(heap, 10000));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- many threads at the limit ---- */
+
+static uint64_t end_ns, got, refused; /* atomic */
+
+static void *press(void *arg)
+{
+	struct test_rng rng = test_rng((uintptr_t)arg);
+	void *mine[64];
+	memset(mine, 0, sizeof(mine));
+	must_ok(gcuffd_thread_attach());
+	while (test_now_ns() < end_ns) {
+		size_t size = 16 + test_below(&rng, test_below(&rng, 20) ? 2000 : 400000);
+		void *p = gcuffd_alloc(heap, size);
+		must(p || errno == ENOMEM, "errno %d", errno);
+		if (p)
+			memset(p, 0xff, size);
+		__atomic_fetch_add(p ? &got : &refused, 1, __ATOMIC_RELAXED);
+		mine[test_below(&rng, 64)] = p;
+	}
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(threads_at_the_limit)
+{
+	NEED_RUNG(_i);
+	pthread_t t[6];
+	heap = heap_make("rung=%s,hard_limit=24M,verify=%d", rung_names[_i], _i % 2);
+	end_ns = test_now_ns() + (check_seconds() / 5 + 1) * 500000000ull;
+	for (uintptr_t i = 0; i < 6; i++)
+		ck_ok(pthread_create(&t[i], NULL, press, (void *)i));
+	while (test_now_ns() < end_ns) {
+		struct gcuffd_stats s = stats_of(heap);
+		must(s.resident_bytes <= (24 << 20) + SLACK, "%lu resident, %lu of it metadata, %lu cycles", s.resident_bytes, s.metadata_bytes, s.cycles);
+		usleep(1000);
+	}
+	for (int i = 0; i < 6; i++)
+		pthread_join(t[i], NULL);
+	printf("%s: %lu got, %lu refused, %lu cycles\n", rung_names[_i], got, refused, stats_of(heap).cycles);
+	ck_assert_uint_gt(got, 100);
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* A soft limit makes cycles frequent, not allocations fail. */
+START_TEST(soft_limit)
+{
+	uint64_t cycles[2];
+	for (int soft = 0; soft < 2; soft++) {
+		heap = heap_make("start_size=1M,soft_limit=%s", soft ? "16M" : "0");
+		for (int i = 0; i < 40000; i++) { /* 32 MiB live, then garbage */
+			struct node *n = gcuffd_alloc(heap, 800);
+			must(n != NULL, "errno %d", errno);
+			n->next = head;
+			head = n;
+		}
+		for (int i = 0; i < 100000; i++)
+			must(gcuffd_alloc(heap, 800) != NULL, "errno %d", errno);
+		cycles[soft] = stats_of(heap).cycles;
+		head = NULL;
+		ck_ok(gcuffd_heap_destroy(heap));
+	}
+	ck_assert_uint_gt(cycles[1], cycles[0]);
+}
+END_TEST
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("limit");
+	tcase_add_loop_test(test_case(suite, "fills_up"), fills_up, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "garbage_is_no_reason"), garbage_is_no_reason, 2 * GCUFFD_RUNG_STOP, 2 * GCUFFD_RUNG_RWP + 2);
+	tcase_add_test(test_case(suite, "too_large"), too_large);
+	tcase_add_test(test_case(suite, "reservation_is_used_up"), reservation_is_used_up);
+	tcase_add_loop_test(test_case(suite, "threads_at_the_limit"), threads_at_the_limit, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(test_case(suite, "soft_limit"), soft_limit);
+	return suite;
+}
+
+TEST_MAIN(make_suite)

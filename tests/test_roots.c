@@ -1,0 +1,594 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_roots.c - an object lives while its only pointer is in a register, on a stack, in TLS, in a data segment,
+ * in a named range; it dies when the pointer goes. Each place is tried on each rung.
+ */
+#include <dlfcn.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#include "core.h"
+
+#define STAMP 0xfeedface12345678u
+
+static struct gcuffd_heap *heap;
+static uint64_t hidden; /* the object in question, masked */
+
+/* A new object; only the caller's result register has it. */
+static __attribute__((noinline)) void *make(size_t size)
+{
+	uint64_t *o = gcuffd_alloc(heap, size);
+	must(o != NULL, "no memory");
+	o[0] = STAMP;
+	hidden = hide(o);
+	return o;
+}
+
+static __attribute__((noinline)) void collect(void)
+{
+	scrub();
+	must_ok(gcuffd_collect(heap));
+	scrub();
+}
+
+static __attribute__((noinline)) void must_live(const char *where)
+{
+	collect();
+	must(is_alive(heap, hidden), "what %s points to was taken", where);
+	must(*(uint64_t *)reveal(hidden) == STAMP, "what %s points to was overwritten", where);
+	scrub();
+}
+
+/* One of several objects may be kept by something left over in a register or on a stack. */
+static __attribute__((noinline)) void must_die(const char *where)
+{
+	for (int i = 0; i < 3 && is_alive(heap, hidden); i++)
+		collect();
+	must(!is_alive(heap, hidden), "what %s pointed to is still there", where);
+}
+
+static void begin(int rung) { heap = heap_make("rung=%s,verify=1", rung_names[rung]); }
+
+static void end(void)
+{
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+
+/* ---- data segments and named ranges ---- */
+
+static void *volatile in_data = (void *)1;
+static void *volatile in_bss;
+static char large_data[1 << 20] __attribute__((aligned(4096))) = {1}; /* large enough to be tracked */
+
+static __attribute__((noinline)) void store(void *volatile *slot) { *slot = make(100); }
+
+static __attribute__((noinline)) void store_interior(void *volatile *slot) { *slot = (char *)make(1000) + 999; }
+
+#define TRY_SLOT(slot, where) \
+	do { \
+		store(slot); \
+		must_live(where); \
+		*(slot) = NULL; \
+		must_die(where); \
+	} while (0)
+
+START_TEST(data_segments)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	TRY_SLOT(&in_data, ".data");
+	TRY_SLOT(&in_bss, ".bss");
+	for (size_t at = 8; at < sizeof(large_data); at += 300008)
+		TRY_SLOT((void *volatile *)(large_data + (at & ~7ul)), "a large data segment");
+	store_interior(&in_bss);
+	must_live("an interior pointer in .bss");
+	in_bss = NULL;
+	end();
+}
+END_TEST
+
+START_TEST(named_ranges)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	size_t len = 1 << 20;
+	char *range = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *own = malloc(64);
+	ck_ok(gcuffd_root_add(heap, range, len));
+	ck_ok(gcuffd_root_add(heap, own, 64));
+	ck_assert_int_eq(gcuffd_root_add(heap, own, 64), -EEXIST);
+	ck_assert_int_eq(gcuffd_root_add(heap, NULL, 64), -EINVAL);
+	TRY_SLOT((void *volatile *)(range + 8), "a named range");
+	TRY_SLOT((void *volatile *)(range + len - 8), "the end of a named range");
+	TRY_SLOT((void *volatile *)(own + 56), "a named piece of malloc's");
+	store((void *volatile *)(range + 4096));
+	must_live("a named range");
+	ck_ok(gcuffd_root_remove(heap, range));
+	ck_assert_int_eq(gcuffd_root_remove(heap, range), -EINVAL);
+	must_die("a range that is no root any more");
+	store((void *volatile *)(own + 8));
+	must_live("a named piece");
+	ck_ok(gcuffd_root_remove(heap, own));
+	munmap(range, len);
+	free(own);
+	end();
+}
+END_TEST
+
+/* malloc's memory is no root, and malloc is libc's. */
+START_TEST(malloc_is_no_root)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	void *volatile *slot = malloc(64);
+	uint64_t at = hide((void *)slot);
+	store(slot);
+	must_die("malloc's memory");
+	free(reveal(at));
+	end();
+}
+END_TEST
+
+/* ---- registers and stacks ---- */
+
+static __attribute__((noinline)) void hold_in_register(void)
+{
+#if defined(__x86_64__)
+	register void *r __asm__("r12") = make(100);
+	__asm__ volatile("" : "+r"(r));
+	must_ok(gcuffd_collect(heap));
+	__asm__ volatile("" : "+r"(r));
+	must(*(uint64_t *)r == STAMP, "a register's object was taken");
+	must(is_alive(heap, hidden), "what a register points to was taken");
+	__asm__ volatile("" : "+r"(r));
+	r = NULL;
+	__asm__ volatile("" : "+r"(r));
+#endif
+}
+
+/* A spinning thread: the pointer in a caller-saved register only, which the signal frame holds. */
+static uint32_t spinning, stop_spinning;
+
+static void *spin(void *unused)
+{
+	(void)unused;
+	must_ok(gcuffd_thread_attach());
+#if defined(__x86_64__)
+	register void *r __asm__("rdx") = make(100);
+	__asm__ volatile("" : "+r"(r));
+	__atomic_store_n(&spinning, 1, __ATOMIC_SEQ_CST);
+	__asm__ volatile("1: pause\n\tcmpl $0, %1\n\tje 1b" : "+r"(r) : "m"(stop_spinning) : "memory");
+	must(*(uint64_t *)r == STAMP, "a spinning thread's object was taken");
+#endif
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(registers)
+{
+	NEED_RUNG(_i);
+	pthread_t t;
+	begin(_i);
+	hold_in_register();
+	must_die("a register");
+	spinning = stop_spinning = 0;
+	ck_ok(pthread_create(&t, NULL, spin, NULL));
+	while (!__atomic_load_n(&spinning, __ATOMIC_SEQ_CST))
+		sched_yield();
+	for (int i = 0; i < 10; i++)
+		ck_ok(gcuffd_collect(heap));
+	ck_assert(is_alive(heap, hidden));
+	__atomic_store_n(&stop_spinning, 1, __ATOMIC_SEQ_CST);
+	pthread_join(t, NULL);
+	must_die("a register of a thread that ended");
+	end();
+}
+END_TEST
+
+/* An object per frame, far apart. */
+static __attribute__((noinline)) void deep(unsigned depth)
+{
+	char room[4000];
+	void *volatile local = make(64);
+	uint64_t mine = hidden;
+	memset(room, 1, sizeof(room));
+	__asm__ volatile("" : : "r"(room) : "memory");
+	if (depth)
+		deep(depth - 1);
+	else
+		must_ok(gcuffd_collect(heap));
+	must(*(uint64_t *)local == STAMP && is_alive(heap, mine), "an object of a deep stack was taken");
+}
+
+static void *deep_thread(void *unused)
+{
+	(void)unused;
+	must_ok(gcuffd_thread_attach());
+	deep(1000);
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(deep_stacks)
+{
+	NEED_RUNG(_i);
+	pthread_t t;
+	begin(_i);
+	deep(1000); /* the main thread's stack grows */
+	ck_ok(pthread_create(&t, NULL, deep_thread, NULL));
+	pthread_join(t, NULL);
+	end();
+}
+END_TEST
+
+/* ---- TLS ---- */
+
+static __thread void *volatile in_tls;
+static __thread char large_tls[10000];
+static pthread_key_t key;
+
+struct tls_try {
+	sem_t ready, go;
+};
+
+static void *tls_thread(void *arg)
+{
+	struct tls_try *try = arg;
+	must_ok(gcuffd_thread_attach());
+	store(&in_tls);
+	scrub();
+	sem_post(&try->ready);
+	sem_wait(&try->go);
+	must(*(uint64_t *)in_tls == STAMP, "TLS");
+	in_tls = NULL;
+	store((void *volatile *)(((uintptr_t)large_tls + 5007) & ~7ul));
+	scrub();
+	sem_post(&try->ready);
+	sem_wait(&try->go);
+	memset(large_tls, 0, sizeof(large_tls));
+	pthread_setspecific(key, make(100));
+	scrub();
+	sem_post(&try->ready);
+	sem_wait(&try->go);
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(static_tls)
+{
+	NEED_RUNG(_i);
+	struct tls_try try;
+	pthread_t t;
+	begin(_i);
+	TRY_SLOT(&in_tls, "TLS of the main thread");
+	TRY_SLOT((void *volatile *)(((uintptr_t)large_tls + 5007) & ~7ul), "large TLS of the main thread");
+	sem_init(&try.ready, 0, 0);
+	sem_init(&try.go, 0, 0);
+	pthread_key_create(&key, NULL);
+	ck_ok(pthread_create(&t, NULL, tls_thread, &try));
+	for (int i = 0; i < 3; i++) {
+		sem_wait(&try.ready);
+		must_live(i == 0 ? "TLS of a thread" : i == 1 ? "large TLS of a thread" : "a pthread key");
+		sem_post(&try.go);
+	}
+	pthread_join(t, NULL);
+	end();
+}
+END_TEST
+
+/* ---- dlopened modules ---- */
+
+struct module {
+	void *handle;
+	void *volatile *(*data)(void), *volatile *(*tls)(void);
+};
+
+static struct module load(void)
+{
+	struct module m;
+	const char *dir = getenv("top_builddir");
+	char path[512];
+	snprintf(path, sizeof(path), "%s/tests/.libs/dlmod_roots.so", dir ? dir : ".");
+	m.handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	if (!m.handle)
+		m.handle = dlopen("./dlmod_roots.so", RTLD_NOW | RTLD_LOCAL);
+	if (!m.handle)
+		return m;
+	*(void **)&m.data = dlsym(m.handle, "dlmod_data");
+	*(void **)&m.tls = dlsym(m.handle, "dlmod_tls");
+	must(m.data && m.tls, "dlsym");
+	return m;
+}
+
+static void *module_thread(void *arg)
+{
+	struct module *m = arg;
+	must_ok(gcuffd_thread_attach());
+	store(m->tls());
+	must_live("TLS of a module, in a thread");
+	*m->tls() = NULL;
+	must_die("TLS of a module, in a thread");
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(modules)
+{
+	NEED_RUNG(_i);
+	pthread_t t;
+	begin(_i);
+	for (int round = 0; round < 3; round++) {
+		struct module m = load();
+		if (!m.handle) {
+			end();
+			GU_SKIP("no dlmod_roots.so: %s", dlerror());
+		}
+		TRY_SLOT(m.data(), "data of a module");
+		TRY_SLOT(m.tls(), "TLS of a module");
+		ck_ok(pthread_create(&t, NULL, module_thread, &m));
+		pthread_join(t, NULL);
+		store(m.data());
+		dlclose(m.handle);
+		must_die("data of a module that is gone");
+	}
+	end();
+}
+END_TEST
+
+/* Modules come and go while cycles run; each holds the only pointer for a while. */
+static uint32_t quit;
+
+static void *collect_always(void *unused)
+{
+	(void)unused;
+	while (!__atomic_load_n(&quit, __ATOMIC_RELAXED))
+		must_ok(gcuffd_collect(heap));
+	return NULL;
+}
+
+START_TEST(modules_in_cycles)
+{
+	NEED_RUNG(_i);
+	pthread_t t;
+	begin(_i);
+	quit = 0;
+	ck_ok(pthread_create(&t, NULL, collect_always, NULL));
+	uint64_t end_ns = test_now_ns() + 300000000;
+	struct module m = load();
+	while (m.handle && test_now_ns() < end_ns) {
+		store(m.data());
+		scrub();
+		usleep(100);
+		must(*(uint64_t *)*m.data() == STAMP, "a module's object was taken");
+		store(m.tls());
+		scrub();
+		usleep(100);
+		must(*(uint64_t *)*m.tls() == STAMP, "a module's TLS object was taken");
+		dlclose(m.handle);
+		m = load();
+	}
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	pthread_join(t, NULL);
+	end();
+}
+END_TEST
+
+/* ---- alternate signal stacks ---- */
+
+enum where { MAPPED_APART, MAPPED_ABOVE, ON_OWN_STACK, FROM_MALLOC };
+
+struct alt_try {
+	enum where where;
+	char *stack;
+	size_t size;
+	uint32_t inside, leave;
+};
+
+static struct alt_try alt;
+static uint64_t hidden_below, hidden_in_handler;
+
+/* Waits in the handler with a pointer on the alternate stack alone. */
+static __attribute__((noinline)) void on_alternate(int sig)
+{
+	(void)sig;
+	void *volatile local = make(100);
+	hidden_in_handler = hidden;
+	scrub_stack();
+	__atomic_store_n(&alt.inside, 1, __ATOMIC_SEQ_CST);
+	while (!__atomic_load_n(&alt.leave, __ATOMIC_SEQ_CST))
+		;
+	must(*(uint64_t *)local == STAMP, "an object of a handler's frame was taken");
+}
+
+static __attribute__((noinline)) void interrupted(void)
+{
+	void *volatile local = make(100);
+	hidden_below = hidden;
+	raise(SIGUSR1);
+	must(*(uint64_t *)local == STAMP, "an object of the interrupted frame was taken");
+}
+
+static void *alt_thread(void *unused)
+{
+	char own[256 << 10];
+	(void)unused;
+	must_ok(gcuffd_thread_attach());
+	stack_t ss = {.ss_sp = alt.where == ON_OWN_STACK ? own : alt.stack, .ss_size = alt.size};
+	must_ok(sigaltstack(&ss, NULL));
+	interrupted();
+	ss.ss_flags = SS_DISABLE;
+	must_ok(sigaltstack(&ss, NULL));
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+static void try_alternate(enum where where)
+{
+	const size_t size = 256 << 10, own = 1 << 20;
+	struct sigaction act = {.sa_handler = on_alternate, .sa_flags = SA_ONSTACK};
+	pthread_attr_t attr;
+	pthread_t t;
+	/* one mapping: a thread's stack, and the alternate one right above it */
+	char *map = mmap(NULL, own + size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	must_ok(sigaction(SIGUSR1, &act, NULL));
+	alt = (struct alt_try){.where = where, .size = size};
+	alt.stack = where == MAPPED_ABOVE ? map + own : where == FROM_MALLOC ? malloc(size) :
+		    mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pthread_attr_init(&attr);
+	if (where == MAPPED_ABOVE)
+		pthread_attr_setstack(&attr, map, own);
+	must_ok(pthread_create(&t, &attr, alt_thread, NULL));
+	while (!__atomic_load_n(&alt.inside, __ATOMIC_SEQ_CST))
+		sched_yield();
+	for (int i = 0; i < 3; i++)
+		must_ok(gcuffd_collect(heap));
+	bool in_handler = is_alive(heap, hidden_in_handler), below = is_alive(heap, hidden_below);
+	must(in_handler, "on the alternate stack (case %d)", where);
+	must(below, "on the stack below a handler (case %d)", where);
+	__atomic_store_n(&alt.leave, 1, __ATOMIC_SEQ_CST);
+	pthread_join(t, NULL);
+	munmap(map, own + size);
+}
+
+START_TEST(alternate_stacks)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	try_alternate(MAPPED_APART);
+	try_alternate(FROM_MALLOC);
+	end();
+}
+END_TEST
+
+START_TEST(alternate_stack_above)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	try_alternate(MAPPED_ABOVE);
+	end();
+}
+END_TEST
+
+START_TEST(alternate_stack_on_own)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	try_alternate(ON_OWN_STACK);
+	end();
+}
+END_TEST
+
+/* ---- blocking threads ---- */
+
+static int pipe_fds[2];
+static sem_t blocked;
+
+static __attribute__((noinline)) void *block_in_read(void *unused)
+{
+	char byte;
+	(void)unused;
+	must_ok(gcuffd_thread_attach());
+#if defined(__x86_64__)
+	register void *r __asm__("r13") = make(100);
+	__asm__ volatile("" : "+r"(r));
+#else
+	void *volatile r = make(100);
+#endif
+	must_ok(gcuffd_blocking_enter());
+	must(gcuffd_blocking_enter() == -EBUSY, "entered twice");
+	sem_post(&blocked);
+	must(read(pipe_fds[0], &byte, 1) == 1, "errno %d", errno);
+	must_ok(gcuffd_blocking_leave());
+	must(gcuffd_blocking_leave() == -EINVAL, "left twice");
+#if defined(__x86_64__)
+	__asm__ volatile("" : "+r"(r));
+#endif
+	must(*(uint64_t *)r == STAMP, "a blocking thread's object was taken");
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(blocking_threads)
+{
+	NEED_RUNG(_i);
+	sigset_t all, old;
+	pthread_t t;
+	begin(_i);
+	ck_assert_int_eq(pipe(pipe_fds), 0);
+	sem_init(&blocked, 0, 0);
+	ck_ok(pthread_create(&t, NULL, block_in_read, NULL));
+	sem_wait(&blocked);
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	must_live("a thread that blocks");
+	must_live("a thread that blocks");
+	ck_assert_int_eq(write(pipe_fds[1], "x", 1), 1);
+	pthread_join(t, NULL);
+	must_die("a thread that ended");
+	end();
+}
+END_TEST
+
+/* Threads come and go, with objects that only they know, while cycles run. */
+static void *short_life(void *arg)
+{
+	must_ok(gcuffd_thread_attach());
+	must_ok(gcuffd_thread_attach());
+	for (unsigned i = 0; i < 50; i++) {
+		uint64_t *o = gcuffd_alloc(heap, 16 + 16 * (i % 20));
+		must(o && !o[0] && !o[1], "no new object");
+		o[0] = STAMP ^ i;
+		sched_yield();
+		must(o[0] == (STAMP ^ i), "a young thread's object was taken");
+	}
+	must_ok(gcuffd_thread_detach());
+	if ((uintptr_t)arg % 2)
+		must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(threads_come_and_go)
+{
+	NEED_RUNG(_i);
+	pthread_t t, young[4];
+	begin(_i);
+	quit = 0;
+	ck_ok(pthread_create(&t, NULL, collect_always, NULL));
+	for (uint64_t end_ns = test_now_ns() + 500000000; test_now_ns() < end_ns;) {
+		for (uintptr_t i = 0; i < 4; i++)
+			must_ok(pthread_create(&young[i], NULL, short_life, (void *)i));
+		for (int i = 0; i < 4; i++)
+			pthread_join(young[i], NULL);
+	}
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	pthread_join(t, NULL);
+	end();
+}
+END_TEST
+
+#define ADD(name) tcase_add_loop_test(test_case(suite, #name), name, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1)
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("roots");
+	ADD(data_segments);
+	ADD(named_ranges);
+	ADD(malloc_is_no_root);
+	ADD(registers);
+	ADD(deep_stacks);
+	ADD(static_tls);
+	ADD(modules);
+	ADD(modules_in_cycles);
+	ADD(alternate_stacks);
+	ADD(alternate_stack_above);
+	ADD(alternate_stack_on_own);
+	ADD(blocking_threads);
+	ADD(threads_come_and_go);
+	return suite;
+}
+
+TEST_MAIN(make_suite)

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/* test_verify.c - the verifier finds each planted fault, and nothing where none is planted, on each rung and as an unprivileged user. */
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "core.h"
+
+struct list {
+	struct list *next;
+	uint64_t number;
+	char room[240];
+};
+
+static struct gcuffd_heap *heap;
+static struct list *volatile head; /* a data segment */
+static __thread struct list *volatile in_tls;
+static uint32_t quit;
+
+static struct list *push(struct list *next)
+{
+	struct list *l = gcuffd_alloc(heap, sizeof(*l));
+	must(l != NULL, "no memory");
+	l->next = next;
+	l->number = next ? next->number + 1 : 1;
+	return l;
+}
+
+static __attribute__((noinline)) void grow(unsigned n)
+{
+	while (n--)
+		head = push(head);
+}
+
+static void *collect(void *unused)
+{
+	(void)unused;
+	while (!__atomic_load_n(&quit, __ATOMIC_RELAXED))
+		must_ok(gcuffd_collect(heap));
+	return NULL;
+}
+
+/* Moves a new object to the end of a part of the list that was marked before: without its card it is lost. */
+static void mutate(uint64_t ns)
+{
+	struct test_rng rng = test_rng(0);
+	for (uint64_t end = test_now_ns() + ns; test_now_ns() < end;) {
+		struct list *at = head;
+		for (uint64_t i = test_below(&rng, 2000); i && at->next; i--)
+			at = at->next;
+		struct list *new = push(at->next);
+		at->next = new;
+		if (test_below(&rng, 4) == 0 && new->next)
+			new->next = new->next->next;
+	}
+}
+
+/* A thread collects in a loop, this one changes a list. */
+static struct gcuffd_stats run(const char *options, uint64_t ns)
+{
+	pthread_t t;
+	quit = 0;
+	heap = heap_make("verify=1,start_size=1M,%s", options);
+	grow(20000);
+	must_ok(pthread_create(&t, NULL, collect, NULL));
+	mutate(ns);
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	pthread_join(t, NULL);
+	return stats_of(heap);
+}
+
+static const char *with_rung(int rung, const char *more)
+{
+	static char text[100];
+	snprintf(text, sizeof(text), "rung=%s%s", rung_names[rung], more);
+	return text;
+}
+
+#define SHORT 500000000ull
+
+static void run_clean(int rung)
+{
+	struct gcuffd_stats s = run(with_rung(rung, ""), SHORT);
+	must(s.verify_failures == 0, "%s", core_log);
+	must(s.cycles >= 2 && s.rung == (uint32_t)rung, "%lu cycles on rung %u", s.cycles, s.rung);
+	must_ok(gcuffd_heap_destroy(heap));
+}
+
+START_TEST(finds_nothing)
+{
+	NEED_RUNG(_i);
+	run_clean(_i);
+}
+END_TEST
+
+/* No cards on rung stop. The heap is broken on purpose: it is left alone afterwards. */
+START_TEST(finds_dropped_card)
+{
+	NEED_RUNG(_i);
+	struct gcuffd_stats s = run(with_rung(_i, ",plant_drop_card=1"), 2 * SHORT);
+	ck_assert_uint_gt(s.verify_failures, 0);
+	ck_assert_ptr_nonnull(strstr(core_log, "reachable but not marked"));
+}
+END_TEST
+
+START_TEST(finds_early_sweep)
+{
+	NEED_RUNG(_i);
+	heap = heap_make("verify=1,%s", with_rung(_i, ",plant_early_sweep=1"));
+	grow(20000);
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_gt(stats_of(heap).verify_failures, 0);
+	ck_assert_ptr_nonnull(strstr(core_log, "swept before its end"));
+}
+END_TEST
+
+static __attribute__((noinline)) void move_to_tls(void)
+{
+	head = NULL;
+	in_tls = push(NULL);
+}
+
+START_TEST(finds_skipped_tls)
+{
+	NEED_RUNG(_i);
+	heap = heap_make("verify=1,%s", with_rung(_i, ",plant_skip_tls=1"));
+	for (int i = 0; i < 3; i++) {
+		move_to_tls();
+		scrub();
+		ck_ok(gcuffd_collect(heap));
+	}
+	ck_assert_uint_gt(stats_of(heap).verify_failures, 0);
+}
+END_TEST
+
+START_TEST(tls_without_plant)
+{
+	NEED_RUNG(_i);
+	heap = heap_make("verify=1,%s", with_rung(_i, ""));
+	for (int i = 0; i < 3; i++) {
+		move_to_tls();
+		scrub();
+		ck_ok(gcuffd_collect(heap));
+		ck_assert_uint_eq(in_tls->number, 1);
+	}
+	verified(heap);
+}
+END_TEST
+
+/* ---- as nobody ---- */
+
+static void in_child_as_nobody(void (*fn)(void))
+{
+	int status;
+	pid_t pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (!pid) {
+		if (setgid(65534) || setuid(65534))
+			_exit(100);
+		prctl(PR_SET_DUMPABLE, 1); /* as after an exec: else /proc/self is root's */
+		fn();
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %#x", (unsigned)status);
+}
+
+static void nobody_clean(void) { run_clean(GCUFFD_RUNG_ASYNC); }
+
+static void nobody_planted(void)
+{
+	struct gcuffd_stats s = run(with_rung(GCUFFD_RUNG_ASYNC, ",plant_drop_card=1"), 2 * SHORT);
+	must(s.verify_failures > 0, "nothing was found");
+}
+
+START_TEST(unprivileged)
+{
+	if (getuid() != 0)
+		GU_SKIP("needs root, to become somebody else");
+	in_child_as_nobody(nobody_clean);
+	in_child_as_nobody(nobody_planted);
+}
+END_TEST
+
+/* Without a userfaultfd of its own kind, auto falls to what there is. */
+static void nobody_auto(void)
+{
+	struct gcuffd_heap *h = heap_make("rung=auto");
+	must(stats_of(h).rung == GCUFFD_RUNG_ASYNC || stats_of(h).rung == GCUFFD_RUNG_STOP, "rung %u", stats_of(h).rung);
+	must_ok(gcuffd_collect(h));
+	must_ok(gcuffd_heap_destroy(h));
+}
+
+START_TEST(unprivileged_auto)
+{
+	if (getuid() != 0)
+		GU_SKIP("needs root, to become somebody else");
+	in_child_as_nobody(nobody_auto);
+}
+END_TEST
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("verify");
+	TCase *clean = test_case(suite, "clean"), *planted = test_case(suite, "planted"), *nobody = test_case(suite, "nobody");
+	tcase_add_loop_test(clean, finds_nothing, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(clean, tls_without_plant, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(planted, finds_dropped_card, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(planted, finds_early_sweep, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(planted, finds_skipped_tls, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(nobody, unprivileged);
+	tcase_add_test(nobody, unprivileged_auto);
+	return suite;
+}
+
+TEST_MAIN(make_suite)
