@@ -98,6 +98,9 @@ bool gu_heaps_any(unsigned flag)
 
 /* ---- making and ending ---- */
 
+static void enter_thread(void) { gu_enter(); }
+static void leave_thread(void) { gu_leave(gu_self); }
+
 static size_t types_len(void) { return gu_align_up(GU_TYPES * sizeof(struct gcuffd_type *), GU_PAGE); }
 
 static int make_tables(struct gcuffd_heap *h)
@@ -164,7 +167,7 @@ int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap 
 	struct gu_thread *t = gu_enter();
 	if (gu_os == &gu_os_linux)
 		gu_os_set(NULL); /* metadata through the table too */
-	gu_jemalloc_init(); /* registers its fork handlers before ours */
+	gu_jemalloc_init(enter_thread, leave_thread); /* registers its fork handlers before ours */
 	err = gu_fork_init();
 	if (!err)
 		err = gu_stop_init();

@@ -107,8 +107,9 @@ static int remark(struct gcuffd_heap *h, struct gu_cycle *c)
 	struct gu_mark_counts before, after;
 	gu_mark_counts(h, &before);
 	c->stack_words += gu_roots_stacks(h, gu_mark_first(h));
-	gu_roots_remark(h, gu_mark_first(h));
-	int err = c->in_stop ? 0 : gu_track_collect(h, false, &n);
+	int err = gu_roots_remark(h, gu_mark_first(h));
+	if (!err && !c->in_stop)
+		err = gu_track_collect(h, false, &n);
 	if (!err)
 		c->remark_dirty_pages += gu_mark_cards(h, gu_mark_first(h));
 	c->pages_scanned += n.scanned;

@@ -112,15 +112,15 @@ static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
 	return result;
 }
 
-/* false if no cycle is under way. */
+/* The end of the cycle under way, or of one that is due; false if there is neither. */
 static bool wait_cycle_end(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
-	uint32_t now = gu_load_seqcst(&s->in_cycle);
-	if (!(now & 1))
+	uint32_t now = gu_load_seqcst(&s->in_cycle), end = (now | 1) + 1;
+	if (!(now & 1) && !(gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running)))
 		return false;
 	struct stall stall = begin_stall(h);
-	while (gu_load_acquire(&s->in_cycle) == now)
+	while ((int32_t)((now = gu_load_acquire(&s->in_cycle)) - end) < 0)
 		gu_os->futex_wait(&s->in_cycle, now, -1);
 	end_stall(h, stall);
 	return true;
@@ -162,7 +162,7 @@ static size_t purge_in_section(struct gcuffd_heap *h)
 
 void gu_service_throttle(struct gcuffd_heap *h)
 {
-	if (gu_load_relaxed(&h->phase) != GU_PHASE_IDLE && gu_load_relaxed(&h->allocated) >= gu_load_relaxed(&h->ceiling))
+	if (gu_unlikely(gu_load_relaxed(&h->allocated) >= gu_load_relaxed(&h->ceiling)))
 		wait_cycle_end(h);
 }
 
@@ -260,8 +260,9 @@ static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 }
 
 /* Tried again when some more was allocated, or asked for. */
-static void put_off(struct gcuffd_heap *h)
+static void put_off(struct gcuffd_heap *h, int err)
 {
+	gu_log(&h->log, GU_LOG_WARN, "cycle put off: %s", err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
 	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + h->options.start_size);
 	gu_store_seqcst(&h->service->kicked, 0);
 }
@@ -281,6 +282,13 @@ static void account_foreign(struct gcuffd_heap *h)
 	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h));
 }
 
+/* A cycle begins or ends. */
+static void mark_cycle(struct gu_service *s)
+{
+	gu_add_seqcst(&s->in_cycle, 1);
+	gu_os->futex_wake(&s->in_cycle, INT32_MAX);
+}
+
 static void run_cycle(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
@@ -289,20 +297,17 @@ static void run_cycle(struct gcuffd_heap *h)
 	struct gu_cycle c = {.reason = by_request ? gu_load_relaxed(&s->ask_reason) : GU_BECAUSE_ALLOCATION};
 	c.in_stop = gu_swap_seqcst(&s->ask_in_stop, 0);
 	gu_lock(&h->cycle_lock);
-	gu_add_seqcst(&s->in_cycle, 1);
+	mark_cycle(s);
 	int err = gu_cycle_run(h, &c);
-	gu_add_seqcst(&s->in_cycle, 1);
-	gu_os->futex_wake(&s->in_cycle, INT32_MAX);
 	if (!err)
 		account_foreign(h);
+	if (err)
+		put_off(h, err);
+	else
+		pace(h, &c);
+	mark_cycle(s); /* after kicked was cleared: who sees it set from here on may wait for another cycle */
 	take_stats(h, &c, err);
 	gu_unlock(&h->cycle_lock);
-	if (!err)
-		pace(h, &c);
-	else
-		put_off(h);
-	if (err)
-		gu_log(&h->log, GU_LOG_WARN, "cycle put off: %s", err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
 	gu_store_seqcst(&s->result, err);
 	gu_store_seqcst(&s->done, asked);
 	gu_os->futex_wake(&s->done, INT32_MAX);

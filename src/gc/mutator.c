@@ -90,11 +90,22 @@ static int make_thread(struct gu_thread **out)
 	return err;
 }
 
+/* A thread that ended unnoticed left an entry, which no stop would find parked once its number is used anew. */
+static void drop_namesake_locked(pid_t tid)
+{
+	for (struct gu_thread *t = threads, *next; t; t = next) {
+		next = t->next;
+		if (t->tid == tid)
+			gu_threads_remove_locked(t);
+	}
+}
+
 /* A stopper may have adopted the thread meanwhile: then that entry is the one. */
 static void list_thread(struct gu_thread *t)
 {
 	gu_lock(&threads_lock);
 	if (!gu_self) {
+		drop_namesake_locked(t->tid);
 		link_locked(t);
 		gu_self = t;
 		t = NULL;

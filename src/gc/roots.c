@@ -277,22 +277,26 @@ static void remark_root(struct gcuffd_heap *h, struct gu_marker *m, const struct
 		scan_root(h, m, r, at, r->end);
 }
 
-static void relist_in_stop(struct gcuffd_heap *h, struct rootlist *l)
+/* A list that is not whole must not lead to a sweep. */
+static int relist_in_stop(struct gcuffd_heap *h, struct rootlist *l)
 {
 	if (!gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
-		return;
+		return 0;
 	l->n = 0;
+	l->full = false;
 	list_explicit(h, l);
-	list_process(h, l);
+	int err = list_process(h, l);
+	return err ? err : l->full ? -ENOMEM : 0;
 }
 
-void gu_roots_remark(struct gcuffd_heap *h, struct gu_marker *m)
+int gu_roots_remark(struct gcuffd_heap *h, struct gu_marker *m)
 {
 	struct gu_rootset *s = h->rootset;
 	struct rootlist *l = &s->latest;
-	relist_in_stop(h, l);
+	int err = relist_in_stop(h, l);
 	for (size_t i = 0; i < l->n; i++)
 		remark_root(h, m, &s->armed, &l->root[i]);
+	return err;
 }
 
 /* ---- threads ---- */

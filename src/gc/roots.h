@@ -26,7 +26,7 @@ size_t gu_roots_preclean(struct gcuffd_heap *heap, struct gu_marker *m);
 /* Lists again, before the stop that ends marking. */
 int gu_roots_refresh(struct gcuffd_heap *heap);
 /* In a stop: written pages of tracked ranges, the others whole. */
-void gu_roots_remark(struct gcuffd_heap *heap, struct gu_marker *m);
+int gu_roots_remark(struct gcuffd_heap *heap, struct gu_marker *m);
 /* In a stop: every thread's stack, registers and TLS; words read. */
 uint64_t gu_roots_stacks(struct gcuffd_heap *heap, struct gu_marker *m);
 /* After the stop: a module came or went since gu_roots_refresh, so marking is to be finished once more. */

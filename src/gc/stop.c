@@ -238,7 +238,8 @@ static bool all_stopped_locked(uint32_t e)
 		next = t->next;
 		if (t == gu_self || gu_load_seqcst(&t->acked) == e || claim(t))
 			continue;
-		if (gu_os->tgkill(gu_os->getpid(), t->tid, 0) != -ESRCH)
+		/* or it is a service thread, found before it had said so */
+		if (!is_exempt(t->tid) && gu_os->tgkill(gu_os->getpid(), t->tid, 0) != -ESRCH)
 			return false;
 		gu_threads_remove_locked(t);
 	}

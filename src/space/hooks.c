@@ -5,12 +5,13 @@
  * Extents are taken in whole regions and never unmapped: what jemalloc gives up is purged and stays
  * its own (dalloc refuses, so it is retained). Split and merge never fail: the reservation is one
  * mapping to us. Lazy purging is refused: MADV_FREE makes holes that nobody announces
- * (.inv.purge.now). jemalloc's own mmap, munmap and madvise calls come here by name (tools/jemalloc),
+ * (.inv.purge.now). jemalloc's own mmap, munmap, madvise and pthread_key_create calls come here by name (tools/jemalloc),
  * which is how its metadata is known to own.h, and unmapped with its arena.
  */
 #include "space/hooks.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,6 +25,7 @@
 void *gu_je_mmap(void *hint, size_t len, int prot, int flags, int fd, long offset);
 int gu_je_munmap(void *start, size_t len);
 int gu_je_madvise(void *start, size_t len, int advice);
+int gu_je_pthread_key_create(pthread_key_t *key, void (*clean)(void *data));
 
 /* This thread ends an arena: the metadata that jemalloc would purge and keep is unmapped. */
 static __thread bool ending __attribute__((tls_model("initial-exec")));
@@ -57,6 +59,22 @@ int gu_je_munmap(void *start, size_t len)
 int gu_je_madvise(void *start, size_t len, int advice)
 {
 	return ending && advice == MADV_DONTNEED ? gu_je_munmap(start, len) : madvise(start, len, advice);
+}
+
+static void (*enter_section)(void), (*leave_section)(void); /* constant once jemalloc runs */
+static void (*clean_thread)(void *data);                    /* jemalloc's; it makes one key */
+
+static void clean_in_section(void *data)
+{
+	enter_section();
+	clean_thread(data);
+	leave_section();
+}
+
+int gu_je_pthread_key_create(pthread_key_t *key, void (*clean)(void *data))
+{
+	clean_thread = clean;
+	return pthread_key_create(key, clean ? clean_in_section : NULL);
 }
 
 static struct gu_half *half_of(extent_hooks_t *hooks) { return GU_CONTAINER(hooks, struct gu_half, hooks); }
@@ -250,8 +268,10 @@ void gu_half_sizes(struct gu_half *half, struct gu_half_sizes *sizes)
 	sizes->metadata = read_size(half, "base") + read_size(half, "internal");
 }
 
-void gu_jemalloc_init(void)
+void gu_jemalloc_init(void (*enter)(void), void (*leave)(void))
 {
+	enter_section = enter;
+	leave_section = leave;
 	unsigned n;
 	size_t len = sizeof(n);
 	gu_je_mallctl("arenas.narenas", &n, &len, NULL, 0);

@@ -30,7 +30,10 @@ struct gu_half_sizes {
 };
 void gu_half_sizes(struct gu_half *half, struct gu_half_sizes *sizes);
 
-/* Starts jemalloc, so that its fork handlers are registered before ours. */
-void gu_jemalloc_init(void);
+/*
+ * Starts jemalloc, so that its fork handlers are registered before ours. Its cleanup of a thread that ends takes
+ * locks: it runs between enter and leave (.inv.section.locks).
+ */
+void gu_jemalloc_init(void (*enter)(void), void (*leave)(void));
 
 #endif
