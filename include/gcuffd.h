@@ -177,8 +177,8 @@ GCUFFD_API void *gcuffd_realloc(struct gcuffd_heap *heap, void *object, size_t s
 
 /*
  * Frees at once what nobody points to any more; NULL is ignored. Never needed. -EINVAL if object
- * is no object's base, -EALREADY if it was freed before and not yet reused; both are reported in
- * the log with a stack.
+ * is no object's base, -EALREADY if it was freed before and its block is still there (else -EINVAL, or,
+ * once its memory was handed out again, it frees the new object); both are reported in the log with a stack.
  */
 GCUFFD_API int gcuffd_free(struct gcuffd_heap *heap, void *object);
 
