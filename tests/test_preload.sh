@@ -5,7 +5,8 @@
 # threads that come, go, fork and execute others, what leaks is collected, and what is small is left alone.
 set -u
 
-. "$top_srcdir/tests/preload.txt"
+# shellcheck source=tests/preload.txt
+. "${top_srcdir:?}/tests/preload.txt"
 
 test_family() { preload "$prog"_family 63 && [ "$(cat "$tmp/out")" = "0 wrong" ]; }
 

@@ -5,7 +5,8 @@
 # bench/preload does the work, here on small inputs.
 set -u
 
-. "$top_srcdir/tests/preload.txt"
+# shellcheck source=tests/preload.txt
+. "${top_srcdir:?}/tests/preload.txt"
 
 [ -n "${PYTHON3:-}" ] || { echo "SKIP: no python3"; exit 77; }
 
