@@ -12,6 +12,12 @@
 
 #define gu_likely(x)   __builtin_expect(!!(x), 1)
 #define gu_unlikely(x) __builtin_expect(!!(x), 0)
+/* Reads whole stacks, the red zones of a sanitizer included. */
+#ifdef __SANITIZE_ADDRESS__
+#define GU_READS_STACKS __attribute__((no_sanitize("address")))
+#else
+#define GU_READS_STACKS
+#endif
 #define GU_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define GU_CONTAINER(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
 

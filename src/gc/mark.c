@@ -84,7 +84,7 @@ void gu_marker_flush(struct gu_marker *m)
 
 /* ---- scanning ---- */
 
-static inline void scan_words(struct gu_marker *m, uintptr_t start, size_t words, bool base_only)
+static GU_READS_STACKS void scan_words(struct gu_marker *m, uintptr_t start, size_t words, bool base_only)
 {
 	const uintptr_t *p = (const uintptr_t *)start;
 	for (size_t i = 0; i < words; i++)

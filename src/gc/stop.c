@@ -143,12 +143,14 @@ void gu_stop_unblock(const sigset_t *set)
 }
 
 /* The frames down here are gone when the thread blocks, and with them registers they hold: they are copied. */
-static __attribute__((noinline)) void enter_blocking(struct gu_thread *t)
+static __attribute__((noinline)) GU_READS_STACKS void enter_blocking(struct gu_thread *t)
 {
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0) - 64;
 	__builtin_unwind_init();
 	t->alt_hi = alternate_end();
-	memcpy(t->saved, (const void *)here, gu_min(sizeof(t->saved), (t->alt_hi ? t->alt_hi : t->stack_hi) - here));
+	size_t words = gu_min(GU_ARRAY_LEN(t->saved), ((t->alt_hi ? t->alt_hi : t->stack_hi) - here) / 8);
+	for (size_t i = 0; i < words; i++)
+		t->saved[i] = ((const volatile uintptr_t *)here)[i];
 	gu_store_relaxed(&t->sp, here);
 	gu_store_seqcst(&t->blocking, GU_BLOCKING); /* publishes sp; pairs with claim() */
 }

@@ -178,7 +178,7 @@ static void reach(struct gu_verifier *v, uintptr_t word, bool base_only)
 	v->stack[v->depth++] = word - (word - s->start) % s->cell;
 }
 
-static void reach_words(struct gu_verifier *v, const uintptr_t *p, size_t n, bool base_only)
+static GU_READS_STACKS void reach_words(struct gu_verifier *v, const uintptr_t *p, size_t n, bool base_only)
 {
 	for (size_t i = 0; i < n; i++)
 		reach(v, p[i], base_only);
