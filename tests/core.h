@@ -101,6 +101,19 @@ TEST_UNUSED static bool rung_is_here(int rung)
 	return !err;
 }
 
+/* A sanitizer's own maps, locks and copies of the stack are in the way of some tests. */
+static inline bool sanitized(void)
+{
+	const char *sanitize = getenv("GU_SANITIZE");
+	return sanitize && *sanitize;
+}
+
+#define NO_SANITIZER(why) \
+	do { \
+		if (sanitized()) \
+			GU_SKIP("under a sanitizer: %s", why); \
+	} while (0)
+
 #define NEED_RUNG(rung) \
 	do { \
 		if (!rung_is_here(rung)) \

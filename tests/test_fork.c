@@ -96,6 +96,7 @@ static void use_child(int rung, int depth)
 
 START_TEST(forks)
 {
+	NO_SANITIZER("its locks do not survive a fork with threads");
 	NEED_RUNG(_i);
 	pthread_t t[THREADS], collector;
 	heap = heap_make("rung=%s,verify=1,start_size=1M", rung_names[_i]);
@@ -145,6 +146,7 @@ static void *fork_here(void *arg)
 
 START_TEST(fork_unattached)
 {
+	NO_SANITIZER("its locks do not survive a fork with threads");
 	NEED_RUNG(_i);
 	pthread_t t, collector;
 	heap = heap_make("rung=%s,verify=1,start_size=1M", rung_names[_i]);

@@ -412,6 +412,7 @@ static size_t settled_rss(size_t goal)
 
 START_TEST(decays)
 {
+	NO_SANITIZER("it keeps copies of pointers");
 	heap = heap_make("start_size=1M,decay_ms=200,%s", _i == 0 ? "pacing=0" : "");
 	must_ok(gcuffd_collect(heap)); /* its threads are there */
 	size_t before = status_kb("VmRSS:");

@@ -41,12 +41,12 @@ static __attribute__((noinline)) void must_live(const char *where)
 	scrub();
 }
 
-/* One of several objects may be kept by something left over in a register or on a stack. */
+/* Not under a sanitizer: it keeps copies of pointers on stacks. */
 static __attribute__((noinline)) void must_die(const char *where)
 {
 	for (int i = 0; i < 3 && is_alive(heap, hidden); i++)
 		collect();
-	must(!is_alive(heap, hidden), "what %s pointed to is still there", where);
+	must(sanitized() || !is_alive(heap, hidden), "what %s pointed to is still there", where);
 }
 
 static void begin(int rung) { heap = heap_make("rung=%s,verify=1", rung_names[rung]); }
@@ -313,6 +313,7 @@ static void *module_thread(void *arg)
 
 START_TEST(modules)
 {
+	NO_SANITIZER("it keeps copies of pointers");
 	NEED_RUNG(_i);
 	pthread_t t;
 	begin(_i);
