@@ -5,7 +5,7 @@
  * Between cycles the heap may grow by growth_percent of what is live, less above the soft limit. A cycle
  * starts early enough that allocation during it, at the rate and for the time seen so far, ends where
  * the cycle does. Under a hard limit the room left decides; where mutators allocate faster than
- * the collector marks, at least three quarters of the room are used before a cycle begins, since what
+ * the collector marks, at least seven eighths of the room are used before a cycle begins, since what
  * is allocated during a cycle can't be freed by it.
  */
 #ifndef GU_CTL_PACER_H

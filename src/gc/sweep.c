@@ -57,7 +57,8 @@ static bool sweep_large_locked(struct gu_block *b, struct gu_sweep_counts *c)
 	return false;
 }
 
-static void sweep_block(struct gu_block *b, struct gu_sweep_counts *c)
+/* Whether the block is empty; then it is on no list and nobody's but ours. */
+static bool sweep_block(struct gu_block *b, struct gu_sweep_counts *c)
 {
 	struct gcuffd_arena *a = b->arena;
 	gu_lock(&a->lock);
@@ -68,20 +69,33 @@ static void sweep_block(struct gu_block *b, struct gu_sweep_counts *c)
 	else if (state != GU_BLOCK_FREE && state != GU_BLOCK_BUSY)
 		empty = sweep_small_locked(a, b, c);
 	gu_unlock(&a->lock);
-	if (empty) {
-		gu_track_disarm_block(a->heap, b);
-		gu_arena_release(a, b);
-		c->blocks_released++;
+	return empty;
+}
+
+static void release_all(struct gu_block *list, struct gu_sweep_counts *c)
+{
+	for (struct gu_block *b = list, *next; b; b = next, c->blocks_released++) {
+		next = b->next;
+		gu_arena_release(b->arena, b);
 	}
 }
 
+/* Empty blocks go together: those that adjoin are un-armed in one call. */
 void gu_sweep(struct gcuffd_heap *h, struct gu_sweep_counts *c)
 {
+	struct gu_block *empty = NULL, **tail = &empty;
 	*c = (struct gu_sweep_counts){0};
 	uint32_t n = gu_block_count(&h->space);
-	for (uint32_t i = 1; i <= n; i++)
-		if (gu_load_acquire(&h->space.blocks[i].state) != GU_BLOCK_FREE)
-			sweep_block(&h->space.blocks[i], c);
+	for (uint32_t i = 1; i <= n; i++) {
+		struct gu_block *b = &h->space.blocks[i];
+		if (gu_load_acquire(&b->state) == GU_BLOCK_FREE || !sweep_block(b, c))
+			continue;
+		b->next = NULL;
+		*tail = b;
+		tail = &b->next;
+	}
+	gu_track_disarm_blocks(h, empty);
+	release_all(empty, c);
 }
 
 void gu_sweep_early(struct gcuffd_heap *h)

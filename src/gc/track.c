@@ -194,11 +194,22 @@ void gu_track_disarm(struct gcuffd_heap *h)
 	disarm_run(h, &d);
 }
 
-void gu_track_disarm_block(struct gcuffd_heap *h, struct gu_block *b)
+void gu_track_disarm_blocks(struct gcuffd_heap *h, struct gu_block *list)
 {
-	if (b->armed && gu_track_works(h))
-		gu_uffd_writeprotect(h->tracker->uffd, b->start, b->bytes, false);
-	b->armed = 0;
+	struct disarm d = {0, 0};
+	for (struct gu_block *b = list; b && gu_track_works(h); b = b->next) {
+		if (b->armed && b->start == d.end) {
+			d.end += b->bytes;
+		} else if (b->armed && b->start + b->bytes == d.start) {
+			d.start = b->start;
+		} else if (b->armed) {
+			disarm_run(h, &d);
+			d = (struct disarm){b->start, b->start + b->bytes};
+		}
+		b->armed = 0;
+	}
+	if (gu_track_works(h))
+		disarm_run(h, &d);
 }
 
 /* ---- the program's memory ---- */

@@ -29,8 +29,8 @@ int gu_track_arm(struct gcuffd_heap *heap, struct gu_track_counts *counts);
 int gu_track_collect(struct gcuffd_heap *heap, bool rearm, struct gu_track_counts *counts);
 /* Un-arms blocks that mutators will allocate from; outside of a cycle. */
 void gu_track_disarm(struct gcuffd_heap *heap);
-/* Before its pages go back to jemalloc. */
-void gu_track_disarm_block(struct gcuffd_heap *heap, struct gu_block *block);
+/* A list of blocks, linked by next, before their pages go back to jemalloc. */
+void gu_track_disarm_blocks(struct gcuffd_heap *heap, struct gu_block *list);
 
 /* The same for the program's memory: -errno if the range can't be tracked. */
 int gu_track_foreign_arm(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end);
