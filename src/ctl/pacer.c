@@ -44,8 +44,9 @@ uint64_t gu_pacer_next(struct gu_pacer *p, const struct gu_pacer_cycle *c)
 	p->expected = p->expected ? (p->expected * 3 + c->allocated_during) / 4 : c->allocated_during;
 	uint64_t target = gu_min(want, have);
 	uint64_t early = p->expected + p->expected / 4;
-	uint64_t least = want < have ? target / 2 : target / 8 * 7;
-	return gu_max(gu_max(minus(target, early), least), LEAST);
+	if (early > target / 2) /* mutators outrun the collector */
+		return gu_max(want < have ? target / 2 : target / 8 * 7, LEAST);
+	return gu_max(target - early, LEAST);
 }
 
 uint64_t gu_pacer_ceiling(uint64_t next)

@@ -4,9 +4,9 @@
  *
  * Between cycles the heap may grow by growth_percent of what is live, less above the soft limit. A cycle
  * starts early enough that allocation during it, at the rate and for the time seen so far, ends where
- * the cycle does. Under a hard limit the room left decides; where mutators allocate faster than
- * the collector marks, at least seven eighths of the room are used before a cycle begins, since what
- * is allocated during a cycle can't be freed by it.
+ * the cycle does. Under a hard limit the room left decides. Where mutators allocate so
+ * fast that a cycle would have to begin before half of it is used, seven eighths of the room are used first, since
+ * what is allocated during a cycle can't be freed by it.
  */
 #ifndef GU_CTL_PACER_H
 #define GU_CTL_PACER_H

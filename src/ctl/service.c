@@ -248,7 +248,7 @@ static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 	struct gu_pacer_cycle p = {
 		.live = c->swept.live_bytes,
 		.resident = resident,
-		.reusable = used > c->swept.live_bytes ? used - c->swept.live_bytes : 0,
+		.reusable = (used > c->swept.held_bytes ? used - c->swept.held_bytes : 0) + c->swept.listed_bytes,
 		.duration_ns = c->mark_ns + c->preclean_ns,
 		.allocated_during = c->allocated_during,
 	};
@@ -279,7 +279,7 @@ static void account_foreign(struct gcuffd_heap *h)
 		gu_arena_sizes(a, &sizes);
 		bytes += sizes.metadata;
 	}
-	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h));
+	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h) + h->service->nthreads * STACK);
 }
 
 /* A cycle begins or ends. */

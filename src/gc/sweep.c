@@ -43,6 +43,8 @@ static bool sweep_small_locked(struct gcuffd_arena *a, struct gu_block *b, struc
 	bool empty = gu_arena_relist_locked(a, b, free_cells);
 	if (empty)
 		gu_store_relaxed(&b->state, GU_BLOCK_BUSY);
+	else if (gu_load_relaxed(&b->state) == GU_BLOCK_LISTED)
+		c->listed_bytes += free_cells * (uint64_t)b->cell;
 	return empty;
 }
 
@@ -68,6 +70,8 @@ static bool sweep_block(struct gu_block *b, struct gu_sweep_counts *c)
 		empty = sweep_large_locked(b, c);
 	else if (state != GU_BLOCK_FREE && state != GU_BLOCK_BUSY)
 		empty = sweep_small_locked(a, b, c);
+	if (!empty && state != GU_BLOCK_FREE)
+		c->held_bytes += b->bytes;
 	gu_unlock(&a->lock);
 	return empty;
 }

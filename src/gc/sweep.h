@@ -10,6 +10,8 @@
 
 struct gu_sweep_counts {
 	uint64_t live_bytes, freed_bytes, blocks_released;
+	uint64_t held_bytes;   /* of blocks and large objects that stay */
+	uint64_t listed_bytes; /* of these, free cells of blocks on a list */
 };
 
 void gu_sweep(struct gcuffd_heap *heap, struct gu_sweep_counts *counts);
