@@ -7,6 +7,8 @@
 
 #include "api/api.h"
 #include "ctl/service.h"
+#include "sys/os.h"
+#include "sys/scan.h"
 
 struct request {
 	struct gcuffd_arena *arena;
@@ -175,6 +177,34 @@ static bool fits_in_place(const struct gu_found *f, size_t size)
 	return size <= f->size && (size * 2 > f->size || f->size <= 64);
 }
 
+#define SPARSE_MIN ((size_t)1 << 20)
+
+struct copying {
+	const char *from;
+	char *to;
+	size_t size;
+};
+
+static void copy_run(void *data, uintptr_t start, uintptr_t end)
+{
+	const struct copying *c = data;
+	size_t at = start - (uintptr_t)c->from;
+	if (at < c->size)
+		memcpy(c->to + at, (const void *)start, gu_min(end - start, c->size - at));
+}
+
+/* What was never touched stays so on both sides: the new object is zero. */
+static void copy_object(char *to, const char *from, size_t size)
+{
+	struct copying c = {from, to, size};
+	int fd = size >= SPARSE_MIN ? gu_scan_open() : -1;
+	uintptr_t end = gu_align_up((uintptr_t)from + size, GU_PAGE);
+	if (fd < 0 || gu_scan_present(fd, (uintptr_t)from, end, false, copy_run, &c))
+		memcpy(to, from, size);
+	if (fd >= 0)
+		gu_os->close(fd);
+}
+
 void *gcuffd_realloc(struct gcuffd_heap *h, void *object, size_t size)
 {
 	struct gu_found f;
@@ -192,7 +222,7 @@ void *gcuffd_realloc(struct gcuffd_heap *h, void *object, size_t size)
 	}
 	void *p = alloc_like(&f, size);
 	if (p) {
-		memcpy(p, object, gu_min(f.size, size));
+		copy_object(p, object, gu_min(f.size, size));
 		gcuffd_free(h, object);
 	}
 	return p;

@@ -12,7 +12,6 @@ int gu_heaps_take_slot(uint32_t *slot);
 void gu_heaps_give_slot(uint32_t slot);
 /* For fork: calls fn for each heap, in order or backwards. */
 void gu_heaps_each(void (*fn)(struct gcuffd_heap *heap));
-bool gu_heaps_any(unsigned flag);
 /* Heaps are made and ended between the two only by others that wait; not inside a section. */
 void gu_heaps_freeze(void);
 void gu_heaps_thaw(void);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fork.c - parent and child go on. The world is stopped around fork(): so no lock of ours or of jemalloc's is
+ * fork.c - parent and child go on. No thread is in a section around fork(): so no lock of ours or of jemalloc's is
  * held by a thread that the child does not have (.inv.section.locks), and no cycle is half done. The
  * child has one thread, no service threads, and tracking starts anew with its first cycle.
  */
@@ -16,11 +16,11 @@
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int error;
-static bool stopped; /* guard: the fork lock */
 
 /*
  * No heap comes or goes meanwhile (fork lock), no cycle runs (cycle locks, waited for as a blocking thread), and no
- * mutator is in a section (the stop), so every other lock of ours is free but for threads that never attached.
+ * thread is in a section (the gate), so every other lock of ours is free. Threads outside of sections run on: fork()
+ * itself takes locks of the C library that they may hold.
  */
 static void prepare(void)
 {
@@ -29,13 +29,12 @@ static void prepare(void)
 	gu_heaps_each(gu_service_fork_prepare);
 	if (blocking)
 		gu_blocking_leave();
-	stopped = !gu_world_stop(gu_heaps_any(GCUFFD_PROCESS_ROOTS), 2000000000ull);
+	gu_world_close();
 }
 
 static void in_parent(void)
 {
-	if (stopped)
-		gu_world_resume();
+	gu_world_open();
 	gu_heaps_each(gu_service_fork_parent);
 	gu_heaps_thaw();
 }

@@ -88,25 +88,20 @@ void gu_heaps_each(void (*fn)(struct gcuffd_heap *heap))
 			fn(heaps[i]);
 }
 
-bool gu_heaps_any(unsigned flag)
-{
-	for (uint32_t i = 0; i < GU_HEAPS; i++)
-		if (heaps[i] && gu_heap_is(heaps[i], flag))
-			return true;
-	return false;
-}
-
 /* ---- making and ending ---- */
 
 static void enter_thread(void) { gu_enter(); }
 static void leave_thread(void) { gu_leave(gu_self); }
+
+#define HEADROOM ((size_t)128 << 10) /* under the limit, for metadata that is accounted when it is there */
 
 static size_t types_len(void) { return gu_align_up(GU_TYPES * sizeof(struct gcuffd_type *), GU_PAGE); }
 
 static int make_tables(struct gcuffd_heap *h)
 {
 	bool huge = !gu_heap_is(h, GCUFFD_NO_HUGE) && gu_caps()->has_thp;
-	int err = gu_space_init(&h->space, h->options.reservation, h->options.hard_limit, huge);
+	size_t limit = h->options.hard_limit ? h->options.hard_limit - HEADROOM : 0;
+	int err = gu_space_init(&h->space, h->options.reservation, limit, huge);
 	if (err)
 		return err;
 	h->types = gu_meta_reserve(types_len());

@@ -131,6 +131,8 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 			err = stop(h);
 		if (err)
 			return err;
+		if (c->in_stop && gu_load_relaxed(&h->phase) == GU_PHASE_MARK)
+			gu_mark_clear(h); /* again: nothing was tracked meanwhile, so nothing is known */
 		if (c->in_stop)
 			gu_mark_ahead(h);
 		if (c->in_stop && h->verifier)

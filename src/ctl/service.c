@@ -52,6 +52,8 @@ struct gu_service {
 	uint64_t tidied_ns;
 	uint64_t seen;            /* bytes allocated and resident at the last tick, to tell a quiet heap */
 	unsigned quiet_ticks;
+	unsigned failures;        /* cycles put off since the last that was not */
+	uint64_t last_freed;      /* atomic; bytes, by the last cycle */
 	struct gu_pacer pacer;    /* guard: collector */
 	struct gu_lock stats_lock; /* rank WAIT */
 	struct gcuffd_stats stats; /* guard: stats_lock */
@@ -173,7 +175,8 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt
 		return false;
 	if (attempt % 2 == 0 && purge_in_section(h) >= gu_min(size, GU_BLOCK))
 		return true;
-	if (attempt >= 6)
+	/* Other threads may take what a cycle frees: as long as it frees enough, another try is worth it. */
+	if (attempt >= 64 || (attempt >= 6 && gu_load_relaxed(&h->service->last_freed) < gu_max(size, GU_BLOCK)))
 		return false;
 	if (attempt < 2 && wait_cycle_end(h))
 		return true;
@@ -253,17 +256,21 @@ static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 		.allocated_during = c->allocated_during,
 	};
 	uint64_t next = gu_pacer_next(&s->pacer, &p);
+	s->failures = 0;
+	gu_store_relaxed(&s->last_freed, c->swept.freed_bytes);
 	uint64_t now = gu_load_relaxed(&h->allocated);
 	gu_store_relaxed(&h->ceiling, now + gu_pacer_ceiling(next));
 	gu_store_relaxed(&h->trigger, now + next);
 	gu_store_seqcst(&s->kicked, 0);
 }
 
-/* Tried again when some more was allocated, or asked for. */
+/* Tried again when some more was allocated, twice as much each time, or asked for. */
 static void put_off(struct gcuffd_heap *h, int err)
 {
 	gu_log(&h->log, GU_LOG_WARN, "cycle put off: %s", err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
-	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + h->options.start_size);
+	unsigned n = h->service->failures++;
+	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + (h->options.start_size << gu_min(n, 10)));
+	gu_store_relaxed(&h->ceiling, UINT64_MAX); /* nobody waits for what does not come */
 	gu_store_seqcst(&h->service->kicked, 0);
 }
 
@@ -279,7 +286,7 @@ static void account_foreign(struct gcuffd_heap *h)
 		gu_arena_sizes(a, &sizes);
 		bytes += sizes.metadata;
 	}
-	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h) + h->service->nthreads * STACK);
+	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h) + h->service->nthreads * STACK / 8);
 }
 
 /* A cycle begins or ends. */
@@ -463,6 +470,8 @@ static bool try_start(struct gu_service *s, int *err)
 	if (mine) {
 		if (!s->started)
 			*err = start_locked(s);
+		if (*err) /* the next block that is taken asks again */
+			gu_store_seqcst(&s->kicked, 0);
 		gu_unlock(&s->lock);
 	} else {
 		gu_store_relaxed(&s->wanted, 1);
@@ -496,13 +505,14 @@ int gu_service_create(struct gcuffd_heap *h)
 	s->heap = h;
 	gu_lock_init(&s->lock, GU_RANK_LIBRARY);
 	gu_lock_init(&s->stats_lock, GU_RANK_WAIT);
-	struct gu_pacer_limits limits = {h->options.soft_limit, h->options.hard_limit, h->options.start_size, h->options.growth_percent};
+	struct gu_pacer_limits limits = {h->options.soft_limit, h->space.limit, h->options.start_size, h->options.growth_percent};
 	gu_pacer_init(&s->pacer, &limits);
 	h->trigger = gu_pacer_first(&s->pacer);
 	h->ceiling = gu_pacer_ceiling(h->trigger);
 	if (gu_mark_create(h, h->options.mark_threads) || gu_roots_create(h) ||
 	    (gu_heap_is(h, GCUFFD_VERIFY) && gu_verify_create(h)))
 		return -ENOMEM;
+	h->space.foreign = gu_mark_memory(h) + (h->options.mark_threads + 1) * STACK / 8;
 	gu_mark_set_background(h, gu_max(h->options.mark_threads / 2, 1));
 	return 0;
 }

@@ -139,7 +139,7 @@ static void free_large_now(struct gu_block *b)
 {
 	struct gcuffd_arena *a = b->arena;
 	gu_lock(&a->lock);
-	gu_store_relaxed(&b->state, GU_BLOCK_FULL);
+	gu_store_relaxed(&b->state, GU_BLOCK_BUSY); /* not FULL: a late free_small_now() would release it again */
 	gu_unlock(&a->lock);
 	gu_and_seqcst(&b->one.start, 0);
 	gu_arena_release(a, b);

@@ -2,6 +2,7 @@
 /* mark.c - scanning: words to candidates to marks to gray objects. Service threads only. */
 #include "gc/mark.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "base/meta.h"
@@ -149,6 +150,10 @@ void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
 	for (uintptr_t at = start; at < end;) {
 		size_t want = gu_min(end - at, BUFFER);
 		long got = gu_os->process_vm_readv(gu_os->getpid(), m->buffer, (const void *)at, want);
+		if (got < 0 && got != -EFAULT) { /* a filter that came later, or no memory: not a word about the range */
+			gu_mark_range(m, at, end);
+			return;
+		}
 		if (got < 8) { /* gone, or not readable: the next page may be */
 			at = gu_align_down(at, GU_PAGE) + GU_PAGE;
 			continue;

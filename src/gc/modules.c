@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "gc/modules.h"
 
+#include <errno.h>
 #include <link.h>
 #include <string.h>
 
@@ -63,7 +64,12 @@ bool gu_modules_changed(const struct gu_modules *m)
 
 static bool copy(void *to, uintptr_t from, size_t len)
 {
-	return gu_os->process_vm_readv(gu_os->getpid(), to, (const void *)from, len) == (long)len;
+	long got = gu_os->process_vm_readv(gu_os->getpid(), to, (const void *)from, len);
+	if (got < 0 && got != -EFAULT) { /* refused: as gu_mark_foreign() */
+		memcpy(to, (const void *)from, len);
+		return true;
+	}
+	return got == (long)len;
 }
 
 static uintptr_t dtv_of(uintptr_t tcb)

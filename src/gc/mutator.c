@@ -212,6 +212,7 @@ void gu_thread_drop(struct gu_thread *t)
 	drop_caches(t);
 	unlink_locked(t);
 	gu_store_relaxed(&gu_entered, gu_entered + 1);
+	gu_add_seqcst(&gu_outside, 1); /* the gate is open, or whoever closes it waits for the list and then for us */
 	gu_self = NULL;
 	gu_unlock(&threads_lock);
 	gu_meta_free(t, sizeof(*t));

@@ -66,19 +66,30 @@ extern __thread struct gu_thread *gu_self __attribute__((tls_model("initial-exec
 extern __thread uint32_t gu_entered __attribute__((tls_model("initial-exec"), visibility("hidden")));
 extern __thread uint32_t gu_entered_pending __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
+/*
+ * While a thread forks no other begins a section: it waits at the gate, outside of one, and is not stopped, for
+ * it may hold a lock of the C library that fork() takes. gu_outside counts sections of threads not attached.
+ */
+extern uint32_t gu_gate __attribute__((visibility("hidden")));    /* atomic; futex */
+extern uint32_t gu_outside __attribute__((visibility("hidden"))); /* atomic */
+
 void gu_section_obey(struct gu_thread *t);
 void gu_entered_obey(void);
+void gu_section_gate(struct gu_thread *t);
+void gu_entered_gate(void);
 
 static inline void gu_section_enter(struct gu_thread *t)
 {
 	gu_store_relaxed(&t->section, t->section + 1);
-	gu_fence_signal(); /* pairs with the handler's read */
+	gu_fence_signal(); /* pairs with the handler's read; with gu_world_close() by membarrier */
+	if (gu_unlikely(gu_load_relaxed(&gu_gate)))
+		gu_section_gate(t);
 }
 
 static inline void gu_section_exit(struct gu_thread *t)
 {
 	gu_fence_signal();
-	gu_store_relaxed(&t->section, t->section - 1);
+	gu_store_release(&t->section, t->section - 1); /* pairs with gu_world_quiesce() */
 	gu_fence_signal();
 	if (gu_unlikely(gu_load_relaxed(&t->pending)) && !t->section)
 		gu_section_obey(t);
@@ -88,11 +99,14 @@ static inline void gu_section_exit(struct gu_thread *t)
 static inline struct gu_thread *gu_enter(void)
 {
 	struct gu_thread *t = gu_self;
-	if (t)
+	if (t) {
 		gu_section_enter(t);
-	else
-		gu_store_relaxed(&gu_entered, gu_entered + 1);
+		return t;
+	}
+	gu_store_relaxed(&gu_entered, gu_entered + 1);
 	gu_fence_signal();
+	if (gu_entered == 1)
+		gu_entered_gate();
 	return t;
 }
 
@@ -103,6 +117,8 @@ static inline void gu_leave(struct gu_thread *t)
 		gu_section_exit(t);
 		return;
 	}
+	if (gu_entered == 1)
+		gu_sub_seqcst(&gu_outside, 1);
 	gu_store_relaxed(&gu_entered, gu_entered - 1);
 	gu_fence_signal();
 	if (gu_unlikely(gu_load_relaxed(&gu_entered_pending)) && !gu_entered)

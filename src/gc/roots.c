@@ -28,6 +28,7 @@ struct root {
 struct rootlist {
 	struct root *root;
 	size_t n;
+	size_t sorted; /* from here on by address: the kernel's mappings */
 	bool full;
 };
 
@@ -164,6 +165,7 @@ static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 	uint32_t n = gu_min(gu_load_relaxed(&h->rootset->nservice), SERVICE_MAX);
 	for (uint32_t i = 0; i < n; i++)
 		add(l, h->rootset->service[i].start, h->rootset->service[i].end, false);
+	l->sorted = l->n;
 	return gu_maps_each(add_map, &data);
 }
 
@@ -179,8 +181,28 @@ static int list_all(struct gcuffd_heap *h, struct rootlist *l)
 		gu_threads_unlock();
 	} else {
 		gu_modules_read(&h->rootset->modules, add_segment, l);
+		l->sorted = l->n;
 	}
 	return err ? err : l->full ? -ENOMEM : 0;
+}
+
+struct shared_in {
+	uintptr_t start, end;
+	bool found;
+};
+
+static bool look_shared(void *data, const struct gu_map *map)
+{
+	struct shared_in *s = data;
+	s->found |= map->shared && map->start < s->end && map->end > s->start;
+	return !s->found && map->end < s->end;
+}
+
+/* Another mapping, or another process, writes to it unnoticed. */
+static bool is_shared(uintptr_t start, uintptr_t end)
+{
+	struct shared_in s = {start, end, false};
+	return gu_maps_each(look_shared, &s) || s.found;
 }
 
 int gu_roots_begin(struct gcuffd_heap *h, bool track)
@@ -190,7 +212,7 @@ int gu_roots_begin(struct gcuffd_heap *h, bool track)
 	for (size_t i = 0; track && i < l->n && !err; i++) {
 		struct root *r = &l->root[i];
 		uintptr_t start = gu_align_down(r->start, GU_PAGE), end = gu_align_up(r->end, GU_PAGE);
-		if (end - start >= TRACK_MIN && !r->anon_only)
+		if (end - start >= TRACK_MIN && !r->anon_only && !(r->whole && is_shared(start, end)))
 			r->tracked = !gu_track_foreign_arm(h, start, end);
 	}
 	return err;
@@ -242,9 +264,10 @@ void gu_roots_scan(struct gcuffd_heap *h, struct gu_marker *m)
 
 static size_t scan_written(struct gcuffd_heap *h, struct gu_marker *m, const struct root *r, uintptr_t start, uintptr_t end)
 {
-	struct clip c = {m, start, end, 0};
+	/* whole pages: what lies beside the range is not reported again to another range that shares its first or last page */
+	struct clip c = {m, gu_align_down(start, GU_PAGE), gu_align_up(end, GU_PAGE), 0};
 	/* re-arming makes the kernel say so if the range was unmapped and mapped anew */
-	if (gu_track_foreign_collect(h, gu_align_down(start, GU_PAGE), gu_align_up(end, GU_PAGE), true, scan_clipped, &c))
+	if (gu_track_foreign_collect(h, c.start, c.end, true, scan_clipped, &c))
 		scan_root(h, m, r, start, end);
 	return c.pages;
 }
@@ -259,11 +282,29 @@ size_t gu_roots_preclean(struct gcuffd_heap *h, struct gu_marker *m)
 	return pages;
 }
 
+/* The first of the sorted ranges that ends above at. */
+static size_t first_above(const struct rootlist *l, uintptr_t at)
+{
+	size_t lo = l->sorted, hi = l->n;
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+		if (l->root[mid].end <= at)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
 /* Parts of r that lie in tracked ranges: what was written there. The rest: all of it. */
 static void remark_root(struct gcuffd_heap *h, struct gu_marker *m, const struct rootlist *armed, const struct root *r)
 {
 	uintptr_t at = r->start;
 	for (size_t i = 0; i < armed->n && at < r->end; i++) {
+		if (i == armed->sorted)
+			i = first_above(armed, at);
+		if (i == armed->n || (i >= armed->sorted && armed->root[i].start >= r->end))
+			break;
 		const struct root *a = &armed->root[i];
 		if (!a->tracked || a->end <= at || a->start >= r->end || r->anon_only)
 			continue;

@@ -32,6 +32,8 @@ static uint32_t installed;     /* atomic */
 static pid_t exempt[1024];     /* atomic entries; service threads */
 static uint32_t expected;      /* atomic; service threads that are made and not yet in exempt */
 static bool has_membarrier;
+uint32_t gu_gate, gu_outside;
+static __thread bool passes __attribute__((tls_model("initial-exec"))); /* this thread closed the gate */
 
 /* ---- the mutator's side ---- */
 
@@ -93,8 +95,17 @@ static void adopt_self(void)
 	if (!t)
 		return;
 	t->self = (uintptr_t)pthread_self();
+	t->stack_lo = t->stack_hi = 0; /* the entry may be of a thread that had this number before */
 	gu_self = t;
 	park(t);
+}
+
+/* A thread made without TLS of its own: gu_self is its maker's, and stays so. */
+static void park_borrower(void)
+{
+	struct gu_thread *t = gu_load_seqcst(&epoch) & 1 ? find_self() : NULL;
+	if (t)
+		park(t);
 }
 
 /* The stop that was asked for may be over, and the list with it: only a stop that still waits for us keeps it. */
@@ -112,7 +123,9 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	int saved = errno;
 	struct gu_thread *t = gu_self;
 	(void)sig, (void)info, (void)context;
-	if (t && gu_load_relaxed(&t->section))
+	if (t && t->tid != gu_os->gettid())
+		park_borrower();
+	else if (t && gu_load_relaxed(&t->section))
 		gu_store_relaxed(&t->pending, 1);
 	else if (t)
 		park(t);
@@ -329,6 +342,28 @@ static int adopt_locked(uint64_t deadline)
 	return found;
 }
 
+/* A thread that blocks the stop signal will not stop. */
+static bool blocks_signal(pid_t tid)
+{
+	char path[64], text[2048];
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", (int)tid);
+	int fd = gu_os->open(path, O_RDONLY);
+	long n = fd < 0 ? 0 : gu_os->read(fd, text, sizeof(text) - 1);
+	if (fd >= 0)
+		gu_os->close(fd);
+	text[n > 0 ? n : 0] = 0;
+	const char *mask = strstr(text, "SigBlk:");
+	return mask && (strtoull(mask + 7, NULL, 16) >> (GU_STOP_SIGNAL - 1) & 1);
+}
+
+static bool somebody_blocks_locked(uint32_t e)
+{
+	for (struct gu_thread *t = gu_threads_first(); t; t = t->next)
+		if (t != gu_self && gu_load_seqcst(&t->acked) != e && gu_load_seqcst(&t->blocking) == GU_RUNNING && blocks_signal(t->tid))
+			return true;
+	return false;
+}
+
 static bool wait_stopped_locked(uint32_t e, uint64_t deadline)
 {
 	for (int spin = 0;; spin++) {
@@ -337,7 +372,7 @@ static bool wait_stopped_locked(uint32_t e, uint64_t deadline)
 		if (all_stopped_locked(e))
 			return true;
 		uint64_t now = gu_os->clock_ns();
-		if (now >= deadline)
+		if (now >= deadline || (spin > 30 && spin % 8 == 0 && somebody_blocks_locked(e)))
 			return false;
 		if (spin < 20)
 			gu_os->sched_yield();
@@ -353,6 +388,9 @@ int gu_world_stop(bool everybody, uint64_t timeout_ns)
 	int adopted = 0;
 	gu_lock(&world_lock);
 	gu_threads_lock();
+	struct gu_thread *me = gu_self ? NULL : find_self(); /* left by a stop that gave up on us: never signal ourselves */
+	if (me)
+		gu_threads_remove_locked(me);
 	uint32_t e = gu_add_seqcst(&epoch, 1) + 1;
 	do {
 		ok = wait_stopped_locked(e, deadline);
@@ -376,16 +414,19 @@ void gu_world_resume(void)
 	gu_unlock(&world_lock);
 }
 
-void gu_world_quiesce(void)
+/* What mutators do in sections that they begin after this, they do knowing what was stored before it. */
+static void barrier(void)
 {
-	if (!has_membarrier || syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0)) {
-		/* No other fence reaches a thread that runs: a stop does. */
-		while (gu_world_stop(false, 10000000000ull))
-			;
-		gu_world_resume();
+	if (has_membarrier && !syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
 		return;
-	}
-	gu_threads_lock();
+	/* No other fence reaches a thread that runs: a stop does. */
+	while (gu_world_stop(false, 10000000000ull))
+		;
+	gu_world_resume();
+}
+
+static void wait_sections_locked(void)
+{
 	for (struct gu_thread *t = gu_threads_first(), *next; t; t = next) {
 		next = t->next;
 		for (int spin = 0; t != gu_self && gu_load_acquire(&t->section); spin++) {
@@ -397,7 +438,56 @@ void gu_world_quiesce(void)
 				gu_os->sched_yield();
 		}
 	}
+}
+
+void gu_world_quiesce(void)
+{
+	barrier();
+	gu_threads_lock();
+	wait_sections_locked();
 	gu_threads_unlock();
+}
+
+/* ---- the gate ---- */
+
+/* Sections inside of sections pass. */
+void gu_section_gate(struct gu_thread *t)
+{
+	while (t->section == 1 && !passes && gu_load_seqcst(&gu_gate)) {
+		gu_section_exit(t);
+		gu_os->futex_wait(&gu_gate, 1, -1);
+		gu_store_relaxed(&t->section, t->section + 1);
+		gu_fence_seqcst(); /* pairs with wait_sections_locked() */
+	}
+}
+
+void gu_entered_gate(void)
+{
+	gu_add_seqcst(&gu_outside, 1);
+	while (!passes && gu_load_seqcst(&gu_gate)) {
+		gu_sub_seqcst(&gu_outside, 1);
+		gu_os->futex_wait(&gu_gate, 1, -1);
+		gu_add_seqcst(&gu_outside, 1);
+	}
+}
+
+void gu_world_close(void)
+{
+	passes = true;
+	gu_store_seqcst(&gu_gate, 1);
+	barrier();
+	gu_threads_lock();
+	wait_sections_locked();
+	while (gu_load_seqcst(&gu_outside) > (gu_entered ? 1 : 0))
+		gu_os->sched_yield();
+}
+
+void gu_world_open(void)
+{
+	gu_store_seqcst(&gu_gate, 0);
+	gu_os->futex_wake(&gu_gate, INT32_MAX);
+	gu_threads_unlock();
+	passes = false;
 }
 
 void gu_stop_forked(void)
@@ -407,4 +497,7 @@ void gu_stop_forked(void)
 	for (size_t i = 0; i < GU_ARRAY_LEN(exempt); i++)
 		gu_store_relaxed(&exempt[i], 0);
 	gu_store_relaxed(&expected, 0);
+	gu_store_relaxed(&gu_outside, gu_entered ? 1 : 0);
+	gu_store_relaxed(&gu_gate, 0);
+	passes = false;
 }

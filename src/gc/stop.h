@@ -31,6 +31,13 @@ void gu_world_resume(void);
  */
 void gu_world_quiesce(void);
 
+/*
+ * Around fork: waits until no other thread is in a section and lets none begin one until open; they run on
+ * otherwise. The threads list stays locked. The caller passes.
+ */
+void gu_world_close(void);
+void gu_world_open(void);
+
 /* The calling thread touches no heap until leave. enter records its stack and registers. */
 int gu_blocking_enter(void);
 int gu_blocking_leave(void);
