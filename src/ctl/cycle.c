@@ -117,7 +117,7 @@ static int remark(struct gcuffd_heap *h, struct gu_cycle *c)
 	c->remark_words += after.words - before.words;
 	c->block_words += after.block_words - before.block_words;
 	gu_mark_drain(h, true);
-	return err;
+	return err || gu_mark_complete(h) ? err : -EIO;
 }
 
 /* Once more if a module was loaded between the listing and the stop: only it may point to an object. */

@@ -151,7 +151,7 @@ void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
 		size_t want = gu_min(end - at, BUFFER);
 		long got = gu_os->process_vm_readv(gu_os->getpid(), m->buffer, (const void *)at, want);
 		if (got < 0 && got != -EFAULT) { /* a filter that came later, or no memory: not a word about the range */
-			gu_mark_range(m, at, end);
+			gu_mark_unreadable(m->heap);
 			return;
 		}
 		if (got < 8) { /* gone, or not readable: the next page may be */
@@ -290,6 +290,7 @@ void gu_mark_clear(struct gcuffd_heap *h)
 		m->bytes = m->objects = m->words = m->block_words = 0;
 	}
 	mark->bytes_in_stop = 0;
+	mark->unreadable = 0;
 }
 
 void gu_mark_cards_drop(struct gcuffd_heap *h)
@@ -311,6 +312,9 @@ void gu_mark_ahead(struct gcuffd_heap *h)
 	for (unsigned i = 0; i < h->mark->n; i++) /* above it everything is black */
 		h->mark->markers[i].top = gu_load_acquire(&h->space.top);
 }
+
+void gu_mark_unreadable(struct gcuffd_heap *h) { gu_store_relaxed(&h->mark->unreadable, 1); }
+bool gu_mark_complete(const struct gcuffd_heap *h) { return !gu_load_relaxed(&h->mark->unreadable); }
 
 void gu_mark_counts(struct gcuffd_heap *h, struct gu_mark_counts *c)
 {

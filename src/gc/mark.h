@@ -63,6 +63,9 @@ void gu_mark_hurry(struct gcuffd_heap *heap);
 /* How many may mark while mutators run. */
 void gu_mark_set_background(struct gcuffd_heap *heap, unsigned n);
 
+/* Roots could not be read, and not because they are gone: nothing may be swept (.inv.root.copy). */
+void gu_mark_unreadable(struct gcuffd_heap *heap);
+bool gu_mark_complete(const struct gcuffd_heap *heap);
 /* In a forked child: the workers stayed behind. */
 void gu_mark_forked(struct gcuffd_heap *heap);
 void gu_mark_counts(struct gcuffd_heap *heap, struct gu_mark_counts *counts);

@@ -58,6 +58,7 @@ struct gu_mark {
 	unsigned allowed;           /* atomic; markers that may take part */
 	unsigned background;        /* how many while mutators run */
 	uint32_t overflow;          /* atomic */
+	uint32_t unreadable;        /* atomic; roots could not be read: nothing may be swept */
 	uint64_t in_stop_base;      /* bytes marked before the stop's drain began */
 	uint64_t bytes_in_stop;     /* guard: collector */
 };

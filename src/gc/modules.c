@@ -62,35 +62,35 @@ bool gu_modules_changed(const struct gu_modules *m)
 	return now.adds != m->adds || now.subs != m->subs;
 }
 
-static bool copy(void *to, uintptr_t from, size_t len)
+/* refused: the OS would not read, whether there is memory or not. */
+static bool copy(void *to, uintptr_t from, size_t len, bool *refused)
 {
 	long got = gu_os->process_vm_readv(gu_os->getpid(), to, (const void *)from, len);
-	if (got < 0 && got != -EFAULT) { /* refused: as gu_mark_foreign() */
-		memcpy(to, (const void *)from, len);
-		return true;
-	}
+	*refused |= got < 0 && got != -EFAULT;
 	return got == (long)len;
 }
 
-static uintptr_t dtv_of(uintptr_t tcb)
+static uintptr_t dtv_of(uintptr_t tcb, bool *refused)
 {
 	uintptr_t dtv = 0;
 #if defined(__x86_64__)
-	copy(&dtv, tcb + 8, 8);
+	copy(&dtv, tcb + 8, 8, refused);
 #elif defined(__aarch64__)
-	(void)tcb; /* the thread pointer is not pthread_self() here: static TLS is found on the stack */
+	(void)tcb, (void)refused; /* the thread pointer is not pthread_self() here: static TLS is found on the stack */
 #endif
 	return dtv;
 }
 
-void gu_modules_tls(const struct gu_modules *m, uintptr_t tcb, void (*block)(void *data, uintptr_t start, uintptr_t end), void *data)
+bool gu_modules_tls(const struct gu_modules *m, uintptr_t tcb, void (*block)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
-	uintptr_t dtv = dtv_of(tcb), count;
-	if (!dtv || !copy(&count, dtv - 16, 8))
-		return;
+	bool refused = false;
+	uintptr_t dtv = dtv_of(tcb, &refused), count;
+	if (!dtv || !copy(&count, dtv - 16, 8, &refused))
+		return !refused;
 	for (size_t i = 0; i < m->ntls; i++) {
 		uintptr_t at;
-		if (m->tls[i].id <= count && copy(&at, dtv + 16 * m->tls[i].id, 8) && at && at != UINTPTR_MAX)
+		if (m->tls[i].id <= count && copy(&at, dtv + 16 * m->tls[i].id, 8, &refused) && at && at != UINTPTR_MAX)
 			block(data, at, at + m->tls[i].size);
 	}
+	return !refused;
 }

@@ -25,8 +25,8 @@ void gu_modules_read(struct gu_modules *modules, void (*segment)(void *data, uin
 /* Whether objects were loaded or unloaded since. */
 bool gu_modules_changed(const struct gu_modules *modules);
 
-/* Visits the TLS blocks of the thread with this TCB that its dtv names, each at most size bytes. In a stop. */
-void gu_modules_tls(const struct gu_modules *modules, uintptr_t tcb,
+/* Visits the TLS blocks of the thread with this TCB that its dtv names. In a stop. false: the dtv could not be read. */
+bool gu_modules_tls(const struct gu_modules *modules, uintptr_t tcb,
 		    void (*block)(void *data, uintptr_t start, uintptr_t end), void *data);
 
 #endif

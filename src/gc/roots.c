@@ -408,7 +408,8 @@ static void visit_thread_tls(struct gcuffd_heap *h, const struct gu_thread *t, c
 #else
 		v->range(v->data, gu_align_down(t->self - m->tls_static, 8), t->self + 2304, true);
 #endif
-	gu_modules_tls(m, t->self, visit_tls, &p);
+	if (!gu_modules_tls(m, t->self, visit_tls, &p))
+		gu_mark_unreadable(h);
 }
 
 static void each_thread(struct gcuffd_heap *h, const struct gu_root_visit *v, bool tls)
