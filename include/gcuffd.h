@@ -82,7 +82,7 @@ struct gcuffd_options {
 	size_t size;
 	size_t reservation;       /* address space; rounded up to 2 MiB. Default: 8 x RAM, at least 16 GiB */
 	size_t soft_limit;        /* resident bytes, metadata included, above which cycles get frequent; 0: none */
-	size_t hard_limit;        /* resident bytes, metadata included, never exceeded; 0: none. Least: 2 MiB */
+	size_t hard_limit;        /* resident bytes, metadata included, as accounted; 0: none. Least: 2 MiB */
 	size_t start_size;        /* no collection and no thread before the heap holds this. Default 4 MiB */
 	enum gcuffd_rung rung;    /* AUTO, or the very rung demanded (-EOPNOTSUPP if it is not to be had) */
 	unsigned mark_threads;    /* threads that may mark. Default: one per processor, at most 8 */
