@@ -285,16 +285,23 @@ static pid_t parse_tid(const char *s)
 	return n;
 }
 
-/* The first thread of a process stays as a zombie when it ends before the others. */
-static bool is_zombie(pid_t tid)
+/* A file of /proc about one thread, as far as it fits; empty if there is none. */
+static void read_task(pid_t tid, const char *name, char *text, size_t size)
 {
-	char path[64], text[512];
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+	char path[64];
+	snprintf(path, sizeof(path), "/proc/self/task/%d/%s", (int)tid, name);
 	int fd = gu_os->open(path, O_RDONLY);
-	long n = fd < 0 ? 0 : gu_os->read(fd, text, sizeof(text) - 1);
+	long n = fd < 0 ? 0 : gu_os->read(fd, text, size - 1);
 	if (fd >= 0)
 		gu_os->close(fd);
 	text[n > 0 ? n : 0] = 0;
+}
+
+/* The first thread of a process stays as a zombie when it ends before the others. */
+static bool is_zombie(pid_t tid)
+{
+	char text[512];
+	read_task(tid, "stat", text, sizeof(text));
 	const char *end = strrchr(text, ')');
 	return end && end[1] == ' ' && (end[2] == 'Z' || end[2] == 'X');
 }
@@ -345,13 +352,8 @@ static int adopt_locked(uint64_t deadline)
 /* A thread that blocks the stop signal will not stop. */
 static bool blocks_signal(pid_t tid)
 {
-	char path[64], text[2048];
-	snprintf(path, sizeof(path), "/proc/self/task/%d/status", (int)tid);
-	int fd = gu_os->open(path, O_RDONLY);
-	long n = fd < 0 ? 0 : gu_os->read(fd, text, sizeof(text) - 1);
-	if (fd >= 0)
-		gu_os->close(fd);
-	text[n > 0 ? n : 0] = 0;
+	char text[2048];
+	read_task(tid, "status", text, sizeof(text));
 	const char *mask = strstr(text, "SigBlk:");
 	return mask && (strtoull(mask + 7, NULL, 16) >> (GU_STOP_SIGNAL - 1) & 1);
 }
