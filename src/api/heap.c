@@ -41,6 +41,7 @@ static void freeze_blocking(void)
 int gu_heaps_add(struct gcuffd_heap *h)
 {
 	int err = -EMFILE;
+	struct gu_thread *t = gu_enter();
 	gu_lock(&list_lock);
 	for (uint32_t i = 0; i < GU_HEAPS && err; i++)
 		if (!heaps[i]) {
@@ -49,19 +50,23 @@ int gu_heaps_add(struct gcuffd_heap *h)
 			err = 0;
 		}
 	gu_unlock(&list_lock);
+	gu_leave(t);
 	return err;
 }
 
 void gu_heaps_remove(struct gcuffd_heap *h)
 {
+	struct gu_thread *t = gu_enter();
 	gu_lock(&list_lock);
 	heaps[h->id] = NULL;
 	gu_unlock(&list_lock);
+	gu_leave(t);
 }
 
 int gu_heaps_take_slot(uint32_t *slot)
 {
 	int err = -ENOSPC;
+	struct gu_thread *t = gu_enter();
 	gu_lock(&list_lock);
 	for (uint32_t i = 0; i < GU_SLOTS / 64 && err; i++)
 		if (~slots[i]) {
@@ -71,14 +76,17 @@ int gu_heaps_take_slot(uint32_t *slot)
 			err = 0;
 		}
 	gu_unlock(&list_lock);
+	gu_leave(t);
 	return err;
 }
 
 void gu_heaps_give_slot(uint32_t slot)
 {
+	struct gu_thread *t = gu_enter();
 	gu_lock(&list_lock);
 	slots[slot / 64] &= ~(1ull << (slot % 64));
 	gu_unlock(&list_lock);
+	gu_leave(t);
 }
 
 void gu_heaps_each(void (*fn)(struct gcuffd_heap *heap))

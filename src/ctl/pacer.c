@@ -46,7 +46,8 @@ uint64_t gu_pacer_next(struct gu_pacer *p, const struct gu_pacer_cycle *c)
 	uint64_t early = p->expected + p->expected / 4;
 	if (early > target / 2) /* mutators outrun the collector */
 		return gu_max(want < have ? target / 2 : target / 8 * 7, LEAST);
-	return gu_max(target - early, LEAST);
+	target = gu_min(want, have - have / 8); /* at the limit mutators wait, and a cycle may take longer than the last ones did */
+	return gu_max(minus(target, early), LEAST);
 }
 
 uint64_t gu_pacer_ceiling(uint64_t next)

@@ -4,7 +4,7 @@
  *
  * Between cycles the heap may grow by growth_percent of what is live, less above the soft limit. A cycle
  * starts early enough that allocation during it, at the rate and for the time seen so far, ends where
- * the cycle does. Under a hard limit the room left decides. Where mutators allocate so
+ * the cycle does. Under a hard limit seven eighths of the room left decide. Where mutators allocate so
  * fast that a cycle would have to begin before half of it is used, seven eighths of the room are used first, since
  * what is allocated during a cycle can't be freed by it.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * service.c - the collector's thread: waits for requests, runs cycles, paces, tidies. Requests are tickets:
- * asked counts them, done is how many were served; both are only ever raised.
+ * asks counts them, done is how many were served; both are only ever raised.
  */
 #define _GNU_SOURCE
 #include "ctl/service.h"
@@ -24,9 +24,11 @@
 #include "gc/stop.h"
 #include "gc/track.h"
 #include "gc/verify.h"
+#include "space/ahead.h"
 #include "sys/os.h"
 
 #define STACK ((size_t)256 << 10)
+#define THREADS (GU_MARKERS + 1) /* the collector, its workers, and one that brings in regions ahead */
 
 struct gu_service {
 	struct gcuffd_heap *heap;
@@ -37,16 +39,16 @@ struct gu_service {
 	uint32_t kicked;          /* atomic; allocation has reached the trigger */
 	uint32_t quit;            /* atomic */
 	uint32_t bell;            /* atomic; futex of the collector */
-	uint32_t asked, done;     /* atomic; tickets; done is a futex */
+	uint64_t asks;            /* atomic; see ask() */
+	uint32_t done;            /* atomic; tickets served; futex */
 	uint32_t in_cycle;        /* atomic; odd while a cycle runs; futex of those who wait for its memory */
-	uint32_t ask_in_stop;     /* atomic */
 	uint32_t ask_reason;      /* atomic */
 	int32_t result;           /* atomic; of the last cycle */
 	uint32_t ready;           /* atomic; futex; 1 started, 2 failed */
 	int error;                /* why it failed */
 	uint32_t nthreads;
-	pthread_t threads[GU_MARKERS];
-	void *stacks[GU_MARKERS];
+	pthread_t threads[THREADS];
+	void *stacks[THREADS];
 	uint32_t index;           /* atomic; hands out markers to workers */
 	uint64_t last_end;        /* bytes allocated when the last cycle ended */
 	uint64_t tidied_ns;
@@ -128,16 +130,28 @@ static bool wait_cycle_end(struct gcuffd_heap *h)
 	return true;
 }
 
+static uint32_t asked(const struct gu_service *s) { return (uint32_t)(gu_load_seqcst(&s->asks) >> 32); }
+
+/* The number of tickets above, below the last of them that wants all of its cycle in a stop: both change at once. */
+static uint32_t ask(struct gu_service *s, bool in_stop)
+{
+	uint64_t was = gu_load_relaxed(&s->asks), now;
+	uint32_t ticket;
+	do {
+		ticket = (uint32_t)(was >> 32) + 1;
+		now = (uint64_t)ticket << 32 | (in_stop ? ticket : (uint32_t)was);
+	} while (!gu_cas_seqcst(&s->asks, &was, now));
+	return ticket;
+}
+
 int gu_service_collect(struct gcuffd_heap *h, enum gu_reason reason, bool in_stop)
 {
 	struct gu_service *s = h->service;
 	int err = gu_service_start(h, true);
 	if (err)
 		return err;
-	if (in_stop)
-		gu_store_seqcst(&s->ask_in_stop, 1);
 	gu_store_seqcst(&s->ask_reason, reason);
-	uint32_t ticket = gu_add_seqcst(&s->asked, 1) + 1;
+	uint32_t ticket = ask(s, in_stop);
 	ring(s);
 	return wait_for(h, ticket);
 }
@@ -299,10 +313,10 @@ static void mark_cycle(struct gu_service *s)
 static void run_cycle(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
-	uint32_t asked = gu_load_seqcst(&s->asked);
-	bool by_request = asked != gu_load_relaxed(&s->done);
-	struct gu_cycle c = {.reason = by_request ? gu_load_relaxed(&s->ask_reason) : GU_BECAUSE_ALLOCATION};
-	c.in_stop = gu_swap_seqcst(&s->ask_in_stop, 0);
+	uint64_t asks = gu_load_seqcst(&s->asks);
+	uint32_t served = (uint32_t)(asks >> 32), done = gu_load_relaxed(&s->done);
+	struct gu_cycle c = {.reason = served != done ? gu_load_relaxed(&s->ask_reason) : GU_BECAUSE_ALLOCATION};
+	c.in_stop = (int32_t)((uint32_t)asks - done) > 0;
 	gu_lock(&h->cycle_lock);
 	mark_cycle(s);
 	int err = gu_cycle_run(h, &c);
@@ -316,13 +330,13 @@ static void run_cycle(struct gcuffd_heap *h)
 	take_stats(h, &c, err);
 	gu_unlock(&h->cycle_lock);
 	gu_store_seqcst(&s->result, err);
-	gu_store_seqcst(&s->done, asked);
+	gu_store_seqcst(&s->done, served);
 	gu_os->futex_wake(&s->done, INT32_MAX);
 }
 
 static bool due(struct gu_service *s)
 {
-	return gu_load_seqcst(&s->asked) != gu_load_relaxed(&s->done) || gu_load_seqcst(&s->kicked);
+	return asked(s) != gu_load_relaxed(&s->done) || gu_load_seqcst(&s->kicked);
 }
 
 /* Ten ticks in the time of a decay; one a second once nothing has changed for twice that time. */
@@ -392,7 +406,7 @@ static void exempt(struct gu_service *s)
 {
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
 	gu_stop_exempt(true);
-	for (unsigned i = 0; i < GU_MARKERS; i++) {
+	for (unsigned i = 0; i < THREADS; i++) {
 		uintptr_t stack = (uintptr_t)gu_load_acquire(&s->stacks[i]);
 		if (stack && here - stack < STACK)
 			gu_roots_service(s->heap, here, stack + STACK);
@@ -405,6 +419,15 @@ static void *worker_main(void *arg)
 	unsigned index = gu_add_relaxed(&s->index, 1) + 1;
 	exempt(s);
 	gu_mark_work(s->heap, index);
+	gu_stop_exempt(false);
+	return NULL;
+}
+
+static void *ahead_main(void *arg)
+{
+	struct gu_service *s = arg;
+	exempt(s);
+	gu_ahead_run(&s->heap->space);
 	gu_stop_exempt(false);
 	return NULL;
 }
@@ -439,6 +462,8 @@ static void *collector_main(void *arg)
 	for (unsigned i = 1; i < s->heap->options.mark_threads; i++)
 		if (start_thread(s, worker_main))
 			break;
+	if (s->heap->space.huge_from != SIZE_MAX)
+		(void)start_thread(s, ahead_main); /* without it, mutators do it */
 	gu_store_seqcst(&s->running, 1);
 	gu_store_seqcst(&s->ready, 1);
 	gu_os->futex_wake(&s->ready, INT32_MAX);
@@ -522,6 +547,7 @@ static void join_all(struct gu_service *s)
 	gu_store_seqcst(&s->quit, 1);
 	ring(s);
 	gu_mark_quit(s->heap);
+	gu_ahead_quit(&s->heap->space);
 	for (unsigned i = 0; i < s->nthreads; i++) {
 		pthread_join(s->threads[i], NULL);
 		gu_meta_unmap(s->stacks[i], STACK);
@@ -575,8 +601,17 @@ void gu_service_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 /* ---- fork ---- */
 
 /* Between prepare and parent or child no cycle runs. */
-void gu_service_fork_prepare(struct gcuffd_heap *h) { gu_lock_fork(&h->cycle_lock); }
-void gu_service_fork_parent(struct gcuffd_heap *h) { gu_unlock_fork(&h->cycle_lock); }
+void gu_service_fork_prepare(struct gcuffd_heap *h)
+{
+	gu_lock_fork(&h->cycle_lock);
+	gu_ahead_fork_prepare(&h->space);
+}
+
+void gu_service_fork_parent(struct gcuffd_heap *h)
+{
+	gu_ahead_fork_parent(&h->space);
+	gu_unlock_fork(&h->cycle_lock);
+}
 
 /* Threads and descriptors stayed behind: the child starts its own when it needs them. */
 void gu_service_fork_child(struct gcuffd_heap *h)
@@ -587,6 +622,8 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	gu_lock_init(&h->cycle_lock, GU_RANK_CYCLE);
 	gu_lock_init(&h->lock, GU_RANK_ROOTS);
 	gu_lock_init(&h->space.lock, GU_RANK_SPACE);
+	gu_lock_init(&h->space.commit_lock, GU_RANK_COMMIT);
+	gu_ahead_fork_child(&h->space);
 	for (unsigned i = 0; i <= GU_ARENAS; i++)
 		if (h->arenas[i])
 			gu_lock_init(&h->arenas[i]->lock, GU_RANK_ARENA);
@@ -598,6 +635,6 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	s->started = false;
 	s->running = s->ready = s->kicked = s->index = s->nthreads = 0;
 	s->in_cycle = (s->in_cycle + 1) & ~1u;
-	s->done = s->asked;
+	s->done = asked(s);
 	h->stalled = 0;
 }

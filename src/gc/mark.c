@@ -8,30 +8,33 @@
 #include "base/meta.h"
 #include "gc/marker.h"
 #include "gc/mutator.h"
+#include "gc/track.h"
 #include "sys/caps.h"
 #include "sys/os.h"
 
-#define PIECE_WORDS 2048u /* large objects are scanned in pieces of 16 KiB */
+#define PIECE_WORDS 2048u    /* large objects are scanned in pieces of 16 KiB */
+#define GRAY_WORDS ((size_t)1 << 31) /* whole pages */
+#define SPARSE_WORDS 131072u /* from 1 MiB on only pages that are there */
 #define BUFFER ((size_t)64 << 10)
 
 /* ---- candidates ---- */
 
 static struct gu_gray gray_of(const struct gu_block *b, uint32_t cell)
 {
-	struct gu_gray g = {gu_block_cell_addr(b, cell), (uint32_t)gu_min(b->cell / 8, UINT32_MAX), 0};
+	struct gu_gray g = {gu_block_cell_addr(b, cell), (uint32_t)gu_min(b->cell / 8, GRAY_WORDS), 0};
 	if (b->kind == GCUFFD_TYPED)
 		g.type = b->types[cell] + 1u;
 	return g;
 }
 
-/* Objects of more than 32 GiB: the rest in further pieces. */
+/* Objects of more than 16 GiB: the rest in further pieces. */
 static void push_object(struct gu_marker *m, const struct gu_block *b, uint32_t cell)
 {
 	struct gu_gray g = gray_of(b, cell);
 	gu_marker_push(m, g);
-	if (gu_unlikely(b->cell / 8 > UINT32_MAX) && !g.type)
-		for (size_t at = (size_t)UINT32_MAX * 8; at < b->cell; at += (size_t)UINT32_MAX * 8)
-			gu_marker_push(m, (struct gu_gray){g.addr + at, (uint32_t)gu_min((b->cell - at) / 8, UINT32_MAX), 0});
+	if (gu_unlikely(b->cell / 8 > GRAY_WORDS) && !g.type)
+		for (size_t at = GRAY_WORDS * 8; at < b->cell; at += GRAY_WORDS * 8)
+			gu_marker_push(m, (struct gu_gray){g.addr + at, (uint32_t)gu_min((b->cell - at) / 8, GRAY_WORDS), 0});
 }
 
 static inline void settle(struct gu_marker *m, struct gu_candidate c)
@@ -104,12 +107,30 @@ static void scan_typed(struct gu_marker *m, uintptr_t object, uint32_t type, siz
 	m->words += to > from ? to - from : 0;
 }
 
+static void scan_populated(void *data, uintptr_t start, uintptr_t end)
+{
+	struct gu_marker *m = data;
+	scan_words(m, start, (end - start) / 8, m->no_interior);
+}
+
+/* The object begins at a page, and so does each such piece. */
+static bool scan_sparse(struct gu_marker *m, struct gu_gray g)
+{
+	uintptr_t end = g.addr + SPARSE_WORDS * 8;
+	if (!gu_track_present(m->heap, g.addr, end, false, scan_populated, m))
+		return false;
+	gu_marker_push(m, (struct gu_gray){end, g.words - SPARSE_WORDS, 0});
+	return true;
+}
+
 static void scan_gray(struct gu_marker *m, struct gu_gray g)
 {
 	if (g.type) {
 		scan_typed(m, g.addr, g.type - 1, 0, g.words);
 		return;
 	}
+	if (gu_unlikely(g.words > SPARSE_WORDS) && scan_sparse(m, g))
+		return;
 	if (g.words > PIECE_WORDS) {
 		gu_marker_push(m, (struct gu_gray){g.addr + PIECE_WORDS * 8, g.words - PIECE_WORDS, 0});
 		g.words = PIECE_WORDS;

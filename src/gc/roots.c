@@ -373,6 +373,17 @@ static void visit_other_stack(struct gcuffd_heap *h, struct gu_thread *t, uintpt
 		v->range(v->data, t->stack_lo, t->stack_hi, true);
 }
 
+/* A coroutine's stack that is an object of the heap: what lies above it in the mapping is not stack. */
+static bool on_object(struct gcuffd_heap *h, struct gu_thread *t, const struct gu_root_visit *v)
+{
+	const struct gu_block *b = gu_block_at(&h->space, t->sp);
+	uint32_t cell;
+	if (!b || !gu_block_cell(b, t->sp, &cell))
+		return false;
+	visit_other_stack(h, t, gu_block_cell_addr(b, cell) + b->cell, v);
+	return true;
+}
+
 static void visit_stack(struct gcuffd_heap *h, struct gu_thread *t, const struct gu_root_visit *v)
 {
 	struct gu_map map;
@@ -382,8 +393,10 @@ static void visit_stack(struct gcuffd_heap *h, struct gu_thread *t, const struct
 		visit_other_stack(h, t, t->alt_hi, v);
 		return;
 	}
-	if (!t->stack_hi)
-		gu_thread_find_stack(t, t->sp);
+	if (on_object(h, t, v))
+		return;
+	if (!t->stack_hi && gu_thread_find_stack(t, t->sp))
+		gu_mark_unreadable(h);
 	if (t->sp >= t->stack_lo && t->sp < t->stack_hi) {
 		v->range(v->data, gu_align_down(t->sp, 8), t->stack_hi, false);
 	} else if (!gu_maps_find(t->sp, &map)) {

@@ -349,26 +349,41 @@ static int adopt_locked(uint64_t deadline)
 	return found;
 }
 
-/* A thread that blocks the stop signal will not stop. */
-static bool blocks_signal(pid_t tid)
+/* A thread that blocks the stop signal and sleeps will not stop. (One that runs may be in the handler, which blocks it too.) */
+static bool sleeps_blocking(pid_t tid)
 {
 	char text[2048];
 	read_task(tid, "status", text, sizeof(text));
-	const char *mask = strstr(text, "SigBlk:");
-	return mask && (strtoull(mask + 7, NULL, 16) >> (GU_STOP_SIGNAL - 1) & 1);
+	const char *mask = strstr(text, "SigBlk:"), *state = strstr(text, "State:\tS");
+	return state && mask && (strtoull(mask + 7, NULL, 16) >> (GU_STOP_SIGNAL - 1) & 1);
 }
 
+static bool missing(const struct gu_thread *t, uint32_t e)
+{
+	return t != gu_self && gu_load_seqcst(&t->acked) != e && gu_load_seqcst(&t->blocking) == GU_RUNNING;
+}
+
+/* Asked twice: it may have parked, and sleep in the handler, since the first time. */
 static bool somebody_blocks_locked(uint32_t e)
 {
 	for (struct gu_thread *t = gu_threads_first(); t; t = t->next)
-		if (t != gu_self && gu_load_seqcst(&t->acked) != e && gu_load_seqcst(&t->blocking) == GU_RUNNING && blocks_signal(t->tid))
+		if (missing(t, e) && sleeps_blocking(t->tid) && missing(t, e))
 			return true;
 	return false;
+}
+
+/* A thread may have lost its signal: a program that executes another, and fails to, ignores it meanwhile. */
+static void ask_again_locked(void)
+{
+	for (struct gu_thread *t = gu_threads_first(); t; t = t->next)
+		t->expected = 0;
 }
 
 static bool wait_stopped_locked(uint32_t e, uint64_t deadline)
 {
 	for (int spin = 0;; spin++) {
+		if (spin >= 32 && gu_is_pow2((uint64_t)spin))
+			ask_again_locked();
 		uint32_t seen = gu_load_seqcst(&acks);
 		ask_all_locked(e);
 		if (all_stopped_locked(e))

@@ -19,6 +19,8 @@ static uint64_t sweep_group(struct gu_block *b, uint32_t g)
 		gu_sub_relaxed(&b->nfreed, (uint32_t)__builtin_popcountll(freed));
 	if (dead)
 		gu_and_seqcst(&bits->start, ~dead);
+	if (gu_unlikely(gu_load_relaxed(&bits->freed) & dead)) /* freed a second time meanwhile: not the cell's next owner's */
+		gu_and_seqcst(&bits->freed, ~dead);
 	return dead;
 }
 

@@ -6,9 +6,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <threads.h>
 #include <unistd.h>
 
@@ -18,7 +16,6 @@ extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (
 
 GU_NEXT(pthread_create)
 GU_NEXT(thrd_create)
-GU_NEXT(pthread_key_create)
 GU_NEXT(__register_atfork)
 
 struct start {
@@ -35,7 +32,6 @@ void gu_preload_threads_init(void)
 {
 	real_pthread_create();
 	real_thrd_create();
-	real_pthread_key_create();
 	real___register_atfork();
 }
 
@@ -110,33 +106,6 @@ GU_PRELOAD_EXPORT int thrd_create(thrd_t *out, thrd_start_t run, void *arg)
 	if (err != thrd_success)
 		free(p);
 	return err;
-}
-
-/* ---- what ends with a thread ---- */
-
-static void (*tidy_allocator)(void *data); /* constant once the heap is made */
-
-/* The embedded allocator's cleanup takes its locks: no thread may be stopped in it (.inv.section.locks). */
-static void tidy_unstopped(void *data)
-{
-	sigset_t set, old;
-	sigemptyset(&set);
-	sigaddset(&set, gcuffd_stop_signal());
-	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &set, &old, 8);
-	gu_preload_enter();
-	tidy_allocator(data);
-	gu_preload_leave();
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, 8);
-}
-
-/* The key that is made along with the heap is the allocator's. */
-GU_PRELOAD_EXPORT int pthread_key_create(pthread_key_t *key, void (*destroy)(void *data))
-{
-	if (!gu_preload_heap && destroy && gu_preload_own_code((const void *)destroy)) {
-		tidy_allocator = destroy;
-		destroy = tidy_unstopped;
-	}
-	return real_pthread_key_create()(key, destroy);
 }
 
 /*

@@ -9,7 +9,8 @@
 
 #include "base/meta.h"
 
-#define STEP 256u /* descriptors committed at a time */
+#define STEP 256u       /* descriptors committed at a time, and more in a large heap */
+#define STEP_MOST 4096u
 
 /* Pool 0: bits inside the descriptor; 1..6: 2^n groups; 8 more: the same with types. */
 static unsigned pool_of(uint32_t ncells, bool typed)
@@ -29,11 +30,12 @@ static struct gu_block *extend_locked(struct gu_space *s)
 	if (n >= s->blocks_max)
 		return NULL;
 	if (n >= s->blocks_committed) {
+		uint32_t step = (uint32_t)gu_min(gu_max(s->blocks_committed / 8, STEP), STEP_MOST);
 		uintptr_t lo = (uintptr_t)&s->blocks[s->blocks_committed];
-		uintptr_t hi = (uintptr_t)&s->blocks[gu_min(s->blocks_committed + STEP, s->blocks_max)];
+		uintptr_t hi = (uintptr_t)&s->blocks[gu_min(s->blocks_committed + step, s->blocks_max)];
 		if (gu_meta_commit((void *)gu_align_down(lo, GU_PAGE), gu_align_up(hi, GU_PAGE) - gu_align_down(lo, GU_PAGE)))
 			return NULL;
-		s->blocks_committed += STEP;
+		s->blocks_committed += step;
 		gu_add_relaxed(&s->tables, hi - lo);
 	}
 	gu_store_release(&s->nblocks, n); /* pairs with gu_block_count() */

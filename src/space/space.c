@@ -8,8 +8,11 @@
 
 #include "base/meta.h"
 #include "base/own.h"
+#include "space/ahead.h"
 #include "space/block.h"
 #include "sys/os.h"
+
+#define COMMIT_STEP ((size_t)64 << 20)
 
 static size_t pages_of(const struct gu_space *s) { return s->size >> GU_PAGE_SHIFT; }
 static size_t cards_len(const struct gu_space *s) { return gu_align_up(pages_of(s) / 8, GU_PAGE); }
@@ -62,6 +65,8 @@ int gu_space_init(struct gu_space *s, size_t size, size_t limit, bool huge)
 	s->huge_from = huge ? 16 * GU_REGION : SIZE_MAX;
 	s->blocks_max = (uint32_t)gu_min(pages_of(s), UINT32_MAX);
 	gu_lock_init(&s->lock, GU_RANK_SPACE);
+	gu_lock_init(&s->commit_lock, GU_RANK_COMMIT);
+	gu_lock_init(&s->ahead.lock, GU_RANK_WAIT);
 	int err = reserve_heap(s);
 	if (!err)
 		err = reserve_tables(s);
@@ -100,7 +105,7 @@ static int commit_part(void *table, size_t from, size_t to, size_t *added)
 	return gu_meta_commit((void *)lo, hi - lo);
 }
 
-static int commit_regions_locked(struct gu_space *s, size_t from, size_t to)
+static int commit_regions(struct gu_space *s, size_t from, size_t to)
 {
 	size_t p0 = from >> GU_PAGE_SHIFT, p1 = to >> GU_PAGE_SHIFT, added = 0;
 	if (commit_part(s->block_of, p0 * 4, p1 * 4, &added) || commit_part(s->state, p0, p1, &added) ||
@@ -115,21 +120,58 @@ static int commit_regions_locked(struct gu_space *s, size_t from, size_t to)
 	return 0;
 }
 
-int gu_space_take(struct gu_space *s, size_t len, size_t align, uintptr_t *start)
+/* Up to huge_from exactly, for what begins there is advised otherwise. */
+static int commit_to(struct gu_space *s, size_t to)
+{
+	int err = 0;
+	gu_lock(&s->commit_lock);
+	size_t from = s->committed, huge = s->huge_from;
+	if (from < huge && to > huge && !(err = commit_regions(s, from, huge)))
+		gu_store_release(&s->committed, from = huge);
+	if (to > from && !err && !(err = commit_regions(s, from, to)))
+		gu_store_release(&s->committed, to); /* pairs with gu_space_take() */
+	gu_unlock(&s->commit_lock);
+	return err;
+}
+
+/* In steps: each one waits for whoever holds the address space's lock. */
+static size_t step_beyond(const struct gu_space *s, size_t to)
+{
+	size_t step = gu_align_down(gu_min(to / 8, COMMIT_STEP), GU_REGION);
+	return gu_min(to + step, s->size);
+}
+
+int gu_space_commit_ahead(struct gu_space *s)
+{
+	size_t top = gu_load_acquire(&s->top), step = step_beyond(s, top) - top;
+	return gu_load_acquire(&s->committed) < top + step / 2 ? commit_to(s, top + step) : 0;
+}
+
+/* 0, -ENOMEM if it does not fit, -EAGAIN if it has to be made writable up to *to first. */
+static int take_committed(struct gu_space *s, size_t len, size_t align, uintptr_t *start, size_t *to)
 {
 	int err = -ENOMEM;
 	gu_lock(&s->lock);
-	size_t top = gu_load_relaxed(&s->top);
-	size_t from = gu_align_up(s->base + top, gu_max(align, GU_REGION)) - s->base;
+	size_t from = gu_align_up(s->base + gu_load_relaxed(&s->top), gu_max(align, GU_REGION)) - s->base;
 	if (len <= s->size && from <= s->size - gu_align_up(len, GU_REGION)) {
-		size_t to = from + gu_align_up(len, GU_REGION);
-		err = commit_regions_locked(s, top, to);
-		if (!err) {
-			gu_store_release(&s->top, to);
-			*start = s->base + from;
-		}
+		*to = from + gu_align_up(len, GU_REGION);
+		err = *to <= gu_load_acquire(&s->committed) ? 0 : -EAGAIN;
+	}
+	if (!err) {
+		gu_store_release(&s->top, *to);
+		*start = s->base + from;
 	}
 	gu_unlock(&s->lock);
+	return err;
+}
+
+int gu_space_take(struct gu_space *s, size_t len, size_t align, uintptr_t *start)
+{
+	size_t to;
+	int err;
+	while ((err = take_committed(s, len, align, start, &to)) == -EAGAIN)
+		if (commit_to(s, step_beyond(s, to)) && commit_to(s, to))
+			return -ENOMEM;
 	return err;
 }
 
@@ -158,39 +200,58 @@ static bool account(struct gu_space *s, size_t bytes)
 }
 
 /* The first touch of a huge region brings in all of it. */
-static int fault_region(struct gu_space *s, size_t r)
+static int fault_region_locked(struct gu_space *s, size_t r, uint8_t flags)
+{
+	size_t p0 = r * (GU_REGION / GU_PAGE), p1 = p0 + GU_REGION / GU_PAGE;
+	size_t bytes = count_absent(s, p0, p1) << GU_PAGE_SHIFT;
+	if (over_limit(s, bytes))
+		return -ENOMEM;
+	for (size_t p = p0; p < p1; p++)
+		s->state[p] |= GU_PAGE_RESIDENT;
+	gu_add_relaxed(&s->resident, bytes);
+	gu_or_seqcst(&s->region[r], flags); /* publishes the state bytes */
+	return 0;
+}
+
+static int enter_region(struct gu_space *s, size_t r)
 {
 	int err = 0;
 	gu_lock(&s->lock);
-	if (!(gu_load_relaxed(&s->region[r]) & GU_REGION_FAULTED)) {
-		size_t p0 = r * (GU_REGION / GU_PAGE), p1 = p0 + GU_REGION / GU_PAGE;
-		size_t bytes = count_absent(s, p0, p1) << GU_PAGE_SHIFT;
-		if (over_limit(s, bytes)) {
-			err = -ENOMEM;
-		} else {
-			for (size_t p = p0; p < p1; p++)
-				s->state[p] |= GU_PAGE_RESIDENT;
-			gu_add_relaxed(&s->resident, bytes);
-			gu_or_seqcst(&s->region[r], GU_REGION_FAULTED); /* publishes the state bytes */
-		}
-	}
+	uint8_t was = gu_load_relaxed(&s->region[r]);
+	if (!(was & GU_REGION_FAULTED))
+		err = fault_region_locked(s, r, GU_REGION_FAULTED);
+	if (!err)
+		gu_or_seqcst(&s->region[r], GU_REGION_ENTERED);
 	gu_unlock(&s->lock);
+	if (!err && !(was & GU_REGION_ENTERED))
+		gu_ahead_ring(s, r + 1);
 	return err;
 }
 
-static int fault_huge(struct gu_space *s, size_t p0, size_t p1)
+static int enter_huge(struct gu_space *s, size_t p0, size_t p1)
 {
 	int err = 0;
 	for (size_t r = p0 >> 9; r <= (p1 - 1) >> 9 && !err; r++)
-		if (gu_load_acquire(&s->region[r]) == GU_REGION_HUGE)
-			err = fault_region(s, r);
+		if ((gu_load_acquire(&s->region[r]) & (GU_REGION_HUGE | GU_REGION_ENTERED)) == GU_REGION_HUGE)
+			err = enter_region(s, r);
 	return err;
 }
+
+bool gu_space_fill_begin(struct gu_space *s, size_t r)
+{
+	gu_lock(&s->lock);
+	bool fill = gu_load_relaxed(&s->region[r]) == GU_REGION_HUGE &&
+		    !fault_region_locked(s, r, GU_REGION_FAULTED | GU_REGION_FILLING);
+	gu_unlock(&s->lock);
+	return fill;
+}
+
+void gu_space_fill_end(struct gu_space *s, size_t r) { gu_and_seqcst(&s->region[r], (uint8_t)~GU_REGION_FILLING); }
 
 int gu_space_use(struct gu_space *s, uintptr_t start, size_t len, bool *fresh)
 {
 	size_t p0 = gu_space_page(s, start), p1 = p0 + (len >> GU_PAGE_SHIFT);
-	if (fault_huge(s, p0, p1))
+	if (enter_huge(s, p0, p1))
 		return -ENOMEM;
 	size_t bytes = count_absent(s, p0, p1) << GU_PAGE_SHIFT;
 	if (!account(s, bytes))
@@ -207,6 +268,7 @@ int gu_space_use(struct gu_space *s, uintptr_t start, size_t len, bool *fresh)
 int gu_space_purge(struct gu_space *s, uintptr_t start, size_t len)
 {
 	size_t p0 = gu_space_page(s, start), p1 = p0 + (len >> GU_PAGE_SHIFT), bytes = 0;
+	gu_ahead_settle(s, (p0 + 511) >> 9, p1 >> 9);
 	int err = gu_os->madvise((void *)start, len, MADV_DONTNEED);
 	if (err)
 		return err;
@@ -215,17 +277,20 @@ int gu_space_purge(struct gu_space *s, uintptr_t start, size_t len)
 		s->state[p] = 0;
 	}
 	for (size_t r = (p0 + 511) >> 9; r < p1 >> 9; r++) /* whole regions fault as huge ones again */
-		gu_and_relaxed(&s->region[r], (uint8_t)~GU_REGION_FAULTED);
+		gu_and_relaxed(&s->region[r], (uint8_t)~(GU_REGION_FAULTED | GU_REGION_ENTERED));
 	gu_sub_relaxed(&s->resident, bytes);
 	return 0;
 }
 
 void gu_space_check(struct gu_space *s)
 {
-	size_t bytes = 0, pages = gu_load_acquire(&s->top) >> GU_PAGE_SHIFT;
+	size_t bytes = 0, pages = gu_load_acquire(&s->committed) >> GU_PAGE_SHIFT;
+	gu_lock(&s->lock);
+	GU_INVARIANT(s->top <= s->committed, ".inv.space.commit");
 	for (size_t p = 0; p < pages; p++) {
 		GU_INVARIANT(!(s->state[p] & GU_PAGE_USED) || (s->state[p] & GU_PAGE_RESIDENT), ".inv.page.zero");
 		bytes += s->state[p] & GU_PAGE_RESIDENT ? GU_PAGE : 0;
 	}
 	GU_INVARIANT(bytes == gu_load_relaxed(&s->resident), ".inv.page.resident");
+	gu_unlock(&s->lock);
 }

@@ -3,7 +3,7 @@
  * space.h - a heap's reservation and the flat tables over it.
  *
  * One contiguous PROT_NONE range, used from its base upwards in regions of 2 MiB that are made
- * writable as they are taken (.inv.space.commit: below top everything is writable, above it nothing is). Tables have an entry per 4 KiB page:
+ * writable a few ahead of being taken (.inv.space.commit: below committed everything is writable; top is never above it). Tables have an entry per 4 KiB page:
  *   block_of[page]  index of the block descriptor, 0 if the page belongs to none
  *   state[page]     GU_PAGE_RESIDENT: accounted as in memory; GU_PAGE_USED: may hold non-zero bytes
  *   cards[page]     one bit: to be rescanned (guard: only the collector's thread and its markers)
@@ -21,15 +21,25 @@
 #include "base/lock.h"
 
 enum { GU_PAGE_RESIDENT = 1, GU_PAGE_USED = 2 };
-enum { GU_REGION_HUGE = 1, GU_REGION_FAULTED = 2 };
+/* HUGE: asks for huge pages. FAULTED: all of it counts as resident. ENTERED: a mutator uses it. FILLING: ahead.c is bringing it in. */
+enum { GU_REGION_HUGE = 1, GU_REGION_FAULTED = 2, GU_REGION_ENTERED = 4, GU_REGION_FILLING = 8 };
 
 struct gu_block;
 struct gu_half;
+
+/* The thread that brings in regions ahead of mutators. */
+struct gu_ahead {
+	struct gu_lock lock; /* rank WAIT: held while one is brought in */
+	uint32_t bell;       /* atomic; futex */
+	uint32_t runs, quit; /* atomic */
+	size_t from;         /* atomic; the region to begin with */
+};
 
 struct gu_space {
 	uintptr_t base;
 	size_t size;            /* of the reservation */
 	size_t top;             /* bytes in use from base; atomic, grows under lock, multiple of 2 MiB */
+	size_t committed;       /* bytes that are writable from base; atomic, grows under commit_lock */
 	size_t limit;           /* resident bytes never exceeded; 0: none */
 	size_t huge_from;       /* regions from this offset on ask for huge pages */
 	uint32_t *block_of;     /* atomic entries; set before the block is visible, cleared under no lock */
@@ -45,6 +55,8 @@ struct gu_space {
 	uint32_t blocks_max;
 	struct gu_block *free_blocks[16]; /* guard: lock; by what is attached to them (block.c) */
 	struct gu_half *spare;  /* guard: lock; jemalloc arenas of ended arenas, with the regions that are theirs */
+	struct gu_ahead ahead;
+	struct gu_lock commit_lock; /* rank COMMIT */
 	struct gu_lock lock;    /* rank SPACE */
 };
 
@@ -55,11 +67,21 @@ void gu_space_destroy(struct gu_space *space);
 /* Takes len bytes (multiple of 4 KiB) of fresh regions, aligned to align. -ENOMEM: full, or the OS says no. */
 int gu_space_take(struct gu_space *space, size_t len, size_t align, uintptr_t *start);
 
+/* Makes some more of the reservation writable if little of that is left above top, so that takers need not. -ENOMEM. */
+int gu_space_commit_ahead(struct gu_space *space);
+
 /*
  * Accounts [start, start + len) as used. -ENOMEM if that would exceed the limit; then nothing has
  * changed. *fresh says that all of it is known to be zero.
  */
 int gu_space_use(struct gu_space *space, uintptr_t start, size_t len, bool *fresh);
+
+/*
+ * For ahead.c: begin accounts for all of a region that asks for huge pages and has none (false: there is nothing
+ * to do, or no room); end says that its pages are there.
+ */
+bool gu_space_fill_begin(struct gu_space *space, size_t region);
+void gu_space_fill_end(struct gu_space *space, size_t region);
 
 /* Drops the pages: they read as zeros and are not resident any more. */
 int gu_space_purge(struct gu_space *space, uintptr_t start, size_t len);

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define GU_SCAN_CHUNK ((uintptr_t)64 << 20)
+#define GU_SCAN_CHUNK ((uintptr_t)16 << 20)
 
 /*
  * /proc/self/pagemap, or -errno. The descriptor stays with the address space that opened it: a forked child
