@@ -282,6 +282,74 @@ struct gcuffd_stats {
 
 GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
 
+/* ---- memory that is filled, or noticed, on first touch ------------------------------------ */
+
+struct gcuffd_lazy;
+struct gcuffd_touch;
+
+/* gcuffd_lazy_options.flags */
+#define GCUFFD_LAZY_SIGBUS     0x1u /* no thread: a touch raises SIGBUS, whose handler calls gcuffd_lazy_resolve() */
+#define GCUFFD_LAZY_USER_FAULTS 0x2u /* go without privilege too: then system calls on pages not yet filled give EFAULT */
+
+/* size is sizeof this struct; zero in another field means its default. */
+struct gcuffd_lazy_options {
+	size_t size;
+	unsigned flags;
+	unsigned threads; /* that resolve faults; 1 (default) to 8 */
+	unsigned spin_us; /* most that a thread spins before it sleeps. Default 50 with several processors, else 0; 1: never */
+	size_t around;    /* bytes filled at once, aligned to it: a power of two from 4 KiB to 1 MiB. Default 16 KiB */
+	void *at;         /* where the memory has to be; default anywhere */
+	const int *fds;   /* descriptors that the callback uses; its threads have a table of their own with these and no other */
+	unsigned nfds;    /* up to 16 */
+};
+
+struct gcuffd_lazy_stats {
+	size_t size;       /* set by the caller */
+	uint64_t faults;   /* resolved */
+	uint64_t reads;    /* messages of how many system calls these were */
+	uint64_t sleeps;   /* of resolving threads */
+	uint64_t filled;   /* pages */
+	uint64_t poisoned; /* pages that could not be filled */
+};
+
+/*
+ * Puts what belongs at [offset, offset + length) of the memory into *into; both are multiples of 4 KiB. 0 or -errno: then
+ * the page touched is poisoned, and who touches it gets SIGBUS. On a thread of the library, several at once if threads > 1,
+ * with all signals blocked and no descriptors but options.fds; it may not touch lazy memory.
+ */
+typedef int gcuffd_fill_fn(void *data, size_t offset, size_t length, void *into);
+
+/*
+ * Maps length bytes (rounded up to pages) whose pages are filled by fill when they are first touched, by the program or by
+ * a system call. options may be NULL. -EINVAL; -EEXIST: at is taken; -EPERM: only faults of user code can be had, and that was
+ * not asked for; -EOPNOTSUPP: no userfaultfd, or none with UFFDIO_POISON (6.6); -ENOMEM. A child of fork() does not have the memory.
+ */
+GCUFFD_API int gcuffd_lazy_map(size_t length, gcuffd_fill_fn *fill, void *data, const struct gcuffd_lazy_options *options,
+			       struct gcuffd_lazy **lazy, void **start);
+/* Nobody may touch the memory any more. Not from fill. 0. */
+GCUFFD_API int gcuffd_lazy_unmap(struct gcuffd_lazy *lazy);
+/*
+ * With GCUFFD_LAZY_SIGBUS: fills the page of address. Async-signal-safe if fill is. -EFAULT: the address is not in this memory; or what
+ * fill said.
+ */
+GCUFFD_API int gcuffd_lazy_resolve(struct gcuffd_lazy *lazy, void *address);
+GCUFFD_API int gcuffd_lazy_stats(struct gcuffd_lazy *lazy, struct gcuffd_lazy_stats *stats);
+
+/* The first touch of an armed page by thread, read or write; it goes on when this has returned. As gcuffd_fill_fn otherwise. */
+typedef void gcuffd_touch_fn(void *data, void *page, int write, int thread);
+
+/*
+ * Arms every populated page of [start, start + length), both multiples of the page size, of private anonymous, shared or hugetlb
+ * memory: touch is called at the first touch of each. -EOPNOTSUPP before Linux 7.3; -EPERM as gcuffd_lazy_map();
+ * -EBUSY: another userfaultfd has the memory; -EINVAL.
+ */
+GCUFFD_API int gcuffd_touch_begin(void *start, size_t length, gcuffd_touch_fn *touch, void *data,
+				  const struct gcuffd_lazy_options *options, struct gcuffd_touch **out);
+/* Arms populated pages of the range again. -EINVAL: not within what was begun. Not from touch. */
+GCUFFD_API int gcuffd_touch_arm(struct gcuffd_touch *touch, void *start, size_t length);
+/* The memory is as before. Not from touch. 0. */
+GCUFFD_API int gcuffd_touch_end(struct gcuffd_touch *touch);
+
 #ifdef __cplusplus
 }
 #endif

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -55,6 +56,12 @@ static int os_close(int fd) { return (int)RAW(SYS_close, fd); }
 static long os_read(int fd, void *buffer, size_t len) { return RAW(SYS_read, fd, buffer, len); }
 static long os_pread(int fd, void *buffer, size_t len, off_t at) { return RAW(SYS_pread64, fd, buffer, len, at); }
 static long os_ioctl(int fd, unsigned long request, void *arg) { return RAW(SYS_ioctl, fd, request, arg); }
+static int os_wait_readable(int fd)
+{
+	struct pollfd in = {.fd = fd, .events = POLLIN};
+	return (int)RAW(SYS_ppoll, &in, 1, NULL, NULL, 8);
+}
+
 static int os_userfaultfd(int flags) { return (int)RAW(SYS_userfaultfd, flags); }
 static int os_unshare(int flags) { return (int)RAW(SYS_unshare, flags); }
 
@@ -100,6 +107,7 @@ const struct gu_os gu_os_linux = {
 	.read = os_read,
 	.pread = os_pread,
 	.ioctl = os_ioctl,
+	.wait_readable = os_wait_readable,
 	.userfaultfd = os_userfaultfd,
 	.unshare = os_unshare,
 	.futex_wait = os_futex_wait,

@@ -27,6 +27,7 @@ struct gu_os {
 	long (*read)(int fd, void *buffer, size_t len);
 	long (*pread)(int fd, void *buffer, size_t len, off_t offset);
 	long (*ioctl)(int fd, unsigned long request, void *arg);
+	int (*wait_readable)(int fd); /* until a read gives something; may return early */
 	int (*userfaultfd)(int flags);
 	int (*unshare)(int flags);
 

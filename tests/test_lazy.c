@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_lazy.c - pages are filled on first touch, by whoever touches, once, with what belongs there; and first touches
+ * are noticed (Linux 7.3). Every page's content follows from its number.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pwd.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "core.h"
+#include "sys/caps.h"
+
+#define PAGE ((size_t)4096)
+#define PAGES 512u
+
+#define NEED_LAZY() \
+	do { \
+		if (!gu_caps()->has_uffd || !gu_caps()->has_poison || !gu_caps()->has_kernel_faults) \
+			GU_SKIP("no userfaultfd with poison here"); \
+	} while (0)
+
+static struct gcuffd_lazy *lazy;
+static char *memory;
+static uint32_t asked[PAGES]; /* atomic; how often each page was asked for */
+static size_t bad_page;       /* can't be filled */
+
+static uint64_t word_of(size_t page, size_t i) { return (page << 20 | i) * 0x9e3779b97f4a7c15u + 1; }
+
+static int fill(void *data, size_t offset, size_t len, void *into)
+{
+	uint64_t *w = into;
+	(void)data;
+	for (size_t at = 0; at < len; at += PAGE) {
+		size_t page = (offset + at) / PAGE;
+		if (page == bad_page)
+			return -EIO;
+		__atomic_fetch_add(&asked[page], 1, __ATOMIC_RELAXED);
+		for (size_t i = 0; i < PAGE / 8; i++)
+			w[(at + i * 8) / 8] = word_of(page, i);
+	}
+	return 0;
+}
+
+static void check_page(size_t page)
+{
+	const uint64_t *w = (const uint64_t *)(memory + page * PAGE);
+	for (size_t i = 0; i < PAGE / 8; i += 73)
+		must(w[i] == word_of(page, i), "page %zu word %zu", page, i);
+}
+
+static void begin(struct gcuffd_lazy_options *o)
+{
+	void *start;
+	o->size = sizeof(*o);
+	memset(asked, 0, sizeof(asked));
+	bad_page = SIZE_MAX;
+	ck_ok(gcuffd_lazy_map(PAGES * PAGE, fill, NULL, o, &lazy, &start));
+	memory = start;
+}
+
+static struct gcuffd_lazy_stats stats(void)
+{
+	struct gcuffd_lazy_stats s = {.size = sizeof(s)};
+	ck_ok(gcuffd_lazy_stats(lazy, &s));
+	return s;
+}
+
+/* A thread wakes who waits before it counts. */
+static uint64_t filled(uint64_t want)
+{
+	for (int ms = 0; ms < 5000 && stats().filled < want; ms++)
+		usleep(1000);
+	return stats().filled;
+}
+
+/* ---- filling ---- */
+
+START_TEST(each_page_once)
+{
+	struct test_rng rng = test_rng(1);
+	struct gcuffd_lazy_options o = {.around = PAGE << _i, .spin_us = _i % 2 ? 1 : 200};
+	NEED_LAZY();
+	begin(&o);
+	for (size_t i = 0; i < 4 * PAGES; i++)
+		check_page(test_below(&rng, PAGES));
+	for (size_t p = 0; p < PAGES; p++) {
+		check_page(p);
+		ck_assert_uint_eq(asked[p], 1); /* aligned windows do not overlap */
+	}
+	ck_assert_uint_eq(filled(PAGES), PAGES);
+	ck_assert_uint_le(stats().faults, PAGES >> _i << 1);
+	ck_assert_uint_ge(stats().faults, PAGES >> _i);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+}
+END_TEST
+
+START_TEST(system_calls_fill)
+{
+	struct gcuffd_lazy_options o = {.around = PAGE};
+	int pipes[2];
+	uint64_t first;
+	NEED_LAZY();
+	begin(&o);
+	ck_ok(pipe(pipes));
+	ck_assert_int_eq(write(pipes[1], memory + 7 * PAGE, PAGE), (long)PAGE);
+	ck_assert_int_eq(read(pipes[0], &first, 8), 8);
+	ck_assert_uint_eq(first, word_of(7, 0));
+	ck_assert_int_eq(read(pipes[0], memory + 9 * PAGE + 8, 8), 8);
+	ck_assert_uint_eq(*(uint64_t *)(memory + 9 * PAGE + 8), word_of(7, 1)); /* written, into a page that was filled */
+	ck_assert_uint_eq(*(uint64_t *)(memory + 9 * PAGE), word_of(9, 0));
+	close(pipes[0]);
+	close(pipes[1]);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+}
+END_TEST
+
+static void *toucher(void *arg)
+{
+	struct test_rng rng = {(uintptr_t)arg};
+	for (size_t i = 0; i < 2 * PAGES; i++)
+		check_page(test_below(&rng, PAGES));
+	for (size_t p = 0; p < PAGES; p++)
+		check_page(p);
+	return NULL;
+}
+
+static void touch_by_many(void)
+{
+	pthread_t t[8];
+	for (size_t i = 0; i < 8; i++)
+		must_ok(pthread_create(&t[i], NULL, toucher, (void *)(check_seed() + i)));
+	for (size_t i = 0; i < 8; i++)
+		pthread_join(t[i], NULL);
+}
+
+START_TEST(many_threads)
+{
+	struct gcuffd_lazy_options o = {.threads = 1u << _i, .around = _i % 2 ? PAGE : 8 * PAGE};
+	NEED_LAZY();
+	for (unsigned round = 0; round < 5 * check_seconds(); round++) {
+		begin(&o);
+		touch_by_many();
+		ck_assert_uint_eq(filled(PAGES), PAGES);
+		ck_ok(gcuffd_lazy_unmap(lazy));
+	}
+}
+END_TEST
+
+/* ---- what goes wrong ---- */
+
+static sigjmp_buf escape;
+static void *volatile bus_at;
+
+static void on_bus(int sig, siginfo_t *info, void *context)
+{
+	(void)sig, (void)context;
+	bus_at = info->si_addr;
+	siglongjmp(escape, 1);
+}
+
+static bool touch_gives_bus(char *at)
+{
+	struct sigaction act = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO}, old;
+	sigaction(SIGBUS, &act, &old);
+	bool bus = sigsetjmp(escape, 1) != 0;
+	if (!bus)
+		(void)*(volatile char *)at;
+	sigaction(SIGBUS, &old, NULL);
+	return bus;
+}
+
+START_TEST(bad_pages_are_poisoned)
+{
+	struct gcuffd_lazy_options o = {.around = 8 * PAGE};
+	NEED_LAZY();
+	begin(&o);
+	bad_page = 19;
+	ck_assert(touch_gives_bus(memory + 19 * PAGE + 5));
+	ck_assert_ptr_eq((void *)((uintptr_t)bus_at & ~(PAGE - 1)), memory + 19 * PAGE);
+	check_page(18); /* its neighbours are filled one by one */
+	check_page(20);
+	ck_assert(touch_gives_bus(memory + 19 * PAGE));
+	ck_assert_uint_eq(stats().poisoned, 1);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+}
+END_TEST
+
+static struct gcuffd_lazy *lazy_in_handler;
+
+static void resolve_bus(int sig, siginfo_t *info, void *context)
+{
+	(void)sig, (void)context;
+	if (gcuffd_lazy_resolve(lazy_in_handler, info->si_addr))
+		_exit(99);
+}
+
+START_TEST(by_sigbus)
+{
+	struct gcuffd_lazy_options o = {.flags = GCUFFD_LAZY_SIGBUS};
+	struct sigaction act = {.sa_sigaction = resolve_bus, .sa_flags = SA_SIGINFO}, old;
+	NEED_LAZY();
+	begin(&o);
+	lazy_in_handler = lazy;
+	sigaction(SIGBUS, &act, &old);
+	touch_by_many();
+	sigaction(SIGBUS, &old, NULL);
+	ck_assert_uint_eq(filled(PAGES), PAGES);
+	ck_assert_int_eq(gcuffd_lazy_resolve(lazy, (void *)fill), -EFAULT);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+}
+END_TEST
+
+START_TEST(files_of_its_own)
+{
+	struct gcuffd_lazy_options o = {.around = PAGE};
+	int pipes[2];
+	char c;
+	NEED_LAZY();
+	ck_ok(pipe(pipes));
+	begin(&o);
+	close(pipes[1]);
+	ck_assert_int_eq(read(pipes[0], &c, 1), 0); /* nobody else holds the other end */
+	syscall(SYS_close_range, 3, ~0u, 0);
+	check_page(3);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+}
+END_TEST
+
+static int fill_from_file(void *data, size_t offset, size_t len, void *into)
+{
+	return pread(*(int *)data, into, len, (off_t)offset) == (ssize_t)len ? 0 : -EIO;
+}
+
+START_TEST(files_that_are_named)
+{
+	int fd = memfd_create("pages", 0);
+	struct gcuffd_lazy_options o = {.size = sizeof(o), .fds = &fd, .nfds = 1};
+	void *start;
+	NEED_LAZY();
+	ck_ok(ftruncate(fd, 64 * PAGE));
+	ck_assert_int_eq(pwrite(fd, "hello", 5, 5 * PAGE), 5);
+	int copy = fd;
+	ck_ok(gcuffd_lazy_map(64 * PAGE, fill_from_file, &copy, &o, &lazy, &start));
+	close(fd);
+	ck_assert_int_eq(memcmp((char *)start + 5 * PAGE, "hello", 5), 0);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+}
+END_TEST
+
+START_TEST(children_have_it_not)
+{
+	struct gcuffd_lazy_options o = {.around = PAGE};
+	NEED_LAZY();
+	NO_SANITIZER("it takes SIGSEGV");
+	begin(&o);
+	check_page(1);
+	pid_t child = fork();
+	if (!child) {
+		signal(SIGSEGV, SIG_DFL);
+		(void)*(volatile char *)memory;
+		_exit(0);
+	}
+	int status;
+	waitpid(child, &status, 0);
+	ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV); /* never zeros */
+	child = fork();
+	if (!child)
+		_exit(gcuffd_lazy_unmap(lazy));
+	waitpid(child, &status, 0);
+	ck_assert_int_eq(status, 0);
+	check_page(2);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+}
+END_TEST
+
+static void no_signal(int sig) { (void)sig; }
+
+static void *pester(void *arg)
+{
+	pthread_t *whom = arg;
+	while (!__atomic_load_n(&bus_at, __ATOMIC_RELAXED)) {
+		pthread_kill(*whom, SIGUSR1);
+		usleep(20);
+	}
+	return NULL;
+}
+
+/* A signal makes a waiting thread fault again: messages come twice. */
+START_TEST(among_signals)
+{
+	struct gcuffd_lazy_options o = {.around = PAGE, .threads = 2};
+	struct sigaction act = {.sa_handler = no_signal, .sa_flags = SA_RESTART};
+	pthread_t me = pthread_self(), other;
+	NEED_LAZY();
+	sigaction(SIGUSR1, &act, NULL);
+	bus_at = NULL;
+	ck_ok(pthread_create(&other, NULL, pester, &me));
+	for (unsigned round = 0; round < 10 * check_seconds(); round++) {
+		begin(&o);
+		for (size_t p = 0; p < PAGES; p++)
+			check_page(p);
+		ck_ok(gcuffd_lazy_unmap(lazy)); /* rings the bell, too */
+	}
+	bus_at = memory;
+	pthread_join(other, NULL);
+}
+END_TEST
+
+/* A collection neither fills pages nor waits for them. */
+START_TEST(collections_leave_it_alone)
+{
+	struct gcuffd_lazy_options o = {.around = PAGE};
+	NEED_LAZY();
+	struct gcuffd_heap *heap = heap_make("verify=0,process_roots=1");
+	begin(&o);
+	ck_ok(gcuffd_collect(heap));
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_eq(stats().faults, 0);
+	check_page(0);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(bad_arguments)
+{
+	struct gcuffd_lazy_options o = {.size = sizeof(o), .around = 3 * PAGE};
+	void *start;
+	NEED_LAZY();
+	ck_assert_int_eq(gcuffd_lazy_map(PAGE, fill, NULL, &o, &lazy, &start), -EINVAL);
+	o.around = 0;
+	o.threads = 9;
+	ck_assert_int_eq(gcuffd_lazy_map(PAGE, fill, NULL, &o, &lazy, &start), -EINVAL);
+	o.threads = 0;
+	o.flags = 1u << 20;
+	ck_assert_int_eq(gcuffd_lazy_map(PAGE, fill, NULL, &o, &lazy, &start), -EINVAL);
+	ck_assert_int_eq(gcuffd_lazy_map(0, fill, NULL, NULL, &lazy, &start), -EINVAL);
+	ck_assert_int_eq(gcuffd_lazy_map(PAGE, NULL, NULL, NULL, &lazy, &start), -EINVAL);
+	o.flags = 0;
+	o.at = (void *)((uintptr_t)&fill & ~(PAGE - 1));
+	ck_assert_int_eq(gcuffd_lazy_map(PAGE, fill, NULL, &o, &lazy, &start), -EEXIST);
+}
+END_TEST
+
+static int as_nobody(void)
+{
+	struct gcuffd_lazy_options o = {.size = sizeof(o)};
+	void *start;
+	if (setresuid(65534, 65534, 65534))
+		return 1;
+	if (gcuffd_lazy_map(PAGES * PAGE, fill, NULL, &o, &lazy, &start) != -EPERM)
+		return 2;
+	o.flags = GCUFFD_LAZY_USER_FAULTS;
+	if (gcuffd_lazy_map(PAGES * PAGE, fill, NULL, &o, &lazy, &start))
+		return 3;
+	memory = start;
+	check_page(5);
+	int null = open("/dev/zero", O_RDONLY);
+	if (read(null, memory + 100 * PAGE, 10) != -1 || errno != EFAULT)
+		return 4;
+	return gcuffd_lazy_unmap(lazy) ? 5 : 0;
+}
+
+START_TEST(without_privilege)
+{
+	int status;
+	if (geteuid() != 0)
+		GU_SKIP("needs root");
+	NEED_LAZY();
+	bad_page = SIZE_MAX;
+	pid_t child = fork();
+	if (!child)
+		_exit(as_nobody());
+	waitpid(child, &status, 0);
+	ck_assert_int_eq(status, 0);
+}
+END_TEST
+
+/* ---- noticing ---- */
+
+struct noticed {
+	uint32_t reads[PAGES], writes[PAGES]; /* atomic */
+	int thread;
+};
+
+static void note(void *data, void *page, int write, int thread)
+{
+	struct noticed *n = data;
+	size_t i = (size_t)((char *)page - memory) / PAGE;
+	__atomic_fetch_add(write ? &n->writes[i] : &n->reads[i], 1, __ATOMIC_RELAXED);
+	n->thread = thread;
+}
+
+START_TEST(first_touches)
+{
+	static struct noticed n;
+	struct gcuffd_touch *touch;
+	if (!gu_caps()->has_rwp || !gu_caps()->has_kernel_faults)
+		GU_SKIP("no read-write protection here");
+	memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	madvise(memory, PAGES * PAGE, MADV_NOHUGEPAGE);
+	memset(memory, 1, PAGES * PAGE);
+	ck_ok(gcuffd_touch_begin(memory, PAGES * PAGE, note, &n, NULL, &touch));
+	for (int round = 1; round <= 3; round++) {
+		for (size_t p = 0; p < PAGES; p += 2) {
+			(void)*(volatile char *)(memory + p * PAGE);
+			*(volatile char *)(memory + (p + 1) * PAGE) = 2;
+			*(volatile char *)(memory + p * PAGE) = 3; /* not the first */
+		}
+		for (size_t p = 0; p < PAGES; p++)
+			must(n.reads[p] == (p % 2 ? 0 : (uint32_t)round) && n.writes[p] == (p % 2 ? (uint32_t)round : 0), "page %zu", p);
+		ck_assert_int_eq(n.thread, gettid());
+		ck_ok(gcuffd_touch_arm(touch, memory, PAGES * PAGE));
+	}
+	ck_assert_int_eq(gcuffd_touch_arm(touch, memory - PAGE, PAGE), -EINVAL);
+	ck_ok(gcuffd_touch_end(touch));
+	*(volatile char *)memory = 1;
+	ck_assert_uint_eq(n.reads[0] + n.writes[0], 3);
+	munmap(memory, PAGES * PAGE);
+}
+END_TEST
+
+START_TEST(no_rwp_is_said)
+{
+	struct gcuffd_touch *touch;
+	if (gu_caps()->has_rwp)
+		GU_SKIP("there is read-write protection");
+	memory = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ck_assert_int_eq(gcuffd_touch_begin(memory, PAGE, note, NULL, NULL, &touch), -EOPNOTSUPP);
+	munmap(memory, PAGE);
+}
+END_TEST
+
+#define ADD(name) tcase_add_test(test_case(suite, #name), name)
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("lazy");
+	tcase_add_loop_test(test_case(suite, "each_page_once"), each_page_once, 0, 6);
+	ADD(system_calls_fill);
+	tcase_add_loop_test(test_case(suite, "many_threads"), many_threads, 0, 4);
+	ADD(bad_pages_are_poisoned);
+	ADD(by_sigbus);
+	ADD(files_of_its_own);
+	ADD(files_that_are_named);
+	ADD(children_have_it_not);
+	ADD(among_signals);
+	ADD(collections_leave_it_alone);
+	ADD(bad_arguments);
+	ADD(without_privilege);
+	ADD(first_touches);
+	ADD(no_rwp_is_said);
+	return suite;
+}
+
+TEST_MAIN(make_suite)
