@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_faults.c - every OS call fails once: the n-th one while a heap is made, while it is used, while it
- * collects. No crash; an error that says so, or none where there is another way; nothing is left behind.
+ * collects. No crash; an error that says so, or none where there is another way; nothing is left behind. And
+ * marking goes on when there is no memory for its packets.
  */
 #include "core.h"
 
+#include "base/meta.h"
 #include "base/own.h"
 #include "fake_os.h"
+#include "gc/marker.h"
 
 static const int errors[] = {-ENOMEM, -EPERM, -EINVAL};
 
@@ -145,12 +148,149 @@ START_TEST(using_without_any)
 }
 END_TEST
 
+/* ---- no memory for packets of gray objects ---- */
+
+#define CHUNK ((size_t)1 << 20) /* what small pieces of metadata are cut from: src/base/meta.c */
+#define WIDE 3000
+#define NEXT 2040 /* late in the first piece that is scanned in one go */
+#define ARRAYS 16
+
+static unsigned chunks_refused; /* atomic */
+static bool no_chunks;          /* atomic */
+
+static int mmap_without_chunks(void *hint, size_t len, int prot, int flags, void **out)
+{
+	if (len != CHUNK || !__atomic_load_n(&no_chunks, __ATOMIC_SEQ_CST))
+		return gu_os_linux.mmap(hint, len, prot, flags, out);
+	__atomic_fetch_add(&chunks_refused, 1, __ATOMIC_SEQ_CST);
+	return -ENOMEM;
+}
+
+struct piece {
+	struct piece *next;
+	char rest[sizeof(struct gu_packet) - sizeof(struct piece *)];
+};
+
+/* From here on a packet can't be had; give back what this returns. */
+static struct piece *use_up_pieces(void)
+{
+	struct piece *all = NULL, *p;
+	__atomic_store_n(&no_chunks, true, __ATOMIC_SEQ_CST);
+	while ((p = gu_meta_alloc(sizeof(*p)))) {
+		p->next = all;
+		all = p;
+	}
+	__atomic_store_n(&chunks_refused, 0, __ATOMIC_SEQ_CST);
+	return all;
+}
+
+static void give_back_pieces(struct piece *all)
+{
+	__atomic_store_n(&no_chunks, false, __ATOMIC_SEQ_CST);
+	for (struct piece *next; all; all = next) {
+		next = all->next;
+		gu_meta_free(all, sizeof(*all));
+	}
+}
+
+struct leaf {
+	struct leaf *next;
+	uint64_t number;
+};
+
+static struct leaf *new_leaf(struct leaf *next, uint64_t number)
+{
+	struct leaf *l = gcuffd_alloc(heap, sizeof(*l));
+	must(l && gcuffd_alloc(heap, sizeof(*l)), "no memory");
+	*l = (struct leaf){next, number};
+	return l;
+}
+
+/*
+ * Arrays of WIDE short lists, but for one word, which leads to the next array. That is scanned before the lists beside it, so
+ * there are more gray objects than a marker's stack holds; and it lies below, so that a second look from the bottom up comes too
+ * early for what it drops itself. Garbage lies between the lists.
+ */
+static __attribute__((noinline)) void make_wide_and_deep(void)
+{
+	void **next = NULL;
+	for (uint64_t a = 0; a < ARRAYS; a++) {
+		void **array = gcuffd_alloc(heap, WIDE * sizeof(*array));
+		must(array != NULL, "no memory");
+		array[NEXT] = next;
+		keep[0] = next = array;
+		for (uint64_t i = 0; i < WIDE; i++)
+			if (i != NEXT)
+				array[i] = new_leaf(new_leaf(new_leaf(NULL, a), i), a * WIDE + i);
+	}
+}
+
+static void check_list(const struct leaf *l, uint64_t a, uint64_t i)
+{
+	must(l->number == a * WIDE + i && l->next->number == i && l->next->next->number == a && !l->next->next->next,
+	     "list %lu of array %lu was overwritten", i, a);
+}
+
+static void check_wide_and_deep(void)
+{
+	void **array = keep[0];
+	for (uint64_t a = ARRAYS; a-- > 0; array = array[NEXT])
+		for (uint64_t i = 0; i < WIDE; i++)
+			if (i != NEXT)
+				check_list(array[i], a, i);
+	must(array == NULL, "more arrays than were made");
+}
+
+/* What is swept by mistake is handed out again and overwritten. */
+static __attribute__((noinline)) void use_free_cells(void)
+{
+	for (int i = 0; i < 50000; i++) {
+		struct leaf *l = gcuffd_alloc(heap, sizeof(*l));
+		if (!l) /* a new block's bits are metadata too */
+			return;
+		memset(l, 0xff, sizeof(*l));
+	}
+}
+
+static void collect_without_packets(void)
+{
+	struct piece *all = use_up_pieces();
+	for (int i = 0; i < 3; i++) {
+		ck_ok(gcuffd_collect(heap));
+		use_free_cells();
+		check_wide_and_deep();
+	}
+	ck_assert_uint_gt(__atomic_load_n(&chunks_refused, __ATOMIC_SEQ_CST), 0);
+	give_back_pieces(all);
+}
+
+START_TEST(marking_without_packets)
+{
+	NEED_RUNG(_i / 2);
+	fake_os = gu_os_linux;
+	fake_os.mmap = mmap_without_chunks;
+	gu_os_set(&fake_os);
+	heap = heap_make("rung=%s,reservation=256M,verify=1,pacing=0,mark_threads=%d", rung_names[_i / 2], _i % 2 ? 3 : 1);
+	make_wide_and_deep();
+	collect_without_packets();
+	ck_assert_uint_gt(stats_of(heap).freed_bytes, ARRAYS * WIDE * sizeof(struct leaf));
+	ck_ok(gcuffd_collect(heap)); /* with packets */
+	check_wide_and_deep();
+	verified(heap);
+	keep[0] = NULL;
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("faults");
 	tcase_add_loop_test(test_case(suite, "making"), making, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "using"), using, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "using_without_any"), using_without_any, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "marking_without_packets"), marking_without_packets, 2 * GCUFFD_RUNG_STOP,
+			    2 * GCUFFD_RUNG_RWP + 2);
 	return suite;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_fork.c - a parent with busy threads and cycles forks again and again; each child allocates, collects, verifies, and so does the parent. */
+#include <dlfcn.h>
 #include <sched.h>
 #include <sys/wait.h>
 
@@ -165,6 +166,95 @@ START_TEST(fork_unattached)
 }
 END_TEST
 
+/*
+ * fork() takes locks of the C library, which other threads hold when the gate closes. They allocate from the heaps in
+ * between, so that some of them wait at the gate.
+ */
+static void use_malloc(struct test_rng *rng)
+{
+	void *p[20];
+	for (int i = 0; i < 20; i++)
+		p[i] = malloc(1 + test_below(rng, 300000));
+	for (int i = 0; i < 20; i++)
+		free(p[i]);
+}
+
+static void use_stdio(struct test_rng *rng)
+{
+	FILE *f = fopen("/dev/null", "w");
+	must(f != NULL, "errno %d", errno);
+	must(fprintf(f, "%lu\n", (unsigned long)test_rand(rng)) > 0, "errno %d", errno);
+	fflush(NULL);
+	fclose(f);
+}
+
+static void use_loader(struct test_rng *rng)
+{
+	void *module = dlopen(test_below(rng, 2) ? "libm.so.6" : "libc.so.6", RTLD_NOW);
+	must(module && dlsym(module, test_below(rng, 2) ? "free" : "no such symbol") != module, "%s", dlerror());
+	dlclose(module);
+}
+
+static void use_environment(struct test_rng *rng)
+{
+	time_t now = (time_t)test_below(rng, 1u << 30);
+	struct tm tm;
+	must(!setenv("TZ", test_below(rng, 2) ? "CET" : "UTC", 1), "errno %d", errno);
+	tzset();
+	must(localtime_r(&now, &tm) != NULL, "errno %d", errno);
+}
+
+static void *use_libc(void *use)
+{
+	struct test_rng rng = test_rng((uintptr_t)use);
+	must_ok(gcuffd_thread_attach());
+	while (!__atomic_load_n(&quit, __ATOMIC_RELAXED)) {
+		struct node *list = NULL;
+		for (uint64_t i = test_below(&rng, 50); i; i--)
+			list = push(list);
+		(*(void (**)(struct test_rng *))use)(&rng);
+		check_list(list);
+		must(gcuffd_alloc(second, 1 + test_below(&rng, 40000)) != NULL, "errno %d", errno);
+	}
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(fork_beside_libc)
+{
+	NO_SANITIZER("its locks do not survive a fork with threads");
+	static void (*uses[])(struct test_rng *) = {use_malloc, use_stdio, use_loader, use_environment};
+	enum { USES = sizeof(uses) / sizeof(uses[0]) };
+	pthread_t t[USES], collector;
+	alarm(100);
+	heap = heap_make("start_size=1M,verify=1");
+	ck_ok(heap_try(&second, "start_size=1M,hard_limit=64M"));
+	int rung = (int)stats_of(heap).rung;
+	quit = 0;
+	for (int i = 0; i < USES; i++)
+		must_ok(pthread_create(&t[i], NULL, use_libc, &uses[i]));
+	must_ok(pthread_create(&collector, NULL, collect, NULL));
+	for (int i = 0; i < FORKS; i++) {
+		head = push(i % 20 ? head : NULL);
+		pid_t pid = fork();
+		must(pid >= 0, "errno %d", errno);
+		if (!pid) {
+			use_child(rung, 0);
+			_exit(0);
+		}
+		wait_for(pid);
+		check_list(head);
+	}
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	for (int i = 0; i < USES; i++)
+		pthread_join(t[i], NULL);
+	pthread_join(collector, NULL);
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(second));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 /* Before any thread was started, and with no heap at all. */
 START_TEST(fork_early)
 {
@@ -194,6 +284,7 @@ static Suite *make_suite(void)
 	Suite *suite = suite_create("fork");
 	tcase_add_loop_test(test_case(suite, "forks"), forks, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "fork_unattached"), fork_unattached, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(test_case(suite, "fork_beside_libc"), fork_beside_libc);
 	tcase_add_test(test_case(suite, "fork_early"), fork_early);
 	return suite;
 }

@@ -73,9 +73,14 @@ static struct gcuffd_lazy_stats stats(void)
 /* A thread wakes who waits before it counts. */
 static uint64_t filled(uint64_t want)
 {
-	for (int ms = 0; ms < 5000 && stats().filled < want; ms++)
+	struct gcuffd_lazy_stats s = stats(), now;
+	for (int ms = 0; ms < 5000; ms++, s = now) {
 		usleep(1000);
-	return stats().filled;
+		now = stats();
+		if (now.filled >= want && now.faults == s.faults)
+			break;
+	}
+	return s.filled;
 }
 
 /* ---- filling ---- */

@@ -4,6 +4,7 @@
 
 #define LIMIT ((size_t)64 << 20)
 #define SLACK ((size_t)512 << 10) /* jemalloc's metadata is accounted for after it has grown */
+#define RSS_SLACK ((ssize_t)512 << 10) /* threads' entries, caches and stacks, packets, code that was not used before */
 
 static struct gcuffd_heap *heap;
 
@@ -164,6 +165,186 @@ START_TEST(threads_at_the_limit)
 }
 END_TEST
 
+/* ---- small limits, objects of all sizes, a quarter of the limit live ---- */
+
+#define MOST 512 /* objects a thread keeps */
+
+struct churner {
+	pthread_t thread;
+	unsigned index;
+	size_t share;   /* bytes it keeps */
+	unsigned sizes; /* so many different ones, at most 8; 0: any from 16 bytes to 32 KiB */
+	uint64_t got, refused;
+};
+
+static pthread_barrier_t begun;
+
+struct kept {
+	void *p[MOST]; /* the thread's stack */
+	size_t size[MOST];
+	unsigned n;
+	size_t bytes;
+};
+
+static void drop_one(struct test_rng *rng, struct kept *k)
+{
+	unsigned i = (unsigned)test_below(rng, k->n);
+	unsigned char *p = k->p[i], pattern = (unsigned char)k->size[i];
+	must(p[0] == pattern && p[k->size[i] - 1] == pattern, "an object of %zu bytes was taken", k->size[i]);
+	k->bytes -= k->size[i];
+	k->n--;
+	k->p[i] = k->p[k->n];
+	k->size[i] = k->size[k->n];
+	k->p[k->n] = NULL;
+}
+
+/* As many of each power of two. */
+static size_t any_size(struct test_rng *rng, unsigned sizes)
+{
+	static const size_t some[] = {100, 1000, 30000, 16, 10000, 400, 4000, 32};
+	if (sizes)
+		return some[test_below(rng, sizes)];
+	size_t octave = (size_t)16 << test_below(rng, 11);
+	return octave + test_below(rng, octave + 1);
+}
+
+static __attribute__((noinline)) void churn_once(struct churner *c, struct test_rng *rng, struct kept *k)
+{
+	size_t size = any_size(rng, c->sizes);
+	while (k->n && (k->bytes + size > c->share || k->n == MOST))
+		drop_one(rng, k);
+	void *p = gcuffd_alloc(heap, size);
+	must(p || errno == ENOMEM, "errno %d", errno);
+	*(p ? &c->got : &c->refused) += 1;
+	if (!p)
+		return;
+	memset(p, (unsigned char)size, size);
+	k->p[k->n] = p;
+	k->size[k->n++] = size;
+	k->bytes += size;
+}
+
+static void *churn(void *arg)
+{
+	struct churner *c = arg;
+	struct test_rng rng = test_rng(c->index);
+	struct kept k = {.n = 0};
+	must_ok(gcuffd_thread_attach());
+	pthread_barrier_wait(&begun);
+	pthread_barrier_wait(&begun);
+	while (test_now_ns() < end_ns)
+		churn_once(c, &rng, &k);
+	while (k.n)
+		drop_one(&rng, &k);
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+static ssize_t rss_bytes(void)
+{
+	char line[256];
+	ssize_t kb = 0;
+	FILE *f = fopen("/proc/self/smaps_rollup", "r"); /* exact, unlike status */
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, "Rss:", 4))
+			kb = strtol(line + 4, NULL, 10);
+	if (f)
+		fclose(f);
+	return kb << 10;
+}
+
+/* Every thread takes a block of 64 KiB for each of the 36 classes it uses: where these don't fit, ENOMEM is frequent. */
+struct tight {
+	unsigned mib, threads, sizes;
+	unsigned most; /* of 10000 allocations may be refused */
+};
+
+static const struct tight tight[] = {
+	{2, 1, 8, 5}, {2, 8, 1, 5}, {4, 1, 8, 5}, {4, 8, 2, 5}, {16, 1, 8, 5}, {16, 8, 8, 5},
+	{2, 1, 0, 7000}, {2, 8, 0, 9500}, {4, 1, 0, 500}, {4, 8, 0, 8500}, {16, 1, 0, 5}, {16, 8, 0, 3000},
+};
+
+/* Above the limit, in bytes, at most. The process's memory is counted from when all threads were idle. */
+struct over {
+	ssize_t resident, rss;
+};
+
+static ssize_t larger(ssize_t a, ssize_t b) { return a > b ? a : b; }
+
+static struct over watch(size_t limit, ssize_t idle)
+{
+	struct over most = {-(ssize_t)limit, -(ssize_t)limit};
+	while (test_now_ns() < end_ns) {
+		most.resident = larger(most.resident, (ssize_t)stats_of(heap).resident_bytes - (ssize_t)limit);
+		most.rss = larger(most.rss, rss_bytes() - idle - (ssize_t)limit);
+		usleep(500);
+	}
+	return most;
+}
+
+static struct over churn_all(const struct tight *c, struct churner *churners)
+{
+	size_t limit = (size_t)c->mib << 20;
+	must_ok(pthread_barrier_init(&begun, NULL, c->threads + 1));
+	for (unsigned i = 0; i < c->threads; i++) {
+		churners[i] = (struct churner){.index = i, .share = limit / 4 / c->threads, .sizes = c->sizes};
+		must_ok(pthread_create(&churners[i].thread, NULL, churn, &churners[i]));
+	}
+	pthread_barrier_wait(&begun);
+	must(gcuffd_alloc(heap, 1) != NULL, "errno %d", errno); /* the arena is there */
+	must_ok(gcuffd_collect(heap));
+	ssize_t idle = rss_bytes();
+	end_ns = test_now_ns() + check_seconds() * 30000000ull;
+	pthread_barrier_wait(&begun);
+	struct over over = watch(limit, idle);
+	for (unsigned i = 0; i < c->threads; i++)
+		pthread_join(churners[i].thread, NULL);
+	pthread_barrier_destroy(&begun);
+	return over;
+}
+
+/* A quarter of the limit can be had. */
+static __attribute__((noinline)) void must_go_on(size_t limit)
+{
+	must_ok(gcuffd_collect(heap));
+	for (size_t total = 0; total < limit / 4; total += 1000) {
+		struct node *n = gcuffd_alloc(heap, 1000);
+		must(n != NULL, "after %zu KiB: errno %d", total >> 10, errno);
+		n->next = head;
+		head = n;
+	}
+	head = NULL;
+}
+
+static void try_tight(int rung, const struct tight *c)
+{
+	struct churner churners[8];
+	uint64_t some = 0, none = 0;
+	heap = heap_make("rung=%s,hard_limit=%uM,mark_threads=2,start_size=256K", rung_names[rung], c->mib);
+	struct over over = churn_all(c, churners);
+	for (unsigned i = 0; i < c->threads; i++) {
+		some += churners[i].got;
+		none += churners[i].refused;
+	}
+	printf("%s, %u MiB, %u threads, %s sizes: %lu got, %lu refused; %zd KiB above the limit, RSS %zd; %lu cycles\n",
+	       rung_names[rung], c->mib, c->threads, c->sizes ? "few" : "all", some, none, over.resident >> 10,
+	       over.rss >> 10, stats_of(heap).cycles);
+	fflush(stdout);
+	ck_assert_int_le(over.resident, (ssize_t)SLACK);
+	ck_assert_msg(sanitized() || over.rss <= RSS_SLACK, "RSS is %zd KiB above the limit", over.rss >> 10);
+	ck_assert_msg(none <= (some + none) * c->most / 10000 + 10, "%lu of %lu refused", none, some + none);
+	must_go_on((size_t)c->mib << 20);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+
+START_TEST(small_limits)
+{
+	NEED_RUNG(_i);
+	for (size_t i = 0; i < sizeof(tight) / sizeof(tight[0]); i++)
+		try_tight(_i, &tight[i]);
+}
+END_TEST
+
 /* A soft limit makes cycles frequent, not allocations fail. */
 START_TEST(soft_limit)
 {
@@ -194,6 +375,7 @@ static Suite *make_suite(void)
 	tcase_add_test(test_case(suite, "too_large"), too_large);
 	tcase_add_test(test_case(suite, "reservation_is_used_up"), reservation_is_used_up);
 	tcase_add_loop_test(test_case(suite, "threads_at_the_limit"), threads_at_the_limit, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "small_limits"), small_limits, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "soft_limit"), soft_limit);
 	return suite;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_pub_heap.c - objects, kinds, arenas, heaps and what they give back, through the public library alone. */
 #include <malloc.h>
+#include <sys/resource.h>
 
 #include "core.h"
 
@@ -207,6 +208,197 @@ START_TEST(resizing)
 	struct gcuffd_object o;
 	ck_ok(gcuffd_object_find(heap, gcuffd_realloc(heap, atomic, 100000), &o));
 	ck_assert_int_eq(o.kind, GCUFFD_ATOMIC);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- resizing what is sparse ---- */
+
+#define GIB ((size_t)1 << 30)
+#define TOUCHED 5
+#define FEW_KB ((size_t)64 << 10) /* what touched pages may take, huge ones on both sides */
+
+static size_t touched_at(size_t size, size_t i) { return size / TOUCHED * i / 4096 * 4096 + 77; }
+
+/* Of size bytes, a few pages touched, zero otherwise. */
+static unsigned char *make_sparse(size_t size, bool atomic)
+{
+	unsigned char *p = atomic ? gcuffd_alloc_atomic(heap, size) : gcuffd_alloc(heap, size);
+	must(p != NULL, "errno %d", errno);
+	for (size_t i = 0; i < TOUCHED; i++)
+		memset(p + touched_at(size, i), (int)(i + 1), 100);
+	return p;
+}
+
+/* p has what make_sparse(size) put below kept; what lies around that, and some other places, is zero. */
+static void check_sparse(const unsigned char *p, size_t size, size_t kept, size_t now)
+{
+	must(p != NULL, "errno %d", errno);
+	for (size_t i = 0; i < TOUCHED; i++) {
+		size_t at = touched_at(size, i);
+		if (at + 100 > kept)
+			break;
+		for (size_t k = 0; k < 100; k++)
+			must(p[at + k] == i + 1, "byte %zu is %u", at + k, p[at + k]);
+		must(is_zero(p + at - 77, 77) && is_zero(p + at + 100, 4096 - 177), "around byte %zu", at);
+	}
+	for (size_t at = now / 97; at < now; at += now / 97 & ~4095ul)
+		must(at % 4096 < 300 || !p[at], "byte %zu is %u", at, p[at]);
+	must(!p[now - 1], "the last byte is %u", p[now - 1]);
+}
+
+static void must_stay_small(size_t before, const char *what)
+{
+	size_t now = status_kb("VmRSS:");
+	ck_assert_msg(now <= before + FEW_KB, "%s: RSS was %zu kB, is %zu", what, before, now);
+}
+
+/* From size to other: contents, and what it takes. */
+static void resize_sparse(size_t size, size_t other, bool atomic, const char *what)
+{
+	size_t before = status_kb("VmRSS:");
+	unsigned char *p = make_sparse(size, atomic);
+	keep[0] = p = gcuffd_realloc(heap, p, other);
+	must_stay_small(before, what);
+	check_sparse(p, size, size < other ? size : other, other);
+	keep[0] = NULL;
+	ck_ok(gcuffd_free(heap, p));
+	ck_ok(gcuffd_trim(heap));
+}
+
+/* What comes after its first 32 MiB asks for huge pages. */
+static void sparse_heap(bool huge)
+{
+	heap = heap_make("reservation=64G,pacing=0,huge=%d", huge);
+	must(gcuffd_alloc_atomic(heap, GIB / 16) != NULL, "errno %d", errno);
+}
+
+START_TEST(sparse_objects_grow)
+{
+	sparse_heap(_i % 2);
+	resize_sparse(GIB, 2 * GIB, _i / 2, "1 to 2 GiB");
+	resize_sparse(GIB + 5000, GIB * 3 + 123, _i / 2, "odd sizes");
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(sparse_objects_shrink)
+{
+	sparse_heap(_i % 2);
+	resize_sparse(2 * GIB, GIB / 2, _i / 2, "2 to 1/2 GiB");
+	resize_sparse(GIB, 5000000, _i / 2, "1 GiB to 5 MB");
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* Where it stays at its place. */
+START_TEST(sparse_objects_shrink_in_place)
+{
+	sparse_heap(_i % 2);
+	resize_sparse(GIB, GIB / 4 * 3, _i / 2, "1 to 3/4 GiB");
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* What shrank in place and grows again has zeros there, not its old contents. */
+START_TEST(shrunk_and_grown)
+{
+	const size_t size = (size_t)16 << 20, part = size / 16 * 11 + 1234;
+	heap = heap_make("pacing=0,huge=%d", _i);
+	unsigned char *p = memset(gcuffd_alloc(heap, size), 0x77, size);
+	keep[0] = p;
+	ck_assert_ptr_eq(gcuffd_realloc(heap, p, part), p);
+	for (size_t to = part; to <= 2 * size; to += size / 3) {
+		keep[0] = p = gcuffd_realloc(heap, p, to);
+		must(p && p[0] == 0x77 && !memcmp(p, p + 1, part - 1), "to %zu: errno %d", to, errno);
+		must(is_zero(p + part, to - part), "to %zu: not zero", to);
+	}
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* After cycles its pages are armed, and those that the marker read are the zero page. */
+START_TEST(sparse_objects_that_were_marked)
+{
+	NEED_RUNG(_i);
+	NO_SANITIZER("its shadow is memory too");
+	heap = heap_make("rung=%s,reservation=64G,pacing=0,huge=0", rung_names[_i]);
+	size_t before = status_kb("VmRSS:");
+	unsigned char *p = make_sparse(GIB / 2, false);
+	keep[0] = p;
+	uint64_t last = chain((void **)(p + GIB / 4));
+	ck_assert(alive_after(last, 2));
+	keep[0] = p = gcuffd_realloc(heap, p, GIB);
+	must_stay_small(before, "after cycles");
+	check_sparse(p, GIB / 2, GIB / 2, GIB);
+	ck_assert(alive_after(last, 1));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+static uint32_t quit;
+
+static void *collect_always(void *unused)
+{
+	(void)unused;
+	while (!__atomic_load_n(&quit, __ATOMIC_RELAXED))
+		must_ok(gcuffd_collect(heap));
+	return NULL;
+}
+
+/* Resized when a cycle has armed it, and may have marked some of it. */
+static void resize_in_cycles(void)
+{
+	struct test_rng rng = test_rng(11);
+	const size_t size = GIB / 8;
+	for (int i = 0; i < 10; i++) {
+		size_t before = status_kb("VmRSS:");
+		unsigned char *p = make_sparse(size, false);
+		keep[0] = p;
+		usleep((useconds_t)test_below(&rng, 20000));
+		keep[0] = p = gcuffd_realloc(heap, p, 2 * size);
+		size_t after = status_kb("VmRSS:");
+		check_sparse(p, size, size, 2 * size);
+		ck_assert_msg(after <= before + 16 * 1024, "RSS was %zu kB, is %zu", before, after);
+		keep[0] = p = NULL;
+		ck_ok(gcuffd_collect(heap));
+		ck_ok(gcuffd_trim(heap));
+	}
+}
+
+START_TEST(sparse_objects_in_cycles)
+{
+	NEED_RUNG(_i);
+	NO_SANITIZER("its shadow is memory too");
+	pthread_t t;
+	heap = heap_make("rung=%s,reservation=64G,pacing=0,huge=0,start_size=32G", rung_names[_i]);
+	quit = 0;
+	must_ok(pthread_create(&t, NULL, collect_always, NULL));
+	resize_in_cycles();
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	pthread_join(t, NULL);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* Then everything is copied. */
+START_TEST(resizing_without_descriptors)
+{
+	const size_t size = (size_t)24 << 20;
+	struct rlimit old, none;
+	sparse_heap(_i);
+	must_ok(gcuffd_collect(heap)); /* its threads have what they need */
+	unsigned char *p = make_sparse(size, false), *q = memset(gcuffd_alloc(heap, size), 0x55, size);
+	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &old), 0);
+	none = (struct rlimit){0, old.rlim_max};
+	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+	ck_assert_int_eq(dup(0), -1);
+	p = gcuffd_realloc(heap, p, 2 * size);
+	q = gcuffd_realloc(heap, q, 2 * size);
+	unsigned char *small = q ? gcuffd_realloc(heap, q, size / 4) : NULL;
+	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
+	check_sparse(p, size, size, 2 * size);
+	ck_assert(small && small[0] == 0x55 && !memcmp(small, small + 1, size / 4 - 1));
 	ck_ok(gcuffd_heap_destroy(heap));
 }
 END_TEST
@@ -460,6 +652,7 @@ START_TEST(resident_account)
 END_TEST
 
 #define ADD(name) tcase_add_test(test_case(suite, #name), name)
+#define ADD_LOOP(name, n) tcase_add_loop_test(test_case(suite, #name), name, 0, n)
 #define ADD_RUNGS(name) tcase_add_loop_test(test_case(suite, #name), name, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1)
 
 static Suite *make_suite(void)
@@ -473,6 +666,13 @@ static Suite *make_suite(void)
 	ADD(interior_pointers);
 	ADD(past_the_end);
 	ADD(resizing);
+	ADD_LOOP(sparse_objects_grow, 4);
+	ADD_LOOP(sparse_objects_shrink, 4);
+	ADD_LOOP(sparse_objects_shrink_in_place, 4);
+	ADD_LOOP(shrunk_and_grown, 2);
+	ADD_RUNGS(sparse_objects_that_were_marked);
+	ADD_RUNGS(sparse_objects_in_cycles);
+	ADD_LOOP(resizing_without_descriptors, 2);
 	ADD(finding);
 	ADD(heaps_give_everything_back);
 	ADD(heaps_are_apart);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_roots.c - an object lives while its only pointer is in a register, on a stack, in TLS, in a data segment,
- * in a named range; it dies when the pointer goes. Each place is tried on each rung.
+ * in a named range; it dies when the pointer goes. Each place is tried on each rung. It lives too while its only
+ * pointer moves between places, and in a process with many mappings or sparse ones.
  */
 #include <dlfcn.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 #include "core.h"
 
@@ -569,6 +571,385 @@ START_TEST(threads_come_and_go)
 }
 END_TEST
 
+/* ---- the only pointer moves while cycles run ---- */
+
+#define MOVED  64
+#define PLACES 160
+#define NODES  20000 /* in front of the cells, so that a marker comes there late */
+#define IN_CELL PLACES
+#define NOTHING MOVED
+
+struct link {
+	struct link *next;
+	uint64_t spare[3];
+};
+
+static void *volatile *places[PLACES];        /* words in roots */
+static unsigned nplaces;
+static void (*put)(unsigned place, void *p);  /* stores there */
+static void *volatile chain;                  /* a list, at its end a table of cells: objects of one word */
+static uint64_t cells[MOVED];                 /* masked: so a stack shows one of them at a time */
+static unsigned where[MOVED], holds[PLACES];  /* guard: the test's thread */
+
+static void put_here(unsigned place, void *p) { *places[place] = p; }
+
+static __attribute__((noinline)) void make_cells(void)
+{
+	void **table = gcuffd_alloc(heap, MOVED * sizeof(*table));
+	struct link *first = (struct link *)table;
+	chain = table;
+	for (int i = 0; i < MOVED; i++) {
+		table[i] = gcuffd_alloc(heap, sizeof(void *));
+		cells[i] = hide(table[i]);
+		where[i] = IN_CELL;
+	}
+	for (int i = 0; i < NODES; i++) {
+		struct link *n = gcuffd_alloc(heap, sizeof(*n));
+		must(n != NULL, "no memory");
+		n->next = first;
+		chain = first = n;
+	}
+	for (int i = 0; i < PLACES; i++)
+		holds[i] = NOTHING;
+}
+
+static void *volatile *cell_of(unsigned i) { return reveal(cells[i]); }
+
+static void store_at(unsigned at, unsigned i, void *p)
+{
+	if (at == IN_CELL) {
+		*cell_of(i) = p;
+	} else {
+		put(at, p);
+		holds[at] = p ? i : NOTHING;
+	}
+}
+
+static __attribute__((noinline)) void move_one(struct test_rng *rng)
+{
+	unsigned i = (unsigned)test_below(rng, MOVED), from = where[i], to = IN_CELL;
+	if (from == IN_CELL || test_below(rng, 2))
+		to = (unsigned)test_below(rng, nplaces);
+	if (to != IN_CELL && holds[to] != NOTHING)
+		return;
+	uint64_t *o = from == IN_CELL ? *cell_of(i) : *places[from];
+	must(o && o[0] == STAMP && o[1] == i, "object %u, %s %u, was taken", i, from == IN_CELL ? "in cell" : "at place", from);
+	store_at(to, i, o);
+	store_at(from, i, NULL);
+	where[i] = to;
+}
+
+/* A new object, in its cell; what is swept is used again at once. */
+static __attribute__((noinline)) void renew(unsigned i)
+{
+	uint64_t *o = gcuffd_alloc(heap, 48), *junk = gcuffd_alloc(heap, 48);
+	must(o && junk, "no memory");
+	memset(junk, 0xff, 48);
+	o[0] = STAMP;
+	o[1] = i;
+	store_at(where[i], i, NULL);
+	where[i] = IN_CELL;
+	store_at(IN_CELL, i, o);
+}
+
+static bool enough(uint64_t end_ns) { return test_now_ns() >= end_ns && stats_of(heap).cycles >= 20; }
+
+/*
+ * From cell to place, place to place, place to cell; slowly for the most part, so that an object stays for the rest of
+ * a cycle where it came to.
+ */
+static void move_about(uint64_t ns)
+{
+	struct test_rng rng = test_rng(nplaces);
+	uint64_t end_ns = test_now_ns() + ns;
+	pthread_t t;
+	make_cells();
+	for (unsigned i = 0; i < MOVED; i++)
+		renew(i);
+	quit = 0;
+	must_ok(pthread_create(&t, NULL, collect_always, NULL));
+	for (unsigned round = 0; round % 16 || !enough(end_ns); round++) {
+		for (unsigned i = round % 100 ? 2 : 300; i; i--)
+			move_one(&rng);
+		if (round % 16 == 0)
+			renew((unsigned)test_below(&rng, MOVED));
+		usleep(50);
+	}
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	pthread_join(t, NULL);
+	chain = NULL;
+}
+
+static uint64_t some_time(void) { return check_seconds() * 60000000ull; }
+
+/* Two ranges meet in the middle of a page; half of all places are there, the rest in other pages of both. */
+static void try_neighbours(int rung, bool upper_first)
+{
+	const size_t len = 40 * 4096, page = 20 * 4096, edge = page + 2048;
+	char *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	begin(rung);
+	ck_ok(gcuffd_root_add(heap, upper_first ? map + edge : map, upper_first ? len - edge : edge));
+	ck_ok(gcuffd_root_add(heap, upper_first ? map : map + edge, upper_first ? edge : len - edge));
+	nplaces = PLACES;
+	put = put_here;
+	for (size_t i = 0; i < PLACES; i++)
+		places[i] = (void *volatile *)(i % 2 ? map + page + 24 * i : map + (i / 2 < 20 ? i / 2 : i / 4) * 4096 + i * 8);
+	move_about(some_time());
+	end();
+	munmap(map, len);
+}
+
+START_TEST(neighbouring_ranges)
+{
+	NEED_RUNG(_i);
+	try_neighbours(_i, false);
+	try_neighbours(_i, true);
+}
+END_TEST
+
+/* ---- shared memory ---- */
+
+#define SHARED_LEN ((size_t)128 << 10)
+
+static char *map_shared(int fd)
+{
+	char *map = mmap(NULL, SHARED_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	must(map != MAP_FAILED, "errno %d", errno);
+	return map;
+}
+
+/* places: in the mapping that the program reads. */
+static void share(char **root, char **other)
+{
+	int fd = memfd_create("roots", 0);
+	must(fd >= 0 && !ftruncate(fd, SHARED_LEN), "errno %d", errno);
+	*root = map_shared(fd);
+	*other = map_shared(fd);
+	close(fd);
+	nplaces = PLACES;
+	for (size_t i = 0; i < PLACES; i++)
+		places[i] = (void *volatile *)(*other + i % 32 * 4096 + i * 8);
+}
+
+static void unshare_maps(char *root, char *other)
+{
+	munmap(root, SHARED_LEN);
+	munmap(other, SHARED_LEN);
+}
+
+START_TEST(shared_ranges)
+{
+	NEED_RUNG(_i);
+	char *root, *other;
+	begin(_i);
+	share(&root, &other);
+	ck_ok(gcuffd_root_add(heap, root, SHARED_LEN));
+	put = put_here;
+	move_about(some_time());
+	end();
+	unshare_maps(root, other);
+}
+END_TEST
+
+struct order {
+	unsigned place;
+	uint64_t hidden;
+};
+
+static int to_child[2], from_child[2];
+
+/* Another process, without a heap, stores what it is told to. */
+static void obey_orders(void)
+{
+	struct order o;
+	close(to_child[1]);
+	while (read(to_child[0], &o, sizeof(o)) == sizeof(o)) {
+		*places[o.place] = reveal(o.hidden);
+		if (write(from_child[1], "x", 1) != 1)
+			break;
+	}
+	_exit(0);
+}
+
+static void put_by_child(unsigned place, void *p)
+{
+	struct order o = {place, hide(p)};
+	char byte;
+	must(write(to_child[1], &o, sizeof(o)) == sizeof(o), "errno %d", errno);
+	while (read(from_child[0], &byte, 1) != 1)
+		must(errno == EINTR, "errno %d", errno);
+}
+
+START_TEST(ranges_shared_with_a_child)
+{
+	NEED_RUNG(_i);
+	char *root, *other;
+	share(&root, &other);
+	ck_assert(!pipe(to_child) && !pipe(from_child));
+	pid_t child = fork();
+	if (!child)
+		obey_orders();
+	ck_assert_int_gt(child, 0);
+	begin(_i);
+	ck_ok(gcuffd_root_add(heap, root, SHARED_LEN));
+	put = put_by_child;
+	move_about(some_time());
+	close(to_child[1]);
+	ck_assert_int_eq(waitpid(child, NULL, 0), child);
+	end();
+	unshare_maps(root, other);
+}
+END_TEST
+
+/* ---- all memory of a process: very many mappings, sparse ones ---- */
+
+static void begin_process(int rung) { heap = heap_make("rung=%s,process_roots=1,pacing=0", rung_names[rung]); }
+
+static unsigned max_maps(void)
+{
+	unsigned n = 0;
+	FILE *f = fopen("/proc/sys/vm/max_map_count", "r");
+	if (f && fscanf(f, "%u", &n) != 1)
+		n = 0;
+	if (f)
+		fclose(f);
+	return n;
+}
+
+/* n mappings of a page each, by turns writable and not. */
+static char *map_pieces(unsigned n)
+{
+	char *map = mmap(NULL, (size_t)n * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	must(map != MAP_FAILED, "errno %d", errno);
+	for (unsigned i = 1; i < n; i += 2)
+		must(!mprotect(map + (size_t)i * 4096, 4096, PROT_READ), "mapping %u: errno %d", i, errno);
+	return map;
+}
+
+struct cost {
+	uint64_t cpu_ns, stop_ns;
+};
+
+/* The least of three cycles. */
+static struct cost cost_of_cycle(void)
+{
+	struct cost c = {UINT64_MAX, UINT64_MAX};
+	for (int i = 0; i < 3; i++) {
+		uint64_t before = stats_of(heap).gc_cpu_ns;
+		must_ok(gcuffd_collect(heap));
+		struct gcuffd_stats s = stats_of(heap);
+		uint64_t cpu = s.gc_cpu_ns - before, stop = s.last_stop1_ns > s.last_stop2_ns ? s.last_stop1_ns : s.last_stop2_ns;
+		c.cpu_ns = cpu < c.cpu_ns ? cpu : c.cpu_ns;
+		c.stop_ns = stop < c.stop_ns ? stop : c.stop_ns;
+	}
+	return c;
+}
+
+/* With the only pointer to an object in a mapping at the beginning, in the middle, at the end. */
+static struct cost cost_with(unsigned n)
+{
+	char *map = map_pieces(n);
+	uint64_t kept[3];
+	for (unsigned i = 0; i < 3; i++) {
+		store((void *volatile *)(map + (size_t)(n / 2 * i - i) / 2 * 2 * 4096 + 8));
+		kept[i] = hidden;
+	}
+	scrub();
+	struct cost c = cost_of_cycle();
+	for (unsigned i = 0; i < 3; i++)
+		must(is_alive(heap, kept[i]) && *(uint64_t *)reveal(kept[i]) == STAMP, "mapping %u of %u", n / 2 * i, n);
+	munmap(map, (size_t)n * 4096);
+	printf("%s, %u mappings: %lu us of CPU time a cycle, stop %lu us\n", rung_names[stats_of(heap).rung], n,
+	       c.cpu_ns / 1000, c.stop_ns / 1000);
+	return c;
+}
+
+/* Twice as many mappings, about twice the work. */
+START_TEST(very_many_mappings)
+{
+	NEED_RUNG(_i);
+	unsigned few = 8000, many = 4 * few;
+	if (max_maps() < many + 4000)
+		GU_SKIP("vm.max_map_count is %u", max_maps());
+	begin_process(_i);
+	uint64_t a = cost_with(few).cpu_ns, b = cost_with(many).cpu_ns;
+	ck_assert_msg(b < 7 * a, "%lu us with %u mappings, %lu us with %u", a / 1000, few, b / 1000, many);
+	end();
+}
+END_TEST
+
+/* Pointers move between small mappings, one that is tracked, and libc's memory. */
+START_TEST(moves_between_mappings)
+{
+	NEED_RUNG(_i);
+	const unsigned n = 2000;
+	const size_t len = 1 << 20;
+	heap = heap_make("rung=%s,process_roots=1,verify=1", rung_names[_i]);
+	char *map = map_pieces(n), *large = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *own = calloc(PLACES, 64);
+	nplaces = PLACES;
+	put = put_here;
+	for (size_t i = 0; i < PLACES; i++) {
+		char *small = map + n / PLACES * i / 2 * 2 * 4096 + 8 * i;
+		places[i] = (void *volatile *)(i % 4 == 0 ? own + i * 64 : i % 4 == 1 ? large + i * 4096 : small);
+	}
+	move_about(some_time());
+	end();
+	munmap(map, (size_t)n * 4096);
+	munmap(large, len);
+	free(own);
+}
+END_TEST
+
+#define SPARSE ((size_t)8 << 30)
+
+/* kB */
+struct growth {
+	size_t rss, tables;
+};
+
+/* A few pages of it are there, one has the only pointer. What four cycles add. */
+static struct growth try_sparse(int rung)
+{
+	begin_process(rung);
+	must_ok(gcuffd_collect(heap)); /* its threads and tables are there */
+	char *map = mmap(NULL, SPARSE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ck_assert_ptr_ne(map, MAP_FAILED);
+	for (size_t i = 0; i < 8; i++)
+		map[SPARSE / 8 * i] = 1;
+	void *volatile *slot = (void *volatile *)(map + SPARSE / 8 * 3 + 8);
+	store(slot);
+	struct growth g = {status_kb("VmRSS:"), status_kb("VmPTE:")};
+	for (int i = 0; i < 4; i++)
+		must_live("a sparse mapping");
+	g.rss = status_kb("VmRSS:") - g.rss;
+	g.tables = status_kb("VmPTE:") - g.tables;
+	*slot = NULL;
+	must_die("a sparse mapping");
+	end();
+	munmap(map, SPARSE);
+	return g;
+}
+
+START_TEST(sparse_mappings)
+{
+	NEED_RUNG(_i);
+	NO_SANITIZER("its shadow is memory too");
+	ssize_t rss = (ssize_t)try_sparse(_i).rss;
+	ck_assert_int_le(rss, 1024);
+}
+END_TEST
+
+/* Holes are not even filled with the zero page, or with marks that they are armed. */
+START_TEST(holes_stay_holes)
+{
+	NEED_RUNG(_i);
+	NO_SANITIZER("its shadow is memory too");
+	ssize_t tables = (ssize_t)try_sparse(_i).tables;
+	ck_assert_int_le(tables, 1024);
+}
+END_TEST
+
 #define ADD(name) tcase_add_loop_test(test_case(suite, #name), name, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1)
 
 static Suite *make_suite(void)
@@ -587,6 +968,13 @@ static Suite *make_suite(void)
 	ADD(alternate_stack_on_own);
 	ADD(blocking_threads);
 	ADD(threads_come_and_go);
+	ADD(neighbouring_ranges);
+	ADD(shared_ranges);
+	ADD(ranges_shared_with_a_child);
+	ADD(very_many_mappings);
+	ADD(moves_between_mappings);
+	ADD(sparse_mappings);
+	ADD(holes_stay_holes);
 	return suite;
 }
 

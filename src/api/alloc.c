@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "api/api.h"
 #include "ctl/service.h"
@@ -179,6 +180,18 @@ static bool fits_in_place(const struct gu_found *f, size_t size)
 
 #define SPARSE_MIN ((size_t)1 << 20)
 
+/* Pages of a large tail are dropped, so that those never touched stay so. They go on counting as resident. */
+static void clear_tail(char *from, size_t len)
+{
+	uintptr_t start = gu_align_up((uintptr_t)from, GU_PAGE), end = gu_align_down((uintptr_t)from + len, GU_PAGE);
+	if (len < SPARSE_MIN || gu_os->madvise((void *)start, end - start, MADV_DONTNEED)) {
+		memset(from, 0, len);
+		return;
+	}
+	memset(from, 0, start - (uintptr_t)from);
+	memset((void *)end, 0, (uintptr_t)from + len - end);
+}
+
 struct copying {
 	const char *from;
 	char *to;
@@ -217,7 +230,7 @@ void *gcuffd_realloc(struct gcuffd_heap *h, void *object, size_t size)
 		return NULL;
 	}
 	if (fits_in_place(&f, padded(h, size))) {
-		memset((char *)object + size, 0, f.size - size);
+		clear_tail((char *)object + size, f.size - size);
 		return object;
 	}
 	void *p = alloc_like(&f, size);

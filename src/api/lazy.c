@@ -75,7 +75,7 @@ static int resolve_options(struct gcuffd_lazy_options *o, const struct gcuffd_la
 		o->spin_us = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_US : 1;
 	if (o->flags & GCUFFD_LAZY_SIGBUS)
 		o->around = GU_PAGE;
-	bool flags = !(o->flags & ~(GCUFFD_LAZY_SIGBUS | GCUFFD_LAZY_USER_FAULTS));
+	bool flags = !(o->flags & ~(GCUFFD_LAZY_SIGBUS | GCUFFD_LAZY_USER_FAULTS | GCUFFD_LAZY_WATCHABLE));
 	bool around = gu_is_pow2(o->around) && o->around >= GU_PAGE && o->around <= AROUND_MOST;
 	bool fds = !o->nfds || (o->fds && o->nfds <= FDS);
 	return flags && around && fds && o->threads <= THREADS && o->spin_us <= 1000000 && (uintptr_t)o->at % GU_PAGE == 0 ? 0 : -EINVAL;
@@ -226,13 +226,16 @@ static void finish(struct first_touch *f)
 
 /* ---- filling ---- */
 
+static bool is_watchable(const struct gcuffd_lazy *l) { return l->base.options.flags & GCUFFD_LAZY_WATCHABLE; }
+static uint64_t copy_mode(const struct gcuffd_lazy *l) { return is_watchable(l) ? GU_UFFD_COPY_WP : 0; }
+
 /* Pages that are there already are left alone. */
 static int place(struct gcuffd_lazy *l, uintptr_t start, const char *from, size_t len)
 {
 	int err = 0;
 	for (size_t at = 0; at < len && !err;) {
 		size_t done;
-		err = gu_uffd_copy(l->base.resolver.uffd, start + at, from + at, len - at, 0, &done);
+		err = gu_uffd_copy(l->base.resolver.uffd, start + at, from + at, len - at, copy_mode(l), &done);
 		gu_add_relaxed(&l->filled, done / GU_PAGE);
 		at += done;
 		if (err == -EEXIST) {
@@ -282,14 +285,20 @@ static int map_at(struct gcuffd_lazy *l)
 
 static int make_lazy(struct gcuffd_lazy *l)
 {
-	uint64_t features = GU_UFFD_FEATURE_POISON | (l->base.options.flags & GCUFFD_LAZY_SIGBUS ? GU_UFFD_FEATURE_SIGBUS : 0);
+	uint64_t features = GU_UFFD_FEATURE_POISON, mode = GU_UFFD_REGISTER_MISSING;
+	if (l->base.options.flags & GCUFFD_LAZY_SIGBUS)
+		features |= GU_UFFD_FEATURE_SIGBUS;
+	if (is_watchable(l)) {
+		features |= GU_UFFD_FEATURE_WP_ASYNC;
+		mode |= GU_UFFD_REGISTER_WP;
+	}
 	int err = open_descriptor(&l->base, features);
 	if (!err)
 		err = map_at(l);
 	if (!err)
 		err = gu_os->madvise((void *)l->base.start, l->base.len, MADV_DONTFORK); /* a child would read zeros */
 	if (!err)
-		err = gu_uffd_register(l->base.resolver.uffd, l->base.start, l->base.len, GU_UFFD_REGISTER_MISSING, NULL);
+		err = gu_uffd_register(l->base.resolver.uffd, l->base.start, l->base.len, mode, NULL);
 	return err ? err : begin(&l->base, fill_around, l);
 }
 

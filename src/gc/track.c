@@ -108,7 +108,7 @@ static int each_run(struct gcuffd_heap *h, bool rearm, run_fn *fn, void *data)
 static int arm_run(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, void *data)
 {
 	((struct gu_track_counts *)data)->scanned += (end - start) >> GU_PAGE_SHIFT;
-	return gu_scan_arm(h->tracker->pagemap, start, end);
+	return gu_scan_arm_populated(h->tracker->pagemap, start, end);
 }
 
 int gu_track_arm(struct gcuffd_heap *h, struct gu_track_counts *counts)
@@ -140,7 +140,7 @@ static int collect_run(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, vo
 {
 	struct collect *c = data;
 	c->counts->scanned += (end - start) >> GU_PAGE_SHIFT;
-	return gu_scan_written(h->tracker->pagemap, start, end, c->rearm, note_written, c);
+	return gu_scan_written_populated(h->tracker->pagemap, start, end, c->rearm, note_written, c);
 }
 
 int gu_track_collect(struct gcuffd_heap *h, bool rearm, struct gu_track_counts *counts)
@@ -219,14 +219,14 @@ int gu_track_foreign_arm(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
 	if (!gu_track_works(h))
 		return -EOPNOTSUPP;
 	int err = gu_uffd_register(h->tracker->uffd, start, end - start, GU_UFFD_REGISTER_WP, NULL);
-	return err ? err : gu_scan_arm(h->tracker->pagemap, start, end);
+	return err ? err : gu_scan_arm_populated(h->tracker->pagemap, start, end);
 }
 
 int gu_track_foreign_collect(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, bool rearm,
 			     void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
 	/* -EPERM also tells that the range was remapped and lost its registration */
-	return gu_scan_written(h->tracker->pagemap, start, end, rearm, visit, data);
+	return gu_scan_written_populated(h->tracker->pagemap, start, end, rearm, visit, data);
 }
 
 bool gu_track_present(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, bool anon_only,

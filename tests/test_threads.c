@@ -1,0 +1,773 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_threads.c - threads of all kinds beside a collector: without TLS of their own, deaf to the stop signal, of the
+ * C library, found and never attached; and a collector whose threads can't be made, or whose system calls are refused.
+ */
+#include <aio.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "core.h"
+
+#define STAMP 0x600d0b1ec7600d0bu
+#define SECOND 1000000000ull
+
+struct node {
+	struct node *next;
+	uint64_t number;
+	char room[240];
+};
+
+static struct gcuffd_heap *heap;
+static struct node *volatile head; /* a data segment */
+static uint32_t quit;
+
+static struct node *push(struct node *next)
+{
+	struct node *n = gcuffd_alloc(heap, sizeof(*n));
+	must(n != NULL, "errno %d", errno);
+	n->next = next;
+	n->number = next ? next->number + 1 : 1;
+	return n;
+}
+
+static void check_list(const struct node *n, uint64_t length)
+{
+	for (; n && n->number == length; n = n->next)
+		length--;
+	must(!n && !length, "a list is damaged at %lu", (unsigned long)length);
+}
+
+/* A list is built, checked and dropped; 128 KiB each time. */
+static void churn(unsigned times)
+{
+	while (times--) {
+		struct node *list = NULL;
+		for (int i = 0; i < 500; i++)
+			list = push(list);
+		check_list(list, 500);
+	}
+}
+
+/* A new object, of which nobody has a plain pointer. */
+static __attribute__((noinline)) uint64_t make(void)
+{
+	uint64_t *o = gcuffd_alloc(heap, 100);
+	must(o != NULL, "errno %d", errno);
+	*o = STAMP;
+	return hide(o);
+}
+
+static __attribute__((noinline)) void must_live(uint64_t hidden)
+{
+	must(is_alive(heap, hidden), "an object was taken");
+	must(*(uint64_t *)reveal(hidden) == STAMP, "an object was overwritten");
+	scrub();
+}
+
+static __attribute__((noinline)) void must_die(uint64_t hidden)
+{
+	for (int i = 0; i < 5 && is_alive(heap, hidden); i++) {
+		scrub();
+		must_ok(gcuffd_collect(heap));
+		scrub();
+	}
+	must(!is_alive(heap, hidden), "an object is still there");
+}
+
+static void begin(const char *rung, const char *more)
+{
+	heap = heap_make("rung=%s,verify=1,start_size=1M,%s", rung, more);
+	quit = 0;
+	head = NULL;
+	for (int i = 0; i < 1000; i++)
+		head = push(head);
+}
+
+static void end(void)
+{
+	check_list(head, 1000);
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+
+static void set(uint32_t *flag) { __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST); }
+
+static void await(uint32_t *flag)
+{
+	while (!__atomic_load_n(flag, __ATOMIC_SEQ_CST))
+		usleep(500);
+}
+
+/* Stops interrupt sleep. */
+static void rest(uint64_t ns)
+{
+	for (uint64_t over = test_now_ns() + ns; test_now_ns() < over;)
+		usleep(1000);
+}
+
+static void *collect_always(void *unused)
+{
+	(void)unused;
+	while (!__atomic_load_n(&quit, __ATOMIC_SEQ_CST))
+		must_ok(gcuffd_collect(heap));
+	return NULL;
+}
+
+#define SHADOW NO_SANITIZER("its shadow would be a root")
+
+/* ---- deaf to the stop signal ---- */
+
+#define DEAF "process_roots=1,stop_timeout_ms=10000"
+
+struct deaf {
+	bool listens; /* before it ends, and waits then for quit */
+	uint64_t hidden;
+	uint32_t ready, leave, listening;
+	pthread_t thread;
+};
+
+static void mask_stops(int how)
+{
+	sigset_t set_of_one;
+	sigemptyset(&set_of_one);
+	sigaddset(&set_of_one, gcuffd_stop_signal());
+	must_ok(pthread_sigmask(how, &set_of_one, NULL));
+}
+
+static void *stay_deaf(void *arg)
+{
+	struct deaf *d = arg;
+	uint64_t *volatile o = reveal(d->hidden);
+	set(&d->ready);
+	await(&d->leave);
+	if (d->listens) {
+		mask_stops(SIG_UNBLOCK);
+		set(&d->listening);
+		await(&quit);
+	}
+	must(*o == STAMP, "a deaf thread's object was taken");
+	return NULL;
+}
+
+/* Deaf from its first instruction on. */
+static void start_deaf(struct deaf *d, void *(*run)(void *arg))
+{
+	d->hidden = make();
+	d->ready = d->leave = d->listening = 0;
+	scrub();
+	mask_stops(SIG_BLOCK);
+	must_ok(pthread_create(&d->thread, NULL, run, d));
+	mask_stops(SIG_UNBLOCK);
+	await(&d->ready);
+}
+
+static void must_be_put_off(void)
+{
+	uint64_t since = test_now_ns(), was = stats_of(heap).cycles_put_off;
+	ck_assert_int_eq(gcuffd_collect(heap), -ETIMEDOUT);
+	ck_assert_uint_lt(test_now_ns() - since, 5 * SECOND); /* well below the time-out */
+	ck_assert_uint_gt(stats_of(heap).cycles_put_off, was);
+}
+
+START_TEST(deaf_threads)
+{
+	SHADOW;
+	NEED_RUNG(_i);
+	static struct deaf ends, listens = {.listens = true};
+	begin(rung_names[_i], DEAF);
+	start_deaf(&ends, stay_deaf);
+	for (int i = 0; i < 3; i++) {
+		must_be_put_off();
+		churn(8);
+	}
+	must_live(ends.hidden);
+	set(&ends.leave);
+	pthread_join(ends.thread, NULL);
+	ck_ok(gcuffd_collect(heap));
+	start_deaf(&listens, stay_deaf);
+	must_be_put_off();
+	churn(8);
+	set(&listens.leave);
+	await(&listens.listening);
+	ck_ok(gcuffd_collect(heap));
+	must_live(listens.hidden);
+	set(&quit);
+	pthread_join(listens.thread, NULL);
+	ck_ok(gcuffd_collect(heap));
+	end();
+}
+END_TEST
+
+/* Cycles are tried less and less often, and nobody waits for one. */
+START_TEST(deaf_thread_and_garbage)
+{
+	SHADOW;
+	const size_t step = (size_t)8 << 20, steps = ((size_t)512 << 20) / step;
+	static struct deaf d;
+	begin("auto", DEAF);
+	start_deaf(&d, stay_deaf);
+	must_be_put_off();
+	struct gcuffd_stats before = stats_of(heap);
+	for (size_t i = 0; i < steps; i++) {
+		for (size_t n = 0; n < step; n += 128 << 10)
+			must(gcuffd_alloc_atomic(heap, 128 << 10) != NULL, "errno %d", errno);
+		rest(SECOND / 30); /* there is time for a cycle in each step */
+	}
+	struct gcuffd_stats after = stats_of(heap);
+	ck_assert_uint_gt(after.cycles_put_off, before.cycles_put_off + 2);
+	ck_assert_uint_lt(after.cycles_put_off, before.cycles_put_off + 16);
+	ck_assert_uint_eq(after.stall_ns, before.stall_ns);
+	must_live(d.hidden);
+	set(&d.leave);
+	pthread_join(d.thread, NULL);
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_gt(stats_of(heap).last_freed_bytes, steps * step / 2);
+	end();
+}
+END_TEST
+
+/* ---- made without TLS of its own ---- */
+
+#if defined(__x86_64__)
+#define RAW_STACK ((size_t)64 << 10)
+#define GUARD ((size_t)4 << 10)
+#define RAW_THREAD (CLONE_VM | CLONE_THREAD | CLONE_SIGHAND | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM)
+
+struct raw {
+	uint64_t hidden; /* its object */
+	uint64_t turns, found;
+	uint32_t ready, leave;
+	pid_t tid;       /* cleared by the kernel when it is gone */
+	char *map;       /* the stack, between guards */
+};
+
+/* errno is another thread's. */
+static void wait_raw(uint32_t *word)
+{
+	register const struct timespec *for_ever __asm__("r10") = NULL;
+	long result = SYS_futex;
+	__asm__ volatile("syscall" : "+a"(result) : "D"(word), "S"(FUTEX_WAIT), "d"(0), "r"(for_ever) : "rcx", "r11", "memory");
+}
+
+/* The pointer is in a register that only the signal's frame has. */
+static int spin_raw(void *arg)
+{
+	struct raw *r = arg;
+	register uint64_t *o __asm__("rdx") = reveal(r->hidden);
+	__asm__ volatile("" : "+r"(o));
+	set(&r->ready);
+	__asm__ volatile("1: incq %1\n\tpause\n\tcmpl $0, %2\n\tje 1b" : "+r"(o), "+m"(r->turns) : "m"(r->leave) : "cc", "memory");
+	r->found = *o;
+	return 0;
+}
+
+/* The pointer is on a stack that the library was never told of. */
+static int sleep_raw(void *arg)
+{
+	struct raw *r = arg;
+	uint64_t *volatile o = reveal(r->hidden);
+	set(&r->ready);
+	for (; !__atomic_load_n(&r->leave, __ATOMIC_SEQ_CST); r->turns++)
+		wait_raw(&r->leave);
+	r->found = *o;
+	return 0;
+}
+
+static void start_raw_at(struct raw *r, int (*run)(void *arg), char *top)
+{
+	r->ready = r->leave = 0;
+	scrub();
+	int tid = clone(run, top, RAW_THREAD | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID, r, &r->tid, NULL, &r->tid);
+	must(tid > 0, "errno %d", errno);
+	await(&r->ready);
+}
+
+static void start_raw(struct raw *r, int (*run)(void *arg))
+{
+	r->map = mmap(NULL, RAW_STACK + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	must(r->map != MAP_FAILED && !mprotect(r->map + GUARD, RAW_STACK, PROT_READ | PROT_WRITE), "errno %d", errno);
+	start_raw_at(r, run, r->map + GUARD + RAW_STACK);
+}
+
+static void leave_raw(struct raw *r)
+{
+	set(&r->leave);
+	syscall(SYS_futex, &r->leave, FUTEX_WAKE, 1, NULL, NULL, 0);
+	while (__atomic_load_n(&r->tid, __ATOMIC_SEQ_CST))
+		usleep(500);
+	must(r->found == STAMP, "a thread without TLS found %#lx", (unsigned long)r->found);
+}
+
+static void end_raw(struct raw *r)
+{
+	leave_raw(r);
+	munmap(r->map, RAW_STACK + 2 * GUARD);
+	must_die(r->hidden);
+}
+
+static void must_turn(const struct raw *r)
+{
+	uint64_t was = __atomic_load_n(&r->turns, __ATOMIC_SEQ_CST), give_up = test_now_ns() + 10 * SECOND;
+	while (__atomic_load_n(&r->turns, __ATOMIC_SEQ_CST) == was)
+		must(test_now_ns() < give_up, "a thread without TLS does not go on");
+}
+
+static struct raw spinner, sleeper;
+
+START_TEST(borrowed_tls)
+{
+	SHADOW;
+	NEED_RUNG(_i);
+	pthread_t t;
+	begin(rung_names[_i], "process_roots=1");
+	spinner.hidden = make();
+	start_raw(&spinner, spin_raw);
+	sleeper.hidden = make();
+	start_raw(&sleeper, sleep_raw);
+	for (int i = 0; i < 10; i++) {
+		ck_ok(gcuffd_collect(heap));
+		must_live(spinner.hidden);
+		must_live(sleeper.hidden);
+		must_turn(&spinner);
+	}
+	ck_ok(pthread_create(&t, NULL, collect_always, NULL)); /* now also while this thread is in sections */
+	for (uint64_t over = test_now_ns() + SECOND / 3; test_now_ns() < over;)
+		churn(1);
+	set(&quit);
+	pthread_join(t, NULL);
+	must_turn(&spinner);
+	end_raw(&spinner);
+	end_raw(&sleeper);
+	end();
+}
+END_TEST
+#else
+START_TEST(borrowed_tls)
+{
+	GU_SKIP("not written for this processor");
+}
+END_TEST
+#endif
+
+/* ---- the C library's own threads, which block all signals ---- */
+
+static uint64_t in_timer;
+static uint32_t fired;
+
+static void on_timer(union sigval value)
+{
+	must(*(uint64_t *)value.sival_ptr == STAMP, "a timer's object was taken");
+	__atomic_fetch_add(&fired, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Only the C library's record of the timer has the pointer. */
+static __attribute__((noinline)) timer_t start_timer(void)
+{
+	timer_t timer;
+	struct sigevent event = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = on_timer};
+	struct itimerspec every = {.it_interval = {0, 5000000}, .it_value = {0, 1}};
+	in_timer = make();
+	event.sigev_value.sival_ptr = reveal(in_timer);
+	must_ok(timer_create(CLOCK_MONOTONIC, &event, &timer));
+	must_ok(timer_settime(timer, 0, &every, NULL));
+	return timer;
+}
+
+static bool collect_or_not(void)
+{
+	uint64_t since = test_now_ns();
+	int err = gcuffd_collect(heap);
+	must(!err || err == -ETIMEDOUT, "error %d", err);
+	must(test_now_ns() - since < 5 * SECOND, "that took long");
+	return !err;
+}
+
+START_TEST(timer_threads)
+{
+	SHADOW;
+	NEED_RUNG(_i);
+	begin(rung_names[_i], DEAF);
+	fired = 0;
+	timer_t timer = start_timer();
+	scrub();
+	for (uint64_t over = test_now_ns() + SECOND / 3; test_now_ns() < over || !__atomic_load_n(&fired, __ATOMIC_SEQ_CST);) {
+		collect_or_not();
+		churn(1);
+	}
+	must_live(in_timer);
+	must_ok(timer_delete(timer));
+	collect_or_not();
+	end();
+}
+END_TEST
+
+#define LENGTH 4096
+
+static struct aiocb request;
+
+static __attribute__((noinline)) void start_reading(int fd)
+{
+	request = (struct aiocb){.aio_fildes = fd, .aio_buf = gcuffd_alloc(heap, LENGTH), .aio_nbytes = LENGTH};
+	must_ok(aio_read(&request));
+}
+
+static void end_reading(int fd)
+{
+	char text[LENGTH];
+	const struct aiocb *const list[] = {&request};
+	memset(text, 'x', sizeof(text));
+	must(write(fd, text, sizeof(text)) == LENGTH, "errno %d", errno);
+	while (aio_error(&request) == EINPROGRESS)
+		aio_suspend(list, 1, NULL);
+	must(aio_return(&request) == LENGTH, "errno %d", aio_error(&request));
+	must(!memcmp((const void *)request.aio_buf, text, sizeof(text)), "what was read is not there");
+}
+
+/* The helper reads into the heap, stays for a second more, and ends. */
+START_TEST(aio_threads)
+{
+	SHADOW;
+	int fds[2];
+	begin("auto", DEAF);
+	ck_assert_int_eq(pipe(fds), 0);
+	for (int i = 0; i < 5; i++) {
+		start_reading(fds[0]);
+		scrub();
+		collect_or_not();
+		churn(8);
+		end_reading(fds[1]);
+	}
+	uint64_t give_up = test_now_ns() + 20 * SECOND;
+	while (!collect_or_not()) {
+		must(test_now_ns() < give_up, "cycles are put off for ever");
+		rest(SECOND / 10);
+	}
+	end();
+}
+END_TEST
+
+/* ---- the collector's threads can't be made ---- */
+
+static bool refuse_threads;
+static uint32_t refused;
+
+int pthread_create(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *arg), void *arg)
+{
+	static int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+	if (__atomic_load_n(&refuse_threads, __ATOMIC_SEQ_CST)) {
+		__atomic_fetch_add(&refused, 1, __ATOMIC_SEQ_CST);
+		return EAGAIN;
+	}
+	if (!real)
+		*(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+	return real(out, attr, run, arg);
+}
+
+static void *wait_for_quit(void *unused)
+{
+	await(&quit);
+	return unused;
+}
+
+static void allow_threads(bool allow)
+{
+	__atomic_store_n(&refuse_threads, !allow, __ATOMIC_SEQ_CST);
+	refused = 0;
+}
+
+/* _i: in a heap with process roots, where a thread that never came must not be waited for. */
+START_TEST(no_thread_for_now)
+{
+	pthread_t t;
+	if (_i)
+		SHADOW;
+	heap = heap_make("verify=1,start_size=1M,process_roots=%d", _i);
+	quit = 0;
+	ck_ok(pthread_create(&t, NULL, wait_for_quit, NULL));
+	allow_threads(false);
+	for (head = NULL; !head || head->number < 1000;)
+		head = push(head);
+	churn(80);
+	ck_assert_uint_gt(__atomic_load_n(&refused, __ATOMIC_SEQ_CST), 1); /* asked for again and again */
+	ck_assert_int_eq(gcuffd_collect(heap), -EAGAIN);
+	ck_assert_uint_eq(stats_of(heap).cycles, 0);
+	allow_threads(true);
+	for (uint64_t give_up = test_now_ns() + 20 * SECOND; !stats_of(heap).cycles;) {
+		must(test_now_ns() < give_up, "no cycle begins");
+		churn(1);
+	}
+	ck_ok(gcuffd_collect(heap));
+	set(&quit);
+	pthread_join(t, NULL);
+	end();
+}
+END_TEST
+
+/* At the limit it is an error, not a wait. */
+START_TEST(no_thread_at_the_limit)
+{
+	heap = heap_make("start_size=1M,hard_limit=16M");
+	allow_threads(false);
+	for (head = NULL; (head = gcuffd_alloc(heap, 1000));)
+		;
+	ck_assert_int_eq(errno, ENOMEM);
+	allow_threads(true);
+	ck_assert_ptr_nonnull(gcuffd_alloc(heap, 1000)); /* a cycle has made room */
+	ck_ok(gcuffd_collect(heap));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- who asks for a cycle ---- */
+
+static void *collect_nested(void *unused)
+{
+	for (int i = 0; i < 3; i++)
+		must_ok(gcuffd_thread_attach());
+	uint64_t hidden = make();
+	uint64_t *volatile o = reveal(hidden);
+	for (int i = 0; i < 3; i++) {
+		must_ok(gcuffd_collect(heap));
+		must_live(hidden);
+		must_ok(gcuffd_thread_attach());
+		must_ok(gcuffd_collect(heap));
+		must_ok(gcuffd_thread_detach());
+		if (i < 2)
+			must_ok(gcuffd_thread_detach());
+		churn(2);
+	}
+	must(*o == STAMP, "an object was overwritten");
+	must_ok(gcuffd_thread_detach());
+	must(gcuffd_thread_detach() == -EINVAL, "detached too often");
+	must_ok(gcuffd_collect(heap));
+	return unused;
+}
+
+START_TEST(nested_attach)
+{
+	NEED_RUNG(_i);
+	pthread_t t;
+	begin(rung_names[_i], "");
+	ck_ok(pthread_create(&t, NULL, collect_nested, NULL));
+	churn(8);
+	pthread_join(t, NULL);
+	ck_ok(gcuffd_collect(heap));
+	end();
+}
+END_TEST
+
+static uint64_t in_adopted;
+static uint32_t ready, adopted;
+
+static void *collect_adopted(void *unused)
+{
+	uint64_t *volatile o = reveal(in_adopted);
+	set(&ready);
+	await(&adopted);
+	for (int i = 0; i < 3; i++) {
+		must_ok(gcuffd_collect(heap));
+		must_live(in_adopted);
+	}
+	must_ok(gcuffd_thread_attach());
+	churn(4);
+	must_ok(gcuffd_collect(heap));
+	must_ok(gcuffd_thread_detach());
+	must_ok(gcuffd_collect(heap)); /* found once more */
+	must_live(in_adopted);
+	must(*o == STAMP, "an object was overwritten");
+	return unused;
+}
+
+START_TEST(adopted_thread_collects)
+{
+	SHADOW;
+	NEED_RUNG(_i);
+	pthread_t t;
+	begin(rung_names[_i], "process_roots=1");
+	for (int i = 0; i < 3; i++) {
+		ready = adopted = 0;
+		in_adopted = make();
+		scrub();
+		ck_ok(pthread_create(&t, NULL, collect_adopted, NULL));
+		await(&ready);
+		ck_ok(gcuffd_collect(heap));
+		must_live(in_adopted);
+		set(&adopted);
+		churn(8);
+		pthread_join(t, NULL);
+	}
+	ck_ok(gcuffd_collect(heap));
+	end();
+}
+END_TEST
+
+/* ---- system calls that are refused once the heap is there ---- */
+
+#define REFUSED_MOST 8
+
+static void refuse(const int *calls)
+{
+	struct sock_filter filter[2 * REFUSED_MOST + 2] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+	struct sock_fprog program = {1, filter};
+	for (; *calls; calls++) {
+		filter[program.len++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)*calls, 0, 1);
+		filter[program.len++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+	}
+	filter[program.len++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	must_ok(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	must_ok(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+struct refusal {
+	int calls[REFUSED_MOST];
+	bool put_off[2]; /* cycles can't be had; in a heap with process roots */
+	const char *log; /* "": there may be another way */
+};
+
+#define NEVER {false, false}
+#define PROCESS {false, true}
+#define ALWAYS {true, true}
+
+static const struct refusal refusals[] = {
+	{{SYS_userfaultfd}, NEVER, ""},
+	{{SYS_userfaultfd, SYS_ioctl}, NEVER, "no page tracking"},
+	{{SYS_ioctl}, NEVER, "rung stop"},
+	{{SYS_unshare}, NEVER, "unshare was refused"},
+	{{SYS_membarrier}, NEVER, ""},
+	{{SYS_close_range, SYS_sched_yield}, NEVER, ""},
+	{{SYS_openat}, PROCESS, "no page tracking"},
+	{{SYS_tgkill}, PROCESS, ""},
+	{{SYS_process_vm_readv}, ALWAYS, ""},
+	{{SYS_userfaultfd, SYS_ioctl, SYS_unshare, SYS_membarrier, SYS_close_range, SYS_process_vm_readv}, ALWAYS, "no page tracking"},
+};
+
+#define REFUSALS ((int)(sizeof(refusals) / sizeof(refusals[0])))
+
+/* Another thread is there, which never attached. */
+static void live_with(const struct refusal *r, bool process_roots)
+{
+	bool put_off = r->put_off[process_roots];
+	int fd = dup(STDERR_FILENO);
+	pthread_t t;
+	begin("auto", process_roots ? "process_roots=1,stop_timeout_ms=200" : "stop_timeout_ms=200");
+	must_ok(pthread_create(&t, NULL, wait_for_quit, NULL));
+	refuse(r->calls);
+	for (int i = 0; i < 3; i++) {
+		int err = gcuffd_collect(heap);
+		must(!err == !put_off, "error %d:\n%s", err, core_log);
+		churn(40);
+		check_list(head, 1000);
+	}
+	set(&quit);
+	pthread_join(t, NULL);
+	must(fcntl(fd, F_GETFD) >= 0, "a descriptor of the program was closed");
+	struct gcuffd_stats s = stats_of(heap);
+	must(strstr(core_log, r->log), "not in the log: %s\n%s", r->log, core_log);
+	must(!strstr(core_log, "put off") == !put_off, "put off or not: %s", core_log);
+	must(!s.freed_bytes == put_off, "%lu bytes freed", (unsigned long)s.freed_bytes);
+	must(!strstr(core_log, "rung stop") == (s.rung != GCUFFD_RUNG_STOP), "rung %u", s.rung);
+	end();
+}
+
+static void must_exit(pid_t pid)
+{
+	int status;
+	must(pid > 0 && waitpid(pid, &status, 0) == pid, "errno %d", errno);
+	must(WIFEXITED(status) && !WEXITSTATUS(status), "the child ended with %#x", (unsigned)status);
+}
+
+START_TEST(refused_calls)
+{
+	if (_i % 2)
+		SHADOW;
+	pid_t pid = fork();
+	if (!pid) {
+		alarm(60);
+		live_with(&refusals[_i / 2], _i % 2);
+		_exit(0);
+	}
+	must_exit(pid);
+}
+END_TEST
+
+/*
+ * A thread that a stop gave up on is left in the collector's list. Without membarrier fork() stops the world: its
+ * caller is that thread, and must not wait for itself.
+ */
+static void *fork_later(void *arg)
+{
+	struct deaf *d = arg;
+	set(&d->ready);
+	await(&d->leave);
+	mask_stops(SIG_UNBLOCK);
+	pid_t pid = fork();
+	if (!pid) {
+		alarm(20);
+		must_ok(gcuffd_thread_attach());
+		churn(8);
+		must_ok(gcuffd_collect(heap));
+		check_list(head, 1000);
+		_exit(0);
+	}
+	must_exit(pid);
+	return NULL;
+}
+
+static void give_up_on_forker(void)
+{
+	static const int calls[] = {SYS_membarrier, 0};
+	static struct deaf d;
+	begin("auto", DEAF);
+	refuse(calls);
+	start_deaf(&d, fork_later);
+	must_be_put_off();
+	set(&d.leave);
+	pthread_join(d.thread, NULL);
+	must_ok(gcuffd_collect(heap));
+	end();
+}
+
+START_TEST(given_up_thread_forks)
+{
+	SHADOW;
+	pid_t pid = fork();
+	if (!pid) {
+		alarm(30);
+		give_up_on_forker();
+		_exit(0);
+	}
+	must_exit(pid);
+}
+END_TEST
+
+#define ADD(name, from, to) tcase_add_loop_test(test_case(suite, #name), name, from, to)
+#define ADD_RUNGS(name) ADD(name, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1)
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("threads");
+	ADD_RUNGS(borrowed_tls);
+	ADD_RUNGS(deaf_threads);
+	ADD(deaf_thread_and_garbage, 0, 1);
+	ADD_RUNGS(timer_threads);
+	ADD(aio_threads, 0, 1);
+	ADD(no_thread_for_now, 0, 2);
+	ADD(no_thread_at_the_limit, 0, 1);
+	ADD_RUNGS(nested_attach);
+	ADD_RUNGS(adopted_thread_collects);
+	ADD(refused_calls, 0, 2 * REFUSALS);
+	ADD(given_up_thread_forks, 0, 1);
+	return suite;
+}
+
+TEST_MAIN(make_suite)
