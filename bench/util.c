@@ -27,6 +27,10 @@ static const struct option long_options[] = {
 	{ "idle", no_argument, NULL, 'i' },
 	{ "incremental", no_argument, NULL, 'I' },
 	{ "base-only", no_argument, NULL, 'b' },
+	{ "mode", required_argument, NULL, 'M' },
+	{ "around", required_argument, NULL, 'a' },
+	{ "gap", required_argument, NULL, 'g' },
+	{ "sequential", no_argument, NULL, 'S' },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -34,7 +38,8 @@ static _Noreturn void usage(const char *program)
 {
 	fprintf(stderr,
 		"usage: %s [--limit BYTES] [--heap BYTES] [--seed N] [--depth N] [--live MIB] [--seconds S]\n"
-		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n",
+		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n"
+		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--sequential]\n",
 		program);
 	exit(2);
 }
@@ -61,6 +66,17 @@ static uint64_t parse_count(const char *program, const char *text)
 	usage(program);
 }
 
+static enum bench_mode parse_mode(const char *program, const char *text)
+{
+	static const char *const names[] = { "spin", "sleep", "sigbus", "threads4" };
+
+	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (!strcmp(text, names[i]))
+			return (enum bench_mode)i;
+	fprintf(stderr, "%s: '%s' is not a mode\n", program, text);
+	usage(program);
+}
+
 static void apply_option(struct bench_args *args, int c, const char *program)
 {
 	switch (c) {
@@ -76,6 +92,10 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 'i': args->idle = true; break;
 	case 'I': args->incremental = true; break;
 	case 'b': args->base_only = true; break;
+	case 'M': args->mode = parse_mode(program, optarg); break;
+	case 'a': args->around = (size_t)parse_number(program, optarg, 4096, 1 << 20); break;
+	case 'g': args->gap = (unsigned)parse_number(program, optarg, 0, 1e6); break;
+	case 'S': args->sequential = true; break;
 	default: usage(program);
 	}
 }
@@ -86,6 +106,7 @@ void bench_args_parse(struct bench_args *args, int argc, char **argv)
 
 	*args = (struct bench_args){
 		.seed = 1, .depth = 18, .cluster = 6, .rate = 16000, .live = (size_t)1 << 30, .seconds = 20,
+		.around = 16384,
 	};
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)
 		apply_option(args, c, argv[0]);

@@ -14,6 +14,8 @@
 
 #define BENCH_EXIT_MEMORY 3 /* bench/run knows it: out of memory under the limit */
 
+enum bench_mode { BENCH_SPIN, BENCH_SLEEP, BENCH_SIGBUS, BENCH_THREADS4 };
+
 struct bench_args {
 	size_t limit;       /* peak RSS that the program may have, in bytes; 0: none */
 	size_t heap;        /* what the collector is told instead of limit less baseline; 0: that */
@@ -21,12 +23,16 @@ struct bench_args {
 	unsigned depth;     /* of the stretch tree (gcbench) or of the trees (binary-trees) */
 	unsigned cluster;   /* mutate: depth of the trees that are replaced */
 	unsigned rate;      /* mutate: operations in a second */
-	size_t live;        /* mutate: live bytes */
+	size_t live;        /* mutate: live bytes; restore: bytes that are touched */
 	double seconds;     /* mutate: length of the timed part */
 	bool measure_live;  /* only count live bytes (malloc build) */
 	bool idle;          /* mutate: no operations */
 	bool incremental;   /* libgc: its incremental mode */
 	bool base_only;     /* libgc: in objects, only pointers to bases count */
+	enum bench_mode mode; /* restore: who resolves a fault */
+	size_t around;      /* restore: bytes that a fault fills */
+	unsigned gap;       /* restore: us between touches */
+	bool sequential;    /* restore: by rising address instead of in random order */
 };
 
 /* Fills *args from the command line; exits with a usage line on a bad one. */

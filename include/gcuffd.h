@@ -289,7 +289,6 @@ struct gcuffd_touch;
 
 /* gcuffd_lazy_options.flags */
 #define GCUFFD_LAZY_SIGBUS     0x1u /* no thread: a touch raises SIGBUS, whose handler calls gcuffd_lazy_resolve() */
-#define GCUFFD_LAZY_WATCHABLE  0x4u /* gcuffd_watch_begin() takes the memory: what is filled does not count as written */
 #define GCUFFD_LAZY_USER_FAULTS 0x2u /* go without privilege too: then system calls on pages not yet filled give EFAULT */
 
 /* size is sizeof this struct; zero in another field means its default. */

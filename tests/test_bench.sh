@@ -21,7 +21,7 @@ for s in gcuffd libgc; do
 done
 
 "$run" --list >"$out/list"
-for b in gcbench binary-trees mutate noise; do
+for b in gcbench binary-trees mutate restore noise; do
 	grep -q "^$b " "$out/list" || fail "--list lacks $b"
 done
 
@@ -34,9 +34,12 @@ grep -q "make" "$out/err" || fail "missing programs: the error does not say how 
 "$run" --build "$build" gcbench --systems libgc-zram 2>"$out/err" || fail "a system that does not fit is an error"
 grep -q "not for this benchmark" "$out/err" || fail "no word about a system that does not fit"
 
-"$run" --build "$build" all --systems "$systems" --runs 1 --scale 64 --timeout 120 --json "$out/json" >"$out/table" ||
+"$run" --build "$build" all --systems "$systems,raw" --runs 1 --scale 64 --timeout 120 --json "$out/json" >"$out/table" ||
 	fail "bench/run all --systems $systems"
 cat "$out/table"
+for mode in sleep sigbus threads4; do
+	"$run" --build "$build" restore --systems raw --runs 1 --scale 64 --mode $mode --sequential >"$out/$mode" || fail "restore --mode $mode"
+done
 
 python3 - "$out/json" "$systems" <<'PY'
 import json, sys
@@ -57,6 +60,11 @@ for system in sys.argv[2].split(","):
         assert got["wall_s"] > 0 and got["rss_peak_kib"] > 0, (bench, system, got)
         assert (got["pause_max_us"] is not None) == (bench == "mutate"), (bench, system)
         assert (got["cycles"] is None) == (system == "malloc"), (bench, system)
+for system in set(sys.argv[2].split(",")) & {"gcuffd"} | {"raw"}:
+    got = seen["restore", system]
+    restore = {"restore_p50_us", "restore_p99_us", "restore_max_us", "page_mean_us", "pages_per_fault"}
+    assert restore <= set(got), (system, restore - set(got))
+    assert got["restore_p50_us"] is None or 0 < got["restore_p50_us"] <= got["restore_max_us"], (system, got)
 if "gcuffd" in sys.argv[2]:
     assert head["rung"] in ("stop", "async", "move", "rwp"), head
 PY

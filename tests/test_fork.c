@@ -227,8 +227,8 @@ START_TEST(fork_beside_libc)
 	enum { USES = sizeof(uses) / sizeof(uses[0]) };
 	pthread_t t[USES], collector;
 	alarm(100);
-	heap = heap_make("start_size=1M,verify=1");
-	ck_ok(heap_try(&second, "start_size=1M,hard_limit=64M"));
+	heap = heap_make("start_size=1M,stop_timeout_ms=10000,verify=1");
+	ck_ok(heap_try(&second, "start_size=1M,stop_timeout_ms=10000,hard_limit=64M"));
 	int rung = (int)stats_of(heap).rung;
 	quit = 0;
 	for (int i = 0; i < USES; i++)

@@ -316,16 +316,59 @@ START_TEST(among_signals)
 }
 END_TEST
 
+/* What comes twice must end no thread that it is not for. */
+START_TEST(ends_among_signals)
+{
+	struct gcuffd_lazy_options o = {.around = PAGE, .threads = 8};
+	struct sigaction act = {.sa_handler = no_signal, .sa_flags = SA_RESTART};
+	pthread_t me = pthread_self(), other;
+	NEED_LAZY();
+	sigaction(SIGUSR1, &act, NULL);
+	bus_at = NULL;
+	ck_ok(pthread_create(&other, NULL, pester, &me));
+	for (unsigned round = 0; round < 40 * check_seconds(); round++) {
+		begin(&o);
+		check_page(round % PAGES);
+		ck_ok(gcuffd_lazy_unmap(lazy));
+	}
+	bus_at = memory;
+	pthread_join(other, NULL);
+}
+END_TEST
+
+/* Locked memory is filled like other, and the end comes all the same. */
+START_TEST(locked_memory)
+{
+	struct gcuffd_lazy_options o = {.around = 8 * PAGE};
+	NEED_LAZY();
+	if (mlockall(MCL_CURRENT | MCL_FUTURE))
+		GU_SKIP("mlockall: %s", strerror(errno));
+	begin(&o);
+	check_page(7);
+	munlockall();
+	for (size_t p = 0; p < PAGES; p++)
+		check_page(p);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+}
+END_TEST
+
 /* A collection neither fills pages nor waits for them. */
 START_TEST(collections_leave_it_alone)
 {
-	struct gcuffd_lazy_options o = {.around = PAGE};
+	struct gcuffd_lazy_options o = {.around = PAGE}, few = {.size = sizeof(few)};
+	struct gcuffd_lazy *small;
+	void *start;
 	NEED_LAZY();
 	struct gcuffd_heap *heap = heap_make("verify=0,process_roots=1");
 	begin(&o);
+	ck_ok(gcuffd_lazy_map(8 * PAGE, fill, NULL, &few, &small, &start));
 	ck_ok(gcuffd_collect(heap));
 	ck_ok(gcuffd_collect(heap));
 	ck_assert_uint_eq(stats().faults, 0);
+	struct gcuffd_lazy_stats s = {.size = sizeof(s)};
+	ck_ok(gcuffd_lazy_stats(small, &s));
+	ck_assert_uint_eq(s.faults, 0);
+	ck_ok(gcuffd_lazy_unmap(small));
 	check_page(0);
 	ck_ok(gcuffd_lazy_unmap(lazy));
 	ck_ok(gcuffd_heap_destroy(heap));
@@ -455,6 +498,8 @@ static Suite *make_suite(void)
 	ADD(files_that_are_named);
 	ADD(children_have_it_not);
 	ADD(among_signals);
+	ADD(ends_among_signals);
+	ADD(locked_memory);
 	ADD(collections_leave_it_alone);
 	ADD(bad_arguments);
 	ADD(without_privilege);

@@ -13,10 +13,13 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "core.h"
+#include "fake_os.h"
+#include "gc/mutator.h"
 
 #define STAMP 0x600d0b1ec7600d0bu
 #define SECOND 1000000000ull
@@ -86,7 +89,7 @@ static __attribute__((noinline)) void must_die(uint64_t hidden)
 
 static void begin(const char *rung, const char *more)
 {
-	heap = heap_make("rung=%s,verify=1,start_size=1M,%s", rung, more);
+	heap = heap_make("rung=%s,verify=1,start_size=1M,stop_timeout_ms=10000,%s", rung, more);
 	quit = 0;
 	head = NULL;
 	for (int i = 0; i < 1000; i++)
@@ -126,8 +129,6 @@ static void *collect_always(void *unused)
 #define SHADOW NO_SANITIZER("its shadow would be a root")
 
 /* ---- deaf to the stop signal ---- */
-
-#define DEAF "process_roots=1,stop_timeout_ms=10000"
 
 struct deaf {
 	bool listens; /* before it ends, and waits then for quit */
@@ -184,7 +185,7 @@ START_TEST(deaf_threads)
 	SHADOW;
 	NEED_RUNG(_i);
 	static struct deaf ends, listens = {.listens = true};
-	begin(rung_names[_i], DEAF);
+	begin(rung_names[_i], "process_roots=1");
 	start_deaf(&ends, stay_deaf);
 	for (int i = 0; i < 3; i++) {
 		must_be_put_off();
@@ -214,7 +215,7 @@ START_TEST(deaf_thread_and_garbage)
 	SHADOW;
 	const size_t step = (size_t)8 << 20, steps = ((size_t)512 << 20) / step;
 	static struct deaf d;
-	begin("auto", DEAF);
+	begin("auto", "process_roots=1");
 	start_deaf(&d, stay_deaf);
 	must_be_put_off();
 	struct gcuffd_stats before = stats_of(heap);
@@ -232,6 +233,30 @@ START_TEST(deaf_thread_and_garbage)
 	pthread_join(d.thread, NULL);
 	ck_ok(gcuffd_collect(heap));
 	ck_assert_uint_gt(stats_of(heap).last_freed_bytes, steps * step / 2);
+	end();
+}
+END_TEST
+
+/* At the limit each request tries a few cycles, then gives up. */
+START_TEST(deaf_thread_at_the_limit)
+{
+	SHADOW;
+	static struct deaf d;
+	begin("auto", "process_roots=1,hard_limit=32M");
+	for (int i = 0; i < 3; i++) {
+		churn(80);
+		ck_ok(gcuffd_collect(heap)); /* which frees much */
+	}
+	start_deaf(&d, stay_deaf);
+	while (gcuffd_alloc(heap, 1000))
+		;
+	uint64_t was = stats_of(heap).cycles_put_off;
+	ck_assert_ptr_null(gcuffd_alloc(heap, 1000));
+	ck_assert_int_eq(errno, ENOMEM);
+	ck_assert_uint_le(stats_of(heap).cycles_put_off, was + 8);
+	set(&d.leave);
+	pthread_join(d.thread, NULL);
+	ck_assert_ptr_nonnull(gcuffd_alloc(heap, 1000));
 	end();
 }
 END_TEST
@@ -351,6 +376,72 @@ START_TEST(borrowed_tls)
 	end();
 }
 END_TEST
+
+/* Two stacks that the kernel takes for one mapping; the upper one goes first. */
+START_TEST(borrowed_tls_neighbours)
+{
+	SHADOW;
+	NEED_RUNG(_i);
+	begin(rung_names[_i], "process_roots=1");
+	char *map = mmap(NULL, 2 * RAW_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	spinner.hidden = make();
+	start_raw_at(&spinner, spin_raw, map + RAW_STACK);
+	sleeper.hidden = make();
+	start_raw_at(&sleeper, sleep_raw, map + 2 * RAW_STACK);
+	for (int i = 0; i < 3; i++)
+		ck_ok(gcuffd_collect(heap));
+	leave_raw(&sleeper);
+	munmap(map + RAW_STACK, RAW_STACK);
+	for (int i = 0; i < 3; i++)
+		ck_ok(gcuffd_collect(heap));
+	must_live(spinner.hidden);
+	leave_raw(&spinner);
+	munmap(map, RAW_STACK);
+	end();
+}
+END_TEST
+
+/* The maker never attached, and is deaf when the other is found: what is found in shared TLS is not the maker's. */
+static void *make_borrower(void *arg)
+{
+	struct deaf *d = arg;
+	start_raw(&spinner, spin_raw);
+	mask_stops(SIG_BLOCK);
+	set(&d->ready);
+	await(&d->leave);
+	mask_stops(SIG_UNBLOCK);
+	set(&d->listening);
+	await(&quit);
+	must(!gu_self || gu_self->tid == gettid(), "the entry of thread %d in thread %d", (int)gu_self->tid, (int)gettid());
+	leave_raw(&spinner);
+	must_ok(gcuffd_collect(heap));
+	must_ok(gcuffd_thread_attach());
+	churn(8);
+	must_ok(gcuffd_collect(heap));
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(borrowed_tls_of_unattached)
+{
+	SHADOW;
+	NEED_RUNG(_i);
+	static struct deaf d;
+	begin(rung_names[_i], "process_roots=1");
+	spinner.hidden = make();
+	ck_ok(pthread_create(&d.thread, NULL, make_borrower, &d));
+	await(&d.ready);
+	must_be_put_off();
+	set(&d.leave);
+	await(&d.listening);
+	ck_ok(gcuffd_collect(heap));
+	must_live(spinner.hidden);
+	set(&quit);
+	pthread_join(d.thread, NULL);
+	ck_ok(gcuffd_collect(heap));
+	end();
+}
+END_TEST
 #else
 START_TEST(borrowed_tls)
 {
@@ -396,7 +487,7 @@ START_TEST(timer_threads)
 {
 	SHADOW;
 	NEED_RUNG(_i);
-	begin(rung_names[_i], DEAF);
+	begin(rung_names[_i], "process_roots=1");
 	fired = 0;
 	timer_t timer = start_timer();
 	scrub();
@@ -438,7 +529,7 @@ START_TEST(aio_threads)
 {
 	SHADOW;
 	int fds[2];
-	begin("auto", DEAF);
+	begin("auto", "process_roots=1");
 	ck_assert_int_eq(pipe(fds), 0);
 	for (int i = 0; i < 5; i++) {
 		start_reading(fds[0]);
@@ -659,7 +750,7 @@ static void live_with(const struct refusal *r, bool process_roots)
 	bool put_off = r->put_off[process_roots];
 	int fd = dup(STDERR_FILENO);
 	pthread_t t;
-	begin("auto", process_roots ? "process_roots=1,stop_timeout_ms=200" : "stop_timeout_ms=200");
+	begin("auto", !process_roots ? "" : put_off ? "process_roots=1,stop_timeout_ms=200" : "process_roots=1");
 	must_ok(pthread_create(&t, NULL, wait_for_quit, NULL));
 	refuse(r->calls);
 	for (int i = 0; i < 3; i++) {
@@ -727,7 +818,7 @@ static void give_up_on_forker(void)
 {
 	static const int calls[] = {SYS_membarrier, 0};
 	static struct deaf d;
-	begin("auto", DEAF);
+	begin("auto", "process_roots=1");
 	refuse(calls);
 	start_deaf(&d, fork_later);
 	must_be_put_off();
@@ -750,6 +841,113 @@ START_TEST(given_up_thread_forks)
 }
 END_TEST
 
+/* Without membarrier a cycle begins with a stop, which a deaf thread that was found before does not make. */
+static void deaf_without_membarrier(void)
+{
+	static const int calls[] = {SYS_membarrier, 0};
+	static struct deaf d;
+	begin("auto", "process_roots=1");
+	refuse(calls);
+	start_deaf(&d, stay_deaf);
+	for (int i = 0; i < 3; i++)
+		must_be_put_off();
+	set(&d.leave);
+	pthread_join(d.thread, NULL);
+	must_ok(gcuffd_collect(heap));
+	end();
+}
+
+START_TEST(deaf_thread_without_membarrier)
+{
+	SHADOW;
+	pid_t pid = fork();
+	if (!pid) {
+		alarm(30);
+		deaf_without_membarrier();
+		_exit(0);
+	}
+	must_exit(pid);
+}
+END_TEST
+
+/* ---- what could not be looked up ---- */
+
+/* In a register alone: only a stop of the thread shows it. */
+static void *hold_unattached(void *unused)
+{
+#if defined(__x86_64__)
+	register uint64_t *o __asm__("rdx") = reveal(in_adopted);
+	__asm__ volatile("" : "+r"(o));
+	set(&ready);
+	__asm__ volatile("1: pause\n\tcmpl $0, %1\n\tje 1b" : "+r"(o) : "m"(quit) : "memory");
+#else
+	uint64_t *volatile o = reveal(in_adopted);
+	set(&ready);
+	await(&quit);
+#endif
+	must(*o == STAMP, "an unattached thread's object was taken");
+	return unused;
+}
+
+START_TEST(threads_not_listed)
+{
+	SHADOW;
+	pthread_t t;
+	fake_install();
+	begin("auto", "process_roots=1");
+	in_adopted = make();
+	scrub();
+	ready = 0;
+	ck_ok(pthread_create(&t, NULL, hold_unattached, NULL));
+	await(&ready);
+	fake_fail_open("/proc/self/task", 1, -ENFILE);
+	fake.sticky = true;
+	for (int i = 0; i < 3; i++) {
+		scrub();
+		ck_assert_int_ne(gcuffd_collect(heap), 0);
+		must_live(in_adopted);
+	}
+	fake_clear();
+	ck_ok(gcuffd_collect(heap));
+	must_live(in_adopted);
+	set(&quit);
+	pthread_join(t, NULL);
+	end();
+	fake_remove();
+}
+END_TEST
+
+/* The main thread's stack has grown since it attached. */
+static __attribute__((noinline)) int collect_deep(unsigned depth)
+{
+	char room[4000];
+	uint64_t hidden = make();
+	uint64_t *volatile o = reveal(hidden);
+	memset(room, 1, sizeof(room));
+	__asm__ volatile("" : : "r"(room) : "memory");
+	int err = depth ? collect_deep(depth - 1) : gcuffd_collect(heap);
+	must(is_alive(heap, hidden) && *o == STAMP, "an object of a deep stack was taken");
+	return err;
+}
+
+START_TEST(grown_stack_without_descriptors)
+{
+	NEED_RUNG(_i);
+	struct rlimit none;
+	begin(rung_names[_i], "");
+	ck_ok(gcuffd_collect(heap));
+	ck_ok(getrlimit(RLIMIT_NOFILE, &none));
+	none.rlim_cur = 0;
+	ck_ok(setrlimit(RLIMIT_NOFILE, &none));
+	int err = collect_deep(1000);
+	none.rlim_cur = none.rlim_max;
+	ck_ok(setrlimit(RLIMIT_NOFILE, &none));
+	ck_assert_msg(err == 0 || strstr(core_log, "put off"), "error %d, and not a word of it", err);
+	ck_ok(gcuffd_collect(heap));
+	end();
+}
+END_TEST
+
 #define ADD(name, from, to) tcase_add_loop_test(test_case(suite, #name), name, from, to)
 #define ADD_RUNGS(name) ADD(name, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1)
 
@@ -757,8 +955,11 @@ static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("threads");
 	ADD_RUNGS(borrowed_tls);
+	ADD_RUNGS(borrowed_tls_neighbours);
+	ADD_RUNGS(borrowed_tls_of_unattached);
 	ADD_RUNGS(deaf_threads);
 	ADD(deaf_thread_and_garbage, 0, 1);
+	ADD(deaf_thread_at_the_limit, 0, 1);
 	ADD_RUNGS(timer_threads);
 	ADD(aio_threads, 0, 1);
 	ADD(no_thread_for_now, 0, 2);
@@ -767,6 +968,9 @@ static Suite *make_suite(void)
 	ADD_RUNGS(adopted_thread_collects);
 	ADD(refused_calls, 0, 2 * REFUSALS);
 	ADD(given_up_thread_forks, 0, 1);
+	ADD(deaf_thread_without_membarrier, 0, 1);
+	ADD(threads_not_listed, 0, 1);
+	ADD_RUNGS(grown_stack_without_descriptors);
 	return suite;
 }
 

@@ -100,7 +100,8 @@ static int empty_arena(struct gcuffd_arena *a, bool end)
 	gu_cache_drop_arena(a); /* takes the list of threads: not inside a section */
 	if (end) { /* whoever walks over the arenas in a section is done with it after this */
 		gu_store_release(&h->arenas[a->id], NULL);
-		gu_world_quiesce();
+		while (gu_world_quiesce(10000000000ull))
+			;
 	}
 	struct gu_thread *t = gu_enter();
 	release_blocks(a);

@@ -75,7 +75,7 @@ static int resolve_options(struct gcuffd_lazy_options *o, const struct gcuffd_la
 		o->spin_us = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_US : 1;
 	if (o->flags & GCUFFD_LAZY_SIGBUS)
 		o->around = GU_PAGE;
-	bool flags = !(o->flags & ~(GCUFFD_LAZY_SIGBUS | GCUFFD_LAZY_USER_FAULTS | GCUFFD_LAZY_WATCHABLE));
+	bool flags = !(o->flags & ~(GCUFFD_LAZY_SIGBUS | GCUFFD_LAZY_USER_FAULTS));
 	bool around = gu_is_pow2(o->around) && o->around >= GU_PAGE && o->around <= AROUND_MOST;
 	bool fds = !o->nfds || (o->fds && o->nfds <= FDS);
 	return flags && around && fds && o->threads <= THREADS && o->spin_us <= 1000000 && (uintptr_t)o->at % GU_PAGE == 0 ? 0 : -EINVAL;
@@ -88,6 +88,7 @@ static void set_options(struct first_touch *f, const struct gcuffd_lazy_options 
 		f->fds[i] = o->fds[i];
 	f->options.fds = f->fds;
 	f->resolver.uffd = -1;
+	f->pid = gu_os->getpid();
 }
 
 /* ---- threads ---- */
@@ -109,10 +110,11 @@ static int next_kept(const struct first_touch *f, int from)
 	return next;
 }
 
+/* .inv.resolver.files */
 static void own_files(struct first_touch *f)
 {
 	if (gu_os->unshare(CLONE_FILES)) {
-		gu_store_seqcst(&f->shares, true);
+		gu_store_seqcst(&f->shares, true); /* begin() gives up: the program could close the descriptor */
 		return;
 	}
 	for (int from = 0, kept; from < INT_MAX; from = kept == INT_MAX ? INT_MAX : kept + 1) {
@@ -157,7 +159,6 @@ static int start_thread(struct first_touch *f)
 static int start_threads(struct first_touch *f)
 {
 	int err = 0;
-	f->pid = gu_os->getpid();
 	for (unsigned i = 0; i < f->options.threads && !err; i++)
 		err = start_thread(f);
 	for (uint32_t ready; (ready = gu_load_acquire(&f->ready)) < f->nthreads;)
@@ -171,7 +172,7 @@ static void end_threads(struct first_touch *f)
 	if (f->pid != gu_os->getpid())
 		return;
 	for (unsigned i = 0; i < f->nthreads; i++)
-		gu_resolver_ask(&f->resolver, NULL, NULL);
+		gu_resolver_ask(&f->resolver, NULL, 0, 0);
 	for (unsigned i = 0; i < f->nthreads; i++)
 		pthread_join(f->threads[i], NULL);
 }
@@ -184,7 +185,7 @@ static int open_descriptor(struct first_touch *f, uint64_t features)
 	int fd = gu_uffd_open(features, &user_mode_only);
 	if (fd == -EINVAL || fd == -ENOSYS)
 		return -EOPNOTSUPP;
-	if (fd >= 0 && user_mode_only && !(f->options.flags & GCUFFD_LAZY_USER_FAULTS)) {
+	if (fd >= 0 && user_mode_only && !(f->options.flags & (GCUFFD_LAZY_USER_FAULTS | GCUFFD_LAZY_SIGBUS))) {
 		gu_os->close(fd);
 		return -EPERM;
 	}
@@ -207,10 +208,10 @@ static int begin(struct first_touch *f, void (*resolve)(void *, const struct gu_
 	int err = make_bell(f);
 	if (!err && !(f->options.flags & GCUFFD_LAZY_SIGBUS)) {
 		err = start_threads(f);
-		if (!err && !gu_load_seqcst(&f->shares)) {
-			int fd = f->resolver.uffd;
-			gu_os->close(fd);
-		}
+		if (!err && gu_load_seqcst(&f->shares))
+			err = -EOPNOTSUPP;
+		else if (!err)
+			gu_os->close(f->resolver.uffd);
 	}
 	return err;
 }
@@ -226,16 +227,13 @@ static void finish(struct first_touch *f)
 
 /* ---- filling ---- */
 
-static bool is_watchable(const struct gcuffd_lazy *l) { return l->base.options.flags & GCUFFD_LAZY_WATCHABLE; }
-static uint64_t copy_mode(const struct gcuffd_lazy *l) { return is_watchable(l) ? GU_UFFD_COPY_WP : 0; }
-
 /* Pages that are there already are left alone. */
 static int place(struct gcuffd_lazy *l, uintptr_t start, const char *from, size_t len)
 {
 	int err = 0;
 	for (size_t at = 0; at < len && !err;) {
 		size_t done;
-		err = gu_uffd_copy(l->base.resolver.uffd, start + at, from + at, len - at, copy_mode(l), &done);
+		err = gu_uffd_copy(l->base.resolver.uffd, start + at, from + at, len - at, 0, &done);
 		gu_add_relaxed(&l->filled, done / GU_PAGE);
 		at += done;
 		if (err == -EEXIST) {
@@ -273,39 +271,50 @@ static void fill_around(void *data, const struct gu_fault *fault, char *buffer)
 static int map_at(struct gcuffd_lazy *l)
 {
 	void *at = l->base.options.at, *p;
-	int err = gu_os->mmap(at, l->base.len, PROT_READ | PROT_WRITE, MAP_NORESERVE | (at ? MAP_FIXED_NOREPLACE : 0), &p);
+	/* PROT_NONE, and not locked: nobody fills it with zeros before it is registered */
+	int err = gu_os->mmap(at, l->base.len, PROT_NONE, MAP_NORESERVE | (at ? MAP_FIXED_NOREPLACE : 0), &p);
 	if (!err && at && p != at) { /* a kernel that does not know the flag */
 		gu_os->munmap(p, l->base.len);
 		err = -EEXIST;
 	}
-	if (!err)
+	if (!err) {
 		l->base.start = (uintptr_t)p;
+		munlock(p, l->base.len);
+	}
+	return err;
+}
+
+/* A cycle of a heap with process roots may have registered what was mapped there before. */
+static int register_soon(const struct first_touch *f)
+{
+	int err = -EBUSY;
+	for (int tries = 0; tries < 100 && err == -EBUSY; tries++) {
+		err = gu_uffd_register(f->resolver.uffd, f->start, f->len, GU_UFFD_REGISTER_MISSING, NULL);
+		if (err == -EBUSY)
+			gu_os->sched_yield();
+	}
 	return err;
 }
 
 static int make_lazy(struct gcuffd_lazy *l)
 {
-	uint64_t features = GU_UFFD_FEATURE_POISON, mode = GU_UFFD_REGISTER_MISSING;
-	if (l->base.options.flags & GCUFFD_LAZY_SIGBUS)
-		features |= GU_UFFD_FEATURE_SIGBUS;
-	if (is_watchable(l)) {
-		features |= GU_UFFD_FEATURE_WP_ASYNC;
-		mode |= GU_UFFD_REGISTER_WP;
-	}
+	uint64_t features = GU_UFFD_FEATURE_POISON | (l->base.options.flags & GCUFFD_LAZY_SIGBUS ? GU_UFFD_FEATURE_SIGBUS : 0);
 	int err = open_descriptor(&l->base, features);
 	if (!err)
 		err = map_at(l);
 	if (!err)
-		err = gu_os->madvise((void *)l->base.start, l->base.len, MADV_DONTFORK); /* a child would read zeros */
+		err = gu_os->madvise((void *)l->base.start, l->base.len, MADV_DONTFORK); /* a child would read zeros: .inv.lazy.child */
 	if (!err)
-		err = gu_uffd_register(l->base.resolver.uffd, l->base.start, l->base.len, mode, NULL);
+		err = register_soon(&l->base);
+	if (!err)
+		err = gu_os->mprotect((void *)l->base.start, l->base.len, PROT_READ | PROT_WRITE);
 	return err ? err : begin(&l->base, fill_around, l);
 }
 
 static void free_lazy(struct gcuffd_lazy *l)
 {
 	finish(&l->base);
-	if (l->base.start)
+	if (l->base.start && l->base.pid == gu_os->getpid())
 		gu_os->munmap((void *)l->base.start, l->base.len);
 	gu_meta_free(l, sizeof(*l));
 }
@@ -398,40 +407,30 @@ static int make_touch(struct gcuffd_touch *t)
 	return err ? err : gcuffd_touch_arm(t, (void *)t->base.start, t->base.len);
 }
 
-struct range {
-	struct first_touch *base;
-	uintptr_t start;
-	size_t len;
-};
-
-static int do_arm(void *arg)
+static int do_arm(const struct gu_resolver_range *r)
 {
-	const struct range *r = arg;
-	return gu_uffd_rwprotect(r->base->resolver.uffd, r->start, r->len, true);
+	return gu_uffd_rwprotect(r->uffd, r->start, r->len, true);
 }
 
 /* Open first: un-registering wakes nobody here. */
-static int do_end(void *arg)
+static int do_end(const struct gu_resolver_range *r)
 {
-	const struct range *r = arg;
-	(void)gu_uffd_rwprotect(r->base->resolver.uffd, r->start, r->len, false);
-	return gu_uffd_unregister(r->base->resolver.uffd, r->start, r->len);
+	(void)gu_uffd_rwprotect(r->uffd, r->start, r->len, false);
+	return gu_uffd_unregister(r->uffd, r->start, r->len);
 }
 
 int gcuffd_touch_arm(struct gcuffd_touch *t, void *start, size_t len)
 {
-	struct range r = {&t->base, (uintptr_t)start, len};
-	size_t offset = r.start - t->base.start;
-	if (offset > t->base.len || len > t->base.len - offset || r.start % GU_PAGE || len % GU_PAGE || !len)
+	size_t offset = (uintptr_t)start - t->base.start;
+	if (offset > t->base.len || len > t->base.len - offset || (uintptr_t)start % GU_PAGE || len % GU_PAGE || !len)
 		return -EINVAL;
-	return t->base.pid == gu_os->getpid() ? gu_resolver_ask(&t->base.resolver, do_arm, &r) : -ESRCH;
+	return t->base.pid == gu_os->getpid() ? gu_resolver_ask(&t->base.resolver, do_arm, (uintptr_t)start, len) : -ESRCH;
 }
 
 static void free_touch(struct gcuffd_touch *t)
 {
-	struct range r = {&t->base, t->base.start, t->base.len};
 	if (t->base.nthreads && t->base.pid == gu_os->getpid())
-		(void)gu_resolver_ask(&t->base.resolver, do_end, &r);
+		(void)gu_resolver_ask(&t->base.resolver, do_end, t->base.start, t->base.len);
 	finish(&t->base);
 	gu_meta_free(t, sizeof(*t));
 }

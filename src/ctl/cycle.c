@@ -29,14 +29,17 @@ static uint64_t timeout_ns(const struct gcuffd_heap *h) { return h->options.stop
 static int stop(struct gcuffd_heap *h) { return gu_world_stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), timeout_ns(h)); }
 
 /* From here on freed cells wait and no block is released (.inv.block.no-release); old marks are gone. */
-static void open_window(struct gcuffd_heap *h, struct gu_cycle *c)
+static int open_window(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	c->began_ns = gu_os->clock_ns();
 	c->allocated_before = gu_load_relaxed(&h->allocated);
 	gu_store_seqcst(&h->phase, GU_PHASE_WINDOW);
-	gu_world_quiesce();
+	int err = gu_world_quiesce(timeout_ns(h));
+	if (err)
+		return err;
 	gu_mark_clear(h);
 	gu_mark_cards_drop(h);
+	return 0;
 }
 
 /* Back to IDLE; whoever still marks new cells is done before the next cycle clears marks. */
@@ -165,8 +168,9 @@ int gu_cycle_run(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	uint64_t since = gu_os->clock_ns();
 	c->in_stop |= !gu_track_works(h);
-	open_window(h, c);
-	int err = arm(h, c);
+	int err = open_window(h, c);
+	if (!err)
+		err = arm(h, c);
 	c->arm_ns = lap(&since);
 	if (!err && !c->in_stop) {
 		err = first_stop(h, c);

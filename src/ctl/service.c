@@ -283,6 +283,7 @@ static void put_off(struct gcuffd_heap *h, int err)
 {
 	gu_log(&h->log, GU_LOG_WARN, "cycle put off: %s", err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
 	unsigned n = h->service->failures++;
+	gu_store_relaxed(&h->service->last_freed, 0);
 	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + (h->options.start_size << gu_min(n, 10)));
 	gu_store_relaxed(&h->ceiling, UINT64_MAX); /* nobody waits for what does not come */
 	gu_store_seqcst(&h->service->kicked, 0);

@@ -49,6 +49,7 @@ struct gu_thread {
 	uint32_t blocking; /* atomic: GU_RUNNING, ... */
 	uint32_t acked;    /* atomic: the stop epoch that it is parked in */
 	uint32_t expected; /* guard: stopper; it was signalled in this stop */
+	bool unbounded;    /* stack_hi is the end of a mapping that may hold other things too: read by copying */
 	bool announced;    /* by itself; else found by the stopper */
 	uintptr_t sp;      /* valid while parked, blocking: everything from here up is the stack */
 	uintptr_t alt_hi;  /* end of the alternate signal stack that sp is on, or 0 */

@@ -33,6 +33,12 @@ struct gu_resolver_counts {
 	uint64_t sleeps;  /* of the threads, when spinning brought nothing */
 };
 
+struct gu_resolver_range {
+	int uffd;
+	uintptr_t start;
+	size_t len;
+};
+
 struct gu_resolver {
 	int uffd;         /* in the table of the resolver's threads */
 	uintptr_t bell;   /* a page registered for MISSING */
@@ -42,14 +48,18 @@ struct gu_resolver {
 	struct gu_resolver_counts counts; /* atomic */
 
 	uint32_t asking;  /* atomic; futex; enum gu_bell */
-	int (*request)(void *arg); /* guard: who has taken the bell */
-	void *arg;
+	/* guard: who has taken the bell; here, since the asker's stack may be armed itself */
+	int (*request)(const struct gu_resolver_range *range);
+	struct gu_resolver_range range;
 	int answer;
 };
 
 /* A thread's whole life; buffer is its own, for resolve. */
 void gu_resolver_run(struct gu_resolver *resolver, char *buffer);
-/* Runs request on a thread of the resolver, NULL: ends that thread. Its result. Not in a section, not on such a thread. */
-int gu_resolver_ask(struct gu_resolver *resolver, int (*request)(void *arg), void *arg);
+/*
+ * Runs request for the range on a thread of the resolver, NULL: ends that thread. Its result. Not in a section, not on
+ * such a thread.
+ */
+int gu_resolver_ask(struct gu_resolver *resolver, int (*request)(const struct gu_resolver_range *range), uintptr_t start, size_t len);
 
 #endif

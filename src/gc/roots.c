@@ -244,12 +244,12 @@ static void scan_clipped(void *data, uintptr_t start, uintptr_t end)
 	c->pages += (end - start) >> GU_PAGE_SHIFT;
 }
 
-/* Only what is populated, where that can be told: a sparse range would be filled with zero pages. */
+/* Only what is populated, where that can be told: a sparse range would be filled with zero pages, a lazy one by its owner. */
 static void scan_root(struct gcuffd_heap *h, struct gu_marker *m, const struct root *r, uintptr_t start, uintptr_t end)
 {
 	struct clip c = {m, start, end, 0};
 	uintptr_t lo = gu_align_down(start, GU_PAGE), hi = gu_align_up(end, GU_PAGE);
-	if (r->whole || (hi - lo < TRACK_MIN && !r->anon_only))
+	if (r->whole)
 		gu_mark_foreign(m, start, end);
 	else if (!gu_track_present(h, lo, hi, r->anon_only, scan_clipped, &c))
 		gu_mark_foreign(m, start, end);
@@ -367,7 +367,9 @@ static void visit_other_stack(struct gcuffd_heap *h, struct gu_thread *t, uintpt
 	v->range(v->data, gu_align_down(t->sp, 8), end, false);
 	if (!t->stack_hi)
 		return;
-	if (!gu_maps_find(t->stack_hi - 1, &map))
+	if (gu_maps_find(t->stack_hi - 1, &map))
+		gu_mark_unreadable(h);
+	else
 		t->stack_lo = map.start;
 	if (!gu_track_present(h, t->stack_lo, t->stack_hi, false, visit_populated, (void *)v))
 		v->range(v->data, t->stack_lo, t->stack_hi, true);
@@ -398,8 +400,10 @@ static void visit_stack(struct gcuffd_heap *h, struct gu_thread *t, const struct
 	if (!t->stack_hi && gu_thread_find_stack(t, t->sp))
 		gu_mark_unreadable(h);
 	if (t->sp >= t->stack_lo && t->sp < t->stack_hi) {
-		v->range(v->data, gu_align_down(t->sp, 8), t->stack_hi, false);
-	} else if (!gu_maps_find(t->sp, &map)) {
+		v->range(v->data, gu_align_down(t->sp, 8), t->stack_hi, t->unbounded);
+	} else if (gu_maps_find(t->sp, &map)) {
+		gu_mark_unreadable(h);
+	} else {
 		if (map.end < t->stack_hi || map.start >= t->stack_hi) {
 			visit_other_stack(h, t, map.end, v);
 		} else { /* the main thread's has grown */

@@ -29,7 +29,7 @@ static struct gu_lock world_lock = GU_LOCK_INIT(GU_RANK_WORLD);
 static uint32_t epoch;         /* atomic; futex of the parked */
 static uint32_t acks;          /* atomic; futex of the stopper */
 static uint32_t installed;     /* atomic */
-static pid_t exempt[1024];     /* atomic entries; service threads */
+static pid_t exempt[4096];     /* atomic entries; service threads */
 static uint32_t expected;      /* atomic; service threads that are made and not yet in exempt */
 static bool has_membarrier;
 uint32_t gu_gate, gu_outside;
@@ -96,7 +96,6 @@ static void adopt_self(void)
 		return;
 	t->self = (uintptr_t)pthread_self();
 	t->stack_lo = t->stack_hi = 0; /* the entry may be of a thread that had this number before */
-	gu_self = t;
 	park(t);
 }
 
@@ -324,7 +323,9 @@ static int adopt_one_locked(pid_t tid, uint64_t deadline)
 		return 0;
 	if (!wait_expected(deadline))
 		return -ETIMEDOUT;
-	return !is_exempt(tid) && !is_zombie(tid) && gu_threads_adopt_locked(tid);
+	if (is_exempt(tid) || is_zombie(tid))
+		return 0;
+	return gu_threads_adopt_locked(tid) ? 1 : -ENOMEM;
 }
 
 /* Adopts threads that nobody announced; how many were new, or -ETIMEDOUT. No malloc: raw getdents64. */
@@ -335,7 +336,7 @@ static int adopt_locked(uint64_t deadline)
 	pid_t self = gu_os->gettid();
 	long n;
 	if (fd < 0)
-		return 0;
+		return fd;
 	while (found >= 0 && (n = syscall(SYS_getdents64, fd, buffer, sizeof(buffer))) > 0) {
 		for (long at = 0; at < n && found >= 0;) {
 			const struct dirent64_raw *d = (const void *)(buffer + at);
@@ -345,6 +346,8 @@ static int adopt_locked(uint64_t deadline)
 			at += d->reclen;
 		}
 	}
+	if (n < 0 && found >= 0)
+		found = -errno;
 	gu_os->close(fd);
 	return found;
 }
@@ -416,7 +419,7 @@ int gu_world_stop(bool everybody, uint64_t timeout_ns)
 	if (ok && !adopted)
 		return 0;
 	gu_world_resume();
-	return -ETIMEDOUT;
+	return ok ? adopted : -ETIMEDOUT;
 }
 
 void gu_world_resume(void)
@@ -432,14 +435,15 @@ void gu_world_resume(void)
 }
 
 /* What mutators do in sections that they begin after this, they do knowing what was stored before it. */
-static void barrier(void)
+static int barrier(uint64_t timeout_ns)
 {
 	if (has_membarrier && !syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
-		return;
+		return 0;
 	/* No other fence reaches a thread that runs: a stop does. */
-	while (gu_world_stop(false, 10000000000ull))
-		;
-	gu_world_resume();
+	int err = gu_world_stop(false, timeout_ns);
+	if (!err)
+		gu_world_resume();
+	return err;
 }
 
 static void wait_sections_locked(void)
@@ -457,12 +461,15 @@ static void wait_sections_locked(void)
 	}
 }
 
-void gu_world_quiesce(void)
+int gu_world_quiesce(uint64_t timeout_ns)
 {
-	barrier();
+	int err = barrier(timeout_ns);
+	if (err)
+		return err;
 	gu_threads_lock();
 	wait_sections_locked();
 	gu_threads_unlock();
+	return 0;
 }
 
 /* ---- the gate ---- */
@@ -492,7 +499,8 @@ void gu_world_close(void)
 {
 	passes = true;
 	gu_store_seqcst(&gu_gate, 1);
-	barrier();
+	while (barrier(10000000000ull))
+		;
 	gu_threads_lock();
 	wait_sections_locked();
 	while (gu_load_seqcst(&gu_outside) > (gu_entered ? 1 : 0))

@@ -29,7 +29,7 @@ void gu_world_resume(void);
  * Waits until every thread has been outside of a no-stop section: what a section read before is
  * done with. Stops nobody.
  */
-void gu_world_quiesce(void);
+int gu_world_quiesce(uint64_t timeout_ns);
 
 /*
  * Around fork: waits until no other thread is in a section and lets none begin one until open; they run on

@@ -11,6 +11,7 @@
 
 #include "gcuffd.h"
 #include "space/hooks.h"
+#include "sys/os.h"
 
 int gu_arena_init(struct gcuffd_arena *a, struct gu_space *space, unsigned decay_ms, const char *name)
 {
@@ -36,25 +37,28 @@ static void account_half(struct gcuffd_arena *a, struct gu_half *half)
 	gu_add_relaxed(&a->space->foreign, sizes.metadata);
 }
 
+/* One thread makes it; those that come meanwhile wait, in their sections, for one that is in its own. */
+static struct gu_half *make_half(struct gcuffd_arena *a, unsigned which)
+{
+	uint32_t bit = 1u << which;
+	while (gu_or_seqcst(&a->making, bit) & bit)
+		gu_os->sched_yield();
+	struct gu_half *half = gu_load_acquire(&a->half[which]);
+	if (!half) {
+		half = gu_half_create(a->space, a->decay_ms);
+		if (half)
+			account_half(a, half);
+		gu_store_release(&a->half[which], half); /* pairs with half_for() */
+	}
+	gu_and_seqcst(&a->making, ~bit);
+	return half;
+}
+
 static struct gu_half *half_for(struct gcuffd_arena *a, unsigned kind)
 {
-	struct gu_half **slot = &a->half[kind != GCUFFD_ATOMIC];
-	struct gu_half *half = gu_load_acquire(slot); /* pairs with the store below */
-	if (half)
-		return half;
-	struct gu_half *made = gu_half_create(a->space, a->decay_ms);
-	if (!made)
-		return NULL;
-	gu_lock(&a->lock);
-	half = *slot;
-	if (!half)
-		gu_store_release(slot, made);
-	gu_unlock(&a->lock);
-	if (half)
-		gu_half_retire(made);
-	else
-		account_half(a, made);
-	return half ? half : made;
+	unsigned which = kind != GCUFFD_ATOMIC;
+	struct gu_half *half = gu_load_acquire(&a->half[which]);
+	return half ? half : make_half(a, which);
 }
 
 /* ---- lists, under the lock ---- */

@@ -32,7 +32,8 @@ struct gu_list {
 struct gcuffd_arena {
 	struct gcuffd_heap *heap;
 	struct gu_space *space;
-	struct gu_half *half[2]; /* [0] not scanned, [1] scanned; guard: lock while being made, then constant */
+	struct gu_half *half[2]; /* [0] not scanned, [1] scanned; guard: making, then constant */
+	uint32_t making;         /* atomic; a bit for each half that a thread is making */
 	uint32_t slot;           /* index into each thread's table of caches */
 	uint32_t id;
 	bool in_use;             /* guard: the heap's */

@@ -66,6 +66,10 @@ static void (*clean_thread)(void *data);                    /* jemalloc's; it ma
 
 static void clean_in_section(void *data)
 {
+	if (!enter_section) { /* no heap was made yet: a forked child's first thread ends */
+		clean_thread(data);
+		return;
+	}
 	enter_section();
 	clean_thread(data);
 	leave_section();

@@ -16,7 +16,6 @@
 #include "sys/uapi.h"
 
 #define VEC_LEN 256
-#define POPULATED (GU_PAGE_IS_PRESENT | GU_PAGE_IS_SWAPPED)
 
 int gu_scan_open(void) { return gu_os->open("/proc/self/pagemap", O_RDONLY); }
 
@@ -54,13 +53,12 @@ static int scan_range(int fd, struct gu_pm_scan_arg arg, uintptr_t start, uintpt
 	return 0;
 }
 
-static int arm(int fd, uintptr_t start, uintptr_t end, uint64_t any_of)
+int gu_scan_arm(int fd, uintptr_t start, uintptr_t end)
 {
 	struct gu_pm_scan_arg arg = {
 		.size = sizeof(arg),
 		.flags = GU_PM_SCAN_WP_MATCHING | GU_PM_SCAN_CHECK_WPASYNC,
 		.category_mask = GU_PAGE_IS_WRITTEN,
-		.category_anyof_mask = any_of,
 	};
 	for (uintptr_t at = start; at < end;) {
 		long count = scan_chunk(fd, &arg, &at, end);
@@ -70,31 +68,36 @@ static int arm(int fd, uintptr_t start, uintptr_t end, uint64_t any_of)
 	return 0;
 }
 
-int gu_scan_arm(int fd, uintptr_t start, uintptr_t end) { return arm(fd, start, end, 0); }
-int gu_scan_arm_populated(int fd, uintptr_t start, uintptr_t end) { return arm(fd, start, end, POPULATED); }
-
-static int written(int fd, uintptr_t start, uintptr_t end, bool rearm, uint64_t any_of,
-		   void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+int gu_scan_written(int fd, uintptr_t start, uintptr_t end, bool rearm,
+		    void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
 	struct gu_pm_scan_arg arg = {
 		.flags = rearm ? GU_PM_SCAN_WP_MATCHING | GU_PM_SCAN_CHECK_WPASYNC : 0,
 		.category_mask = GU_PAGE_IS_WRITTEN,
-		.category_anyof_mask = any_of,
 		.return_mask = GU_PAGE_IS_WRITTEN,
 	};
 	return scan_range(fd, arg, start, end, visit, data);
 }
 
-int gu_scan_written(int fd, uintptr_t start, uintptr_t end, bool rearm,
-		    void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
-{
-	return written(fd, start, end, rearm, 0, visit, data);
-}
-
 int gu_scan_written_populated(int fd, uintptr_t start, uintptr_t end, bool rearm,
 			      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
-	return written(fd, start, end, rearm, POPULATED, visit, data);
+	struct gu_pm_scan_arg arg = {
+		.flags = rearm ? GU_PM_SCAN_WP_MATCHING | GU_PM_SCAN_CHECK_WPASYNC : 0,
+		.category_inverted = GU_PAGE_IS_PFNZERO,
+		.category_mask = GU_PAGE_IS_WRITTEN | GU_PAGE_IS_PFNZERO,
+		.category_anyof_mask = GU_PAGE_IS_PRESENT | GU_PAGE_IS_SWAPPED,
+		.return_mask = GU_PAGE_IS_WRITTEN,
+	};
+	return scan_range(fd, arg, start, end, visit, data);
+}
+
+static void ignore(void *data, uintptr_t start, uintptr_t end) { (void)data, (void)start, (void)end; }
+
+/* With a vector: without one the kernel leaves markers in holes too, which look like swap ever after. */
+int gu_scan_arm_populated(int fd, uintptr_t start, uintptr_t end)
+{
+	return gu_scan_written_populated(fd, start, end, true, ignore, NULL);
 }
 
 int gu_scan_present(int fd, uintptr_t start, uintptr_t end, bool anon_only,
@@ -104,7 +107,7 @@ int gu_scan_present(int fd, uintptr_t start, uintptr_t end, bool anon_only,
 	struct gu_pm_scan_arg arg = {
 		.category_inverted = none_of,
 		.category_mask = none_of,
-		.category_anyof_mask = POPULATED,
+		.category_anyof_mask = GU_PAGE_IS_PRESENT | GU_PAGE_IS_SWAPPED,
 		.return_mask = GU_PAGE_IS_PRESENT,
 	};
 	return scan_range(fd, arg, start, end, visit, data);

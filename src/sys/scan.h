@@ -38,7 +38,7 @@ int gu_scan_arm(int fd, uintptr_t start, uintptr_t end);
 int gu_scan_written(int fd, uintptr_t start, uintptr_t end, bool rearm,
 		    void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
 
-/* The same for pages in memory or in swap alone: holes cost no page tables, and hold nothing. */
+/* The same for pages in memory or in swap alone: holes and the shared zero page cost no page tables, and hold nothing. */
 int gu_scan_arm_populated(int fd, uintptr_t start, uintptr_t end);
 int gu_scan_written_populated(int fd, uintptr_t start, uintptr_t end, bool rearm,
 			      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
