@@ -4,7 +4,8 @@
  *
  * CK_FORK=no runs all in one process (for gdb, valgrind, sanitizers), CK_RUN_CASE=name runs one case,
  * CK_TAP_LOG_FILE_NAME=file writes TAP. CHECK_SEED=n repeats a random run, CHECK_SECONDS=n says how long
- * tests that can go on for ever should.
+ * tests that can go on for ever should, CHECK_SLOW=n how many times slower than a processor this one is:
+ * time limits grow, and work that is counted rather than timed shrinks.
  */
 #ifndef GU_TESTS_TEST_H
 #define GU_TESTS_TEST_H
@@ -50,6 +51,17 @@ TEST_UNUSED static unsigned check_seconds(void)
 	return n > 0 && n < 1000000 ? (unsigned)n : 5;
 }
 
+/* Above 1 in an emulated machine. */
+TEST_UNUSED static unsigned check_slow(void)
+{
+	const char *text = getenv("CHECK_SLOW");
+	unsigned long n = text ? strtoul(text, NULL, 0) : 0;
+	return n > 0 && n <= 100 ? (unsigned)n : 1;
+}
+
+/* So many rounds of something that takes long; fewer, but one at least, where all takes longer. */
+TEST_UNUSED static unsigned check_rounds(unsigned n) { return n > check_slow() ? n / check_slow() : 1; }
+
 TEST_UNUSED static uint64_t test_now_ns(void)
 {
 	struct timespec ts;
@@ -80,11 +92,11 @@ TEST_UNUSED static struct test_rng test_rng(uint64_t own) { return (struct test_
 
 /* ---- running ---- */
 
-/* A case of its own, so that CK_RUN_CASE can name it; the time limit grows with CHECK_SECONDS. */
+/* A case of its own, so that CK_RUN_CASE can name it; the time limit grows with CHECK_SECONDS and CHECK_SLOW. */
 TEST_UNUSED static TCase *test_case(Suite *suite, const char *name)
 {
 	TCase *tcase = tcase_create(name);
-	tcase_set_timeout(tcase, 60 + 4 * check_seconds());
+	tcase_set_timeout(tcase, (60 + 4 * check_seconds()) * check_slow());
 	suite_add_tcase(suite, tcase);
 	return tcase;
 }

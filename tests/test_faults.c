@@ -35,13 +35,15 @@ static int make(int rung)
 static bool use(void)
 {
 	bool ok = true;
-	for (int i = 0; i < 600; i++) {
+	unsigned refused = 0; /* each is several cycles */
+	for (int i = 0; i < 600 && refused < check_rounds(600); i++) {
 		size_t size = i % 50 ? (size_t)(1 + i * 7) : 300000;
 		char *p = i % 3 ? gcuffd_alloc(heap, size) : gcuffd_alloc_atomic(heap, size);
 		if (p)
 			memset(p, 0xff, size);
 		must(p || errno == ENOMEM, "errno %d", errno);
 		ok &= p != NULL;
+		refused += p == NULL;
 		keep[i % 64] = p;
 		if (i == 300)
 			ok &= gcuffd_collect(heap) == 0;
@@ -110,7 +112,7 @@ END_TEST
 static void fail_in_use(int rung, enum fake_call sort, unsigned most, bool sticky)
 {
 	size_t before = own_bytes();
-	for (unsigned n = 1; n <= most; n += 1 + n / 8) {
+	for (unsigned n = 1; n <= check_rounds(most); n += 1 + n / 8) {
 		must_ok(make(rung));
 		fake_fail(sort, n, errors[n % 3]);
 		fake.sticky = sticky;

@@ -72,7 +72,7 @@ static void wait_for(pid_t pid)
 /* In a child: what the parent had is there, and everything works. */
 static void use_child(int rung, int depth)
 {
-	alarm(20);
+	alarm(20 * check_slow());
 	check_list(head);
 	for (int i = 0; i < 2000; i++)
 		head = push(i % 1000 ? head : NULL);
@@ -106,7 +106,7 @@ START_TEST(forks)
 	for (uintptr_t i = 0; i < THREADS; i++)
 		must_ok(pthread_create(&t[i], NULL, mutate, (void *)i));
 	must_ok(pthread_create(&collector, NULL, collect, NULL));
-	for (int i = 0; i < FORKS; i++) {
+	for (int i = 0; i < (int)check_rounds(FORKS); i++) {
 		head = push(i % 20 ? head : NULL);
 		pid_t pid = fork();
 		must(pid >= 0, "errno %d", errno);
@@ -134,7 +134,7 @@ static void *fork_here(void *arg)
 	pid_t pid = fork();
 	must(pid >= 0, "errno %d", errno);
 	if (!pid) {
-		alarm(20);
+		alarm(20 * check_slow());
 		must_ok(gcuffd_thread_attach());
 		must(gcuffd_alloc(heap, 100) != NULL, "errno %d", errno);
 		must_ok(gcuffd_collect(heap));

@@ -868,6 +868,7 @@ static struct cost cost_with(unsigned n)
 START_TEST(very_many_mappings)
 {
 	NEED_RUNG(_i);
+	NO_SANITIZER("its terabytes of shadow are roots");
 	unsigned few = 8000, many = 4 * few;
 	if (max_maps() < many + 4000)
 		GU_SKIP("vm.max_map_count is %u", max_maps());
@@ -882,6 +883,7 @@ END_TEST
 START_TEST(moves_between_mappings)
 {
 	NEED_RUNG(_i);
+	NO_SANITIZER("its terabytes of shadow are roots");
 	const unsigned n = 2000;
 	const size_t len = 1 << 20;
 	heap = heap_make("rung=%s,process_roots=1,verify=1", rung_names[_i]);
