@@ -350,6 +350,86 @@ GCUFFD_API int gcuffd_touch_arm(struct gcuffd_touch *touch, void *start, size_t 
 /* The memory is as before. Not from touch. 0. */
 GCUFFD_API int gcuffd_touch_end(struct gcuffd_touch *touch);
 
+/* ---- watching memory -------------------------------------------------------------------- */
+
+/*
+ * Tells for any memory of the process which pages were written, or accessed, since a watcher last asked. Needs no heap
+ * and no attached thread. Watchers of the same pages are independent. What is not known counts as written.
+ * Calls that give -errno give -EBADF for good once the program has closed the descriptors behind them.
+ */
+struct gcuffd_watch;
+
+/* gcuffd_watch_create(): mremap(2) takes the watch along; slows down unmapping and remapping of watched memory */
+#define GCUFFD_WATCH_EVENTS   0x1u
+/* gcuffd_watch_begin() */
+#define GCUFFD_WATCH_ACCESSES 0x2u /* pages read or written (7.3); else pages written */
+#define GCUFFD_WATCH_PRECISE  0x4u /* empty anonymous pages are armed too, for 8 bytes of page table each */
+
+struct gcuffd_run {
+	void *start, *end; /* pages from start to before end; 4096 bytes each, or whole huge pages of hugetlb */
+};
+
+/* -EOPNOTSUPP: no userfaultfd with WP_ASYNC, or no PAGEMAP_SCAN here (6.7); -EINVAL, -ENOMEM, -EMFILE. */
+GCUFFD_API int gcuffd_watch_create(unsigned flags, struct gcuffd_watch **watch);
+
+/* Ends all of its watching. No other thread may use it during or after the call. */
+GCUFFD_API int gcuffd_watch_destroy(struct gcuffd_watch *watch);
+
+/*
+ * Watches [start, start + length): whole pages, all mapped. Nothing in it counts as written yet. -EINVAL; -EEXIST:
+ * this watcher has a page of it; -ENOENT: a page is not mapped; -EBUSY: another userfaultfd has it (a heap's, too), or
+ * it is watched for the other purpose; -EOPNOTSUPP: no accesses here; -EPERM: memory that can never be written.
+ */
+GCUFFD_API int gcuffd_watch_begin(struct gcuffd_watch *watch, const void *start, size_t length, unsigned flags);
+
+/* Ends it for the watched pages of the range. -ENOENT if there are none. */
+GCUFFD_API int gcuffd_watch_end(struct gcuffd_watch *watch, const void *start, size_t length);
+
+/*
+ * Reports watched pages of the range (length SIZE_MAX: to the end of memory) that were written since they were last
+ * reported, by rising address, in at most max runs, and resets exactly these. *next is where to go on, NULL when done.
+ * After an error what is in runs was reset too, and *next is where it happened. -ENOENT: nothing is watched there;
+ * -EBUSY, -ESTALE: what is mapped there now is another userfaultfd's, can't be watched.
+ */
+GCUFFD_API int gcuffd_watch_collect(struct gcuffd_watch *watch, const void *start, size_t length,
+				    struct gcuffd_run *runs, size_t max, size_t *count, void **next);
+
+/* The same, and resets nothing. */
+GCUFFD_API int gcuffd_watch_peek(struct gcuffd_watch *watch, const void *start, size_t length,
+				 struct gcuffd_run *runs, size_t max, size_t *count, void **next);
+
+/* Pages that a device may write without the page table's knowing: they count as written until unpinned, inclusive. */
+GCUFFD_API int gcuffd_watch_pin(struct gcuffd_watch *watch, const void *start, size_t length);
+GCUFFD_API int gcuffd_watch_unpin(struct gcuffd_watch *watch, const void *start, size_t length);
+
+struct gcuffd_watch_stats {
+	size_t size;             /* set by the caller: sizeof */
+	uint64_t ranges;         /* now: pieces of one kind that are watched */
+	uint64_t watched_bytes;
+	uint64_t pinned_bytes;
+	uint64_t table_bytes;    /* of page tables that empty pages may cost */
+	uint64_t bitmap_bytes;   /* of address space; memory only where pages were written */
+	uint64_t collects;       /* so far */
+	uint64_t found_pages;    /* by this watcher's scans, for all watchers */
+	uint64_t reported_pages;
+	uint64_t replaced_bytes; /* found to be another mapping: all of it was written */
+	uint64_t ended_bytes;    /* found to be unmapped */
+	uint64_t moved_bytes;    /* followed after mremap(2) */
+	uint64_t events;         /* of the process */
+};
+
+GCUFFD_API int gcuffd_watch_stats(struct gcuffd_watch *watch, struct gcuffd_watch_stats *stats);
+
+#define GCUFFD_WRITE_WATCH_RESET 0x1u
+
+/*
+ * As GetWriteWatch and ResetWriteWatch of Windows: addresses of written pages of the region, *count at most, then as
+ * many as there were. -ENOENT: a page of it is not watched; -EINVAL: it has pages of several sizes.
+ */
+GCUFFD_API int gcuffd_write_watch_get(struct gcuffd_watch *watch, unsigned flags, const void *base, size_t size,
+				      void **addresses, size_t *count, size_t *granularity);
+GCUFFD_API int gcuffd_write_watch_reset(struct gcuffd_watch *watch, const void *base, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

@@ -13,6 +13,7 @@
 #include "ctl/service.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
+#include "gc/watch.h"
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int error;
@@ -48,6 +49,7 @@ static void in_child(void)
 	gu_heaps_forked();
 	gu_heaps_each(gu_service_fork_child);
 	gu_threads_forked();
+	gu_watch_forked();
 }
 
 static void install(void) { error = -pthread_atfork(prepare, in_parent, in_child); }
