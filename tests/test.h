@@ -62,6 +62,9 @@ TEST_UNUSED static unsigned check_slow(void)
 /* So many rounds of something that takes long; fewer, but one at least, where all takes longer. */
 TEST_UNUSED static unsigned check_rounds(unsigned n) { return n > check_slow() ? n / check_slow() : 1; }
 
+/* So long as something is done again and again; longer, but not by as much, where all takes longer. */
+TEST_UNUSED static uint64_t check_span_ns(uint64_t ns) { return ns * (check_slow() < 4 ? check_slow() : 4); }
+
 TEST_UNUSED static uint64_t test_now_ns(void)
 {
 	struct timespec ts;

@@ -130,7 +130,7 @@ START_TEST(data_limit)
 	struct rlimit small = {(size_t)256 << 20, (size_t)256 << 20};
 	ck_assert_int_eq(setrlimit(RLIMIT_DATA, &small), 0);
 	heap = heap_make("reservation=4G,start_size=1M"); /* reserved, not writable: does not count */
-	for (int i = 0; i < 300000; i++)
+	for (unsigned i = 0; i < check_rounds(300000); i++)
 		ck_assert(gcuffd_alloc(heap, 1000) != NULL);
 	ck_ok(gcuffd_heap_destroy(heap));
 }

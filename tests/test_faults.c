@@ -112,7 +112,7 @@ END_TEST
 static void fail_in_use(int rung, enum fake_call sort, unsigned most, bool sticky)
 {
 	size_t before = own_bytes();
-	for (unsigned n = 1; n <= check_rounds(most); n += 1 + n / 8) {
+	for (unsigned n = 1; n <= check_rounds(most); n += 1 + n / 8 + check_slow() / 4) {
 		must_ok(make(rung));
 		fake_fail(sort, n, errors[n % 3]);
 		fake.sticky = sticky;

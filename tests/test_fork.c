@@ -74,7 +74,7 @@ static void use_child(int rung, int depth)
 {
 	alarm(20 * check_slow());
 	check_list(head);
-	for (int i = 0; i < 2000; i++)
+	for (int i = 0; i < (int)check_rounds(2000); i++)
 		head = push(i % 1000 ? head : NULL);
 	must_ok(gcuffd_collect(heap));
 	check_list(head);
@@ -226,7 +226,7 @@ START_TEST(fork_beside_libc)
 	static void (*uses[])(struct test_rng *) = {use_malloc, use_stdio, use_loader, use_environment};
 	enum { USES = sizeof(uses) / sizeof(uses[0]) };
 	pthread_t t[USES], collector;
-	alarm(100);
+	alarm(100 * check_slow());
 	heap = heap_make("start_size=1M,stop_timeout_ms=10000,verify=1");
 	ck_ok(heap_try(&second, "start_size=1M,stop_timeout_ms=10000,hard_limit=64M"));
 	int rung = (int)stats_of(heap).rung;
@@ -234,7 +234,7 @@ START_TEST(fork_beside_libc)
 	for (int i = 0; i < USES; i++)
 		must_ok(pthread_create(&t[i], NULL, use_libc, &uses[i]));
 	must_ok(pthread_create(&collector, NULL, collect, NULL));
-	for (int i = 0; i < FORKS; i++) {
+	for (int i = 0; i < (int)check_rounds(FORKS); i++) {
 		head = push(i % 20 ? head : NULL);
 		pid_t pid = fork();
 		must(pid >= 0, "errno %d", errno);

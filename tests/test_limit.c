@@ -302,10 +302,13 @@ static struct over watch(size_t limit, ssize_t idle)
 static struct over churn_all(const struct tight *c, struct churner *churners)
 {
 	size_t limit = (size_t)c->mib << 20;
+	pthread_attr_t small; /* a stack that is never one huge page */
+	must_ok(pthread_attr_init(&small));
+	must_ok(pthread_attr_setstacksize(&small, (size_t)256 << 10));
 	must_ok(pthread_barrier_init(&begun, NULL, c->threads + 1));
 	for (unsigned i = 0; i < c->threads; i++) {
 		churners[i] = (struct churner){.index = i, .share = limit / 4 / c->threads, .sizes = c->sizes};
-		must_ok(pthread_create(&churners[i].thread, NULL, churn, &churners[i]));
+		must_ok(pthread_create(&churners[i].thread, &small, churn, &churners[i]));
 	}
 	pthread_barrier_wait(&begun);
 	must(gcuffd_alloc(heap, 1) != NULL, "errno %d", errno); /* the arena is there */

@@ -360,7 +360,7 @@ static void run_stress(int rung, const char *options, bool variant)
 	make_type(&s);
 	for (unsigned i = 1; variant && i < 3; i++)
 		ck_ok(gcuffd_arena_create(s.heap, "more", &s.arenas[i]));
-	s.deadline_ns = test_now_ns() + (seconds ? seconds : 1) * 1000000000ull;
+	s.deadline_ns = test_now_ns() + check_span_ns((seconds ? seconds : 1) * 1000000000ull);
 	uint64_t peak = run_threads(&s);
 	memset(s.shared, 0, SHARED * sizeof(struct link));
 	ck_ok(gcuffd_collect(s.heap));

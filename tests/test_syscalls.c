@@ -47,7 +47,7 @@ static void stop_collecting(pthread_t t)
 	ck_ok(gcuffd_heap_destroy(heap));
 }
 
-static uint64_t end_time(void) { return test_now_ns() + (check_seconds() / 5 + 1) * 500000000ull; }
+static uint64_t end_time(void) { return test_now_ns() + check_span_ns((check_seconds() / 5 + 1) * 500000000ull); }
 
 /* ---- never EFAULT ---- */
 

@@ -783,7 +783,7 @@ START_TEST(refused_calls)
 		SHADOW;
 	pid_t pid = fork();
 	if (!pid) {
-		alarm(60);
+		alarm(60 * check_slow());
 		live_with(&refusals[_i / 2], _i % 2);
 		_exit(0);
 	}
@@ -803,7 +803,7 @@ static void *fork_later(void *arg)
 	mask_stops(SIG_UNBLOCK);
 	pid_t pid = fork();
 	if (!pid) {
-		alarm(20);
+		alarm(20 * check_slow());
 		must_ok(gcuffd_thread_attach());
 		churn(8);
 		must_ok(gcuffd_collect(heap));
@@ -833,7 +833,7 @@ START_TEST(given_up_thread_forks)
 	SHADOW;
 	pid_t pid = fork();
 	if (!pid) {
-		alarm(30);
+		alarm(30 * check_slow());
 		give_up_on_forker();
 		_exit(0);
 	}
@@ -862,7 +862,7 @@ START_TEST(deaf_thread_without_membarrier)
 	SHADOW;
 	pid_t pid = fork();
 	if (!pid) {
-		alarm(30);
+		alarm(30 * check_slow());
 		deaf_without_membarrier();
 		_exit(0);
 	}

@@ -447,7 +447,7 @@ END_TEST
 static void limit_child(void)
 {
 	signal(SIGALRM, SIG_DFL);
-	alarm(20);
+	alarm(20 * check_slow());
 }
 
 static int use_child(void)

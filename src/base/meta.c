@@ -18,10 +18,14 @@
 #define CLASS_MIN 4
 #define CLASS_MAX 16
 
+/* Small pages, also where huge ones are the system's default: metadata is sparse, and counted. */
 static void *map_pages(size_t len, int prot)
 {
 	void *p = mmap(NULL, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return p == MAP_FAILED ? NULL : p;
+	if (p == MAP_FAILED)
+		return NULL;
+	(void)madvise(p, len, MADV_NOHUGEPAGE);
+	return p;
 }
 
 static int unmap_pages(void *start, size_t len) { return munmap(start, len); }

@@ -41,11 +41,14 @@ struct gu_half {
 void *gu_je_mmap(void *hint, size_t len, int prot, int flags, int fd, long offset)
 {
 	void *p = mmap(hint, len, prot, flags, fd, offset);
-	if (p != MAP_FAILED && !gu_own_add((uintptr_t)p, len)) {
+	if (p == MAP_FAILED)
+		return p;
+	if (!gu_own_add((uintptr_t)p, len)) {
 		munmap(p, len);
 		errno = ENOMEM;
 		return MAP_FAILED;
 	}
+	(void)madvise(p, len, MADV_NOHUGEPAGE); /* like base/meta.c's */
 	return p;
 }
 
@@ -149,6 +152,7 @@ static void *meta_alloc(extent_hooks_t *hooks, void *hint, size_t size, size_t a
 		gu_os->munmap((void *)start, size);
 		return NULL;
 	}
+	(void)gu_os->madvise((void *)start, size, MADV_NOHUGEPAGE);
 	*zero = *commit = true;
 	return (void *)start;
 }

@@ -41,6 +41,7 @@ static int reserve_heap(struct gu_space *s)
 		gu_os->munmap((void *)low, len);
 		return -ENOMEM;
 	}
+	(void)gu_os->madvise((void *)low, len, MADV_NOHUGEPAGE); /* but for regions from huge_from on */
 	s->base = low + GU_REGION;
 	return 0;
 }
