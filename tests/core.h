@@ -138,6 +138,13 @@ TEST_UNUSED static struct gcuffd_stats stats_of(struct gcuffd_heap *h)
 	return s;
 }
 
+/* Until the time, and until there were so many cycles, unless these take a minute longer. */
+TEST_UNUSED static bool goes_on(struct gcuffd_heap *h, uint64_t end_ns, uint64_t cycles)
+{
+	uint64_t now = test_now_ns();
+	return now < end_ns || (now < end_ns + 60000000000ull && stats_of(h).cycles < cycles);
+}
+
 /* For the end of a test: the verifier found nothing, and says what if it did. */
 TEST_UNUSED static void verified(struct gcuffd_heap *h)
 {

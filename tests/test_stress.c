@@ -328,7 +328,7 @@ static uint64_t run_threads(struct stress *s)
 		ck_ok(pthread_create(&threads[i], NULL, work, &workers[i]));
 	}
 	ck_ok(pthread_create(&collector, NULL, collect, s));
-	while (test_now_ns() < s->deadline_ns) {
+	while (goes_on(s->heap, s->deadline_ns, 4)) {
 		usleep(20000);
 		uint64_t now = stats_of(s->heap).resident_bytes;
 		peak = now > peak ? now : peak;

@@ -120,7 +120,7 @@ START_TEST(never_efault)
 	ck_assert_int_eq(pipe(pipes), 0);
 	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
 	struct buffers b = new_buffers(4096);
-	for (uint64_t end = end_time(), i = 0; test_now_ns() < end; i++) {
+	for (uint64_t end = end_time(), i = 0; goes_on(heap, end, 3); i++) {
 		size_t size = 1 + test_below(&rng, 4096);
 		if (i % 16 == 0)
 			b = new_buffers(4096);
@@ -140,7 +140,7 @@ static void *bounce(void *end)
 {
 	must_ok(gcuffd_thread_attach());
 	uint32_t *word = ball;
-	while (test_now_ns() < *(uint64_t *)end) {
+	while (goes_on(heap, *(uint64_t *)end, 3)) {
 		while (__atomic_load_n(word, __ATOMIC_SEQ_CST) == 0)
 			must(!syscall(SYS_futex, word, FUTEX_WAIT, 0, &(struct timespec){0, 100000000}, NULL, 0) || errno != EFAULT, "EFAULT");
 		__atomic_store_n(word, 0, __ATOMIC_SEQ_CST);
@@ -257,7 +257,7 @@ static void use_marked(const struct echo *e, bool typed)
 	for (unsigned i = 0; i < 32; i++) /* old objects of a page each, which are marked and clean most of the time */
 		keep[i] = typed ? gcuffd_alloc_typed(heap, type, 4096) : gcuffd_alloc(heap, 4096);
 	keep[32] = gcuffd_alloc(heap, BIG);
-	for (uint64_t end = end_time(), n = 0; test_now_ns() < end; n++) {
+	for (uint64_t end = end_time(), n = 0; goes_on(heap, end, 3); n++) {
 		uint64_t **from = (uint64_t **)keep[test_below(&rng, 16)] + test_below(&rng, 512);
 		uint64_t **into = (uint64_t **)keep[16 + test_below(&rng, 16)] + test_below(&rng, 512);
 		if (n % 4 == 0)
