@@ -10,7 +10,7 @@
  *    return objects need an attached thread (gcuffd_thread_attach);
  *  - an object stays alive while a pointer into it is in a register or on the stack of an
  *    attached thread, in TLS, in the data segment of a loaded module, in a range given to
- *    gcuffd_root_add, or in a live object that is not atomic.
+ *    gcuffd_root_add, or in a live object that is not atomic; and while it is pinned (gcuffd_pin).
  *
  * Linux 4.x and later; concurrent marking needs userfaultfd's async write-protect (6.7).
  */
@@ -171,14 +171,15 @@ GCUFFD_API void *gcuffd_alloc_typed(struct gcuffd_heap *heap, const struct gcuff
 
 /*
  * As realloc(3): same kind and arena; what is added is zeroed. object NULL allocates a conservative
- * object; size 0 counts as 1. NULL with EINVAL for what is no object's base (reported in the log).
+ * object; size 0 counts as 1. NULL with EINVAL for what is no object's base, EBUSY for a pinned object that would
+ * have to move (reported in the log).
  */
 GCUFFD_API void *gcuffd_realloc(struct gcuffd_heap *heap, void *object, size_t size);
 
 /*
  * Frees at once what nobody points to any more; NULL is ignored. Never needed. -EINVAL if object
  * is no object's base, -EALREADY if it was freed before and its block is still there (else -EINVAL, or,
- * once its memory was handed out again, it frees the new object); both are reported in the log with a stack.
+ * once its memory was handed out again, it frees the new object), -EBUSY if it is pinned; reported in the log with a stack.
  */
 GCUFFD_API int gcuffd_free(struct gcuffd_heap *heap, void *object);
 
@@ -201,6 +202,20 @@ GCUFFD_API int gcuffd_object_find(struct gcuffd_heap *heap, const void *pointer,
 GCUFFD_API int gcuffd_root_add(struct gcuffd_heap *heap, const void *start, size_t length);
 GCUFFD_API int gcuffd_root_remove(struct gcuffd_heap *heap, const void *start);
 
+/* ---- pinned memory ---------------------------------------------------------------------- */
+
+/*
+ * To be called before the kernel or a device is given [start, start + size), a part of one live object, to write to by
+ * addresses of its own, of which the page table shows nothing: registered buffers of io_uring, O_DIRECT, RDMA. Until
+ * gcuffd_unpin() the object is alive and cannot be freed or moved, its pages count as written in each cycle, and stay in
+ * place. Pins count: each is undone by one unpin with the same start and size, after the device is done; heaps end with
+ * their pins. -EINVAL: size 0 or too large; -ENOENT: no live object of a heap has all of the range; -ENOSPC: a page has
+ * 65535; -ENOMEM.
+ */
+GCUFFD_API int gcuffd_pin(const void *start, size_t size);
+/* -ENOENT: not pinned with this start and size. */
+GCUFFD_API int gcuffd_unpin(const void *start, size_t size);
+
 /* ---- arenas ----------------------------------------------------------------------------- */
 
 /* name is copied, at most 31 bytes. -ENOMEM; -ENOSPC after 255 arenas. */
@@ -212,7 +227,7 @@ GCUFFD_API void *gcuffd_arena_alloc_typed(struct gcuffd_arena *arena, const stru
 
 /*
  * Frees all objects of the arena at once; no thread may use or allocate them meanwhile. destroy
- * also ends the arena. Both wait for a cycle under way. -EINVAL for a heap's own first arena.
+ * also ends the arena. Both wait for a cycle under way. -EINVAL for a heap's own first arena; -EBUSY: an object is pinned.
  */
 GCUFFD_API int gcuffd_arena_reset(struct gcuffd_arena *arena);
 GCUFFD_API int gcuffd_arena_destroy(struct gcuffd_arena *arena);
@@ -277,7 +292,9 @@ struct gcuffd_stats {
 	uint64_t last_remark_block_words;   /* of these, in current blocks */
 	uint64_t last_preclean_rounds;
 	uint64_t dirty_pages;        /* found by precleaning, in all cycles */
-	uint64_t remark_dirty_pages; /* found by remarks, in all cycles */
+	uint64_t remark_dirty_pages; /* found by remarks, in all cycles; pinned pages count in each */
+	uint64_t pins;               /* now, by gcuffd_pin() */
+	uint64_t pinned_bytes;       /* of the pages that they are on */
 };
 
 GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);

@@ -8,6 +8,7 @@
 
 #include "api/api.h"
 #include "ctl/service.h"
+#include "gc/pins.h"
 #include "sys/os.h"
 #include "sys/scan.h"
 
@@ -180,11 +181,19 @@ static bool fits_in_place(const struct gu_found *f, size_t size)
 
 #define SPARSE_MIN ((size_t)1 << 20)
 
+static bool may_drop(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
+{
+	struct gu_thread *t = gu_enter();
+	bool may = gu_pages_may_drop(&h->space, gu_space_page(&h->space, start), gu_space_page(&h->space, end));
+	gu_leave(t);
+	return may;
+}
+
 /* Pages of a large tail are dropped, so that those never touched stay so. They go on counting as resident. */
-static void clear_tail(char *from, size_t len)
+static void clear_tail(struct gcuffd_heap *h, char *from, size_t len)
 {
 	uintptr_t start = gu_align_up((uintptr_t)from, GU_PAGE), end = gu_align_down((uintptr_t)from + len, GU_PAGE);
-	if (len < SPARSE_MIN || gu_os->madvise((void *)start, end - start, MADV_DONTNEED)) {
+	if (len < SPARSE_MIN || !may_drop(h, start, end) || gu_os->madvise((void *)start, end - start, MADV_DONTNEED)) {
 		memset(from, 0, len);
 		return;
 	}
@@ -218,6 +227,14 @@ static void copy_object(char *to, const char *from, size_t size)
 		gu_os->close(fd);
 }
 
+static bool is_pinned(struct gcuffd_heap *h, const struct gu_found *f)
+{
+	struct gu_thread *t = gu_enter();
+	bool pinned = gu_pins_has(h, f->block, f->cell);
+	gu_leave(t);
+	return pinned;
+}
+
 void *gcuffd_realloc(struct gcuffd_heap *h, void *object, size_t size)
 {
 	struct gu_found f;
@@ -230,8 +247,13 @@ void *gcuffd_realloc(struct gcuffd_heap *h, void *object, size_t size)
 		return NULL;
 	}
 	if (fits_in_place(&f, padded(h, size))) {
-		clear_tail((char *)object + size, f.size - size);
+		clear_tail(h, (char *)object + size, f.size - size);
 		return object;
+	}
+	if (is_pinned(h, &f)) { /* what is written through the pins goes to the old place */
+		gu_report(h, "gcuffd_realloc", object, -EBUSY);
+		errno = EBUSY;
+		return NULL;
 	}
 	void *p = alloc_like(&f, size);
 	if (p) {

@@ -8,6 +8,8 @@
 /* Heaps exist between add and remove; slots are indices into threads' tables of caches. */
 int gu_heaps_add(struct gcuffd_heap *heap);
 void gu_heaps_remove(struct gcuffd_heap *heap);
+/* The heap whose memory at lies in, or NULL. Inside a section. */
+struct gcuffd_heap *gu_heaps_find(uintptr_t at);
 int gu_heaps_take_slot(uint32_t *slot);
 void gu_heaps_give_slot(uint32_t slot);
 /* For fork: calls fn for each heap, in order or backwards. */

@@ -90,6 +90,15 @@ static void lock_cycles(struct gcuffd_heap *h)
 	}
 }
 
+static bool has_pins(struct gcuffd_arena *a)
+{
+	struct gu_space *s = a->space;
+	for (uint32_t i = 1; i <= gu_block_count(s); i++)
+		if (gu_load_acquire(&s->blocks[i].state) != GU_BLOCK_FREE && s->blocks[i].arena == a && gu_load_relaxed(&s->blocks[i].pinned))
+			return true;
+	return false;
+}
+
 static int empty_arena(struct gcuffd_arena *a, bool end)
 {
 	struct gcuffd_heap *h = a->heap;
@@ -97,6 +106,10 @@ static int empty_arena(struct gcuffd_arena *a, bool end)
 	if (!a->id)
 		return -EINVAL;
 	lock_cycles(h);
+	if (has_pins(a)) {
+		gu_unlock(&h->cycle_lock);
+		return -EBUSY;
+	}
 	gu_cache_drop_arena(a); /* takes the list of threads: not inside a section */
 	if (end) { /* whoever walks over the arenas in a section is done with it after this */
 		gu_store_release(&h->arenas[a->id], NULL);

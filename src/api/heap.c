@@ -63,6 +63,17 @@ void gu_heaps_remove(struct gcuffd_heap *h)
 	gu_leave(t);
 }
 
+struct gcuffd_heap *gu_heaps_find(uintptr_t at)
+{
+	struct gcuffd_heap *found = NULL;
+	gu_lock(&list_lock);
+	for (uint32_t i = 0; i < GU_HEAPS && !found; i++)
+		if (heaps[i] && gu_space_has(&heaps[i]->space, at))
+			found = heaps[i];
+	gu_unlock(&list_lock);
+	return found;
+}
+
 int gu_heaps_take_slot(uint32_t *slot)
 {
 	int err = -ENOSPC;
@@ -131,6 +142,8 @@ static void unmake(struct gcuffd_heap *h)
 		gu_meta_unreserve(h->types, types_len());
 	if (h->roots)
 		gu_meta_free(h->roots, h->roots_max * sizeof(h->roots[0]));
+	if (h->pins)
+		gu_meta_free(h->pins, h->pins_max * sizeof(h->pins[0]));
 	if (h->space.base)
 		gu_half_end_all(&h->space);
 	if (h->space.base)

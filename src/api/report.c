@@ -35,6 +35,8 @@ static void report_frame(const struct gu_log *log, int i, const void *pc)
 
 static const char *explain(int err)
 {
+	if (err == -EBUSY)
+		return "is pinned: unpin it first";
 	return err == -EALREADY ? "was freed before" : "is not the base of an object of this heap";
 }
 

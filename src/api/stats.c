@@ -23,6 +23,8 @@ int gcuffd_heap_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 	s.metadata_bytes = s.resident_bytes - gu_load_relaxed(&h->space.resident);
 	s.allocated_bytes = gu_load_relaxed(&h->allocated);
 	s.stall_ns = gu_load_relaxed(&h->stall_ns);
+	s.pins = gu_load_relaxed(&h->npins);
+	s.pinned_bytes = gu_load_relaxed(&h->space.pages.pinned) * GU_PAGE;
 	memcpy(out, &s, gu_min(out->size, sizeof(s)));
 	return 0;
 }

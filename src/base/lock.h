@@ -22,6 +22,7 @@ enum gu_rank {
 	GU_RANK_JEMALLOC, /* jemalloc's own locks come here; held by no one above */
 	GU_RANK_COMMIT,   /* making more of the reservation writable */
 	GU_RANK_SPACE,    /* growth of the reservation, block descriptors */
+	GU_RANK_PAGES,    /* soft bits of pages */
 	GU_RANK_MARK,     /* shared mark packets */
 	GU_RANK_META,     /* metadata allocator */
 	GU_RANK_OWN,      /* list of the library's own mappings */

@@ -624,6 +624,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	gu_lock_init(&h->lock, GU_RANK_ROOTS);
 	gu_lock_init(&h->space.lock, GU_RANK_SPACE);
 	gu_lock_init(&h->space.commit_lock, GU_RANK_COMMIT);
+	gu_lock_init(&h->space.pages.lock, GU_RANK_PAGES);
 	gu_ahead_fork_child(&h->space);
 	for (unsigned i = 0; i <= GU_ARENAS; i++)
 		if (h->arenas[i])

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "gc/pins.h"
+
 #define CLEAR_PIECE ((size_t)1 << 20)
 
 /* ---- small ---- */
@@ -173,6 +175,8 @@ int gu_free(struct gcuffd_heap *h, uintptr_t object)
 		return -EINVAL;
 	if (!gu_block_started(b, cell) || set_aside(b, cell))
 		return -EALREADY;
+	if (gu_pins_has(h, b, cell))
+		return -EBUSY;
 	struct gu_bits *bits = &b->bits[cell >> 6];
 	uint64_t bit = 1ull << (cell & 63);
 	bool large = gu_block_is_large(b);

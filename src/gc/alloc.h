@@ -56,7 +56,7 @@ struct gu_found {
 /* The object at points into: allocated, not freed, not merely set aside. Inside a section. */
 bool gu_object_find(const struct gcuffd_heap *heap, uintptr_t at, struct gu_found *found);
 
-/* 0, -EINVAL, -EALREADY as gcuffd_free. Inside a section. */
+/* 0, -EINVAL, -EALREADY, -EBUSY as gcuffd_free. Inside a section. */
 int gu_free(struct gcuffd_heap *heap, uintptr_t object);
 
 #endif

@@ -35,6 +35,12 @@ struct gu_root_range {
 	uintptr_t start, end;
 };
 
+/* Also read as two words of a root (.inv.pages.root). */
+struct gu_pin {
+	uintptr_t start;
+	size_t size;
+};
+
 struct gcuffd_heap {
 	struct gu_space space;
 	struct gcuffd_options options; /* as resolved; constant */
@@ -49,6 +55,8 @@ struct gcuffd_heap {
 	uint32_t ntypes;
 	struct gu_root_range *roots;   /* guard: lock */
 	size_t nroots, roots_max;
+	struct gu_pin *pins;           /* guard: lock; by start, then size (pins.c) */
+	size_t npins, pins_max;        /* npins atomic, changes under lock */
 
 	struct gu_lock cycle_lock;     /* rank CYCLE: held during a cycle, a reset, a fork */
 

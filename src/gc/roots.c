@@ -10,6 +10,7 @@
 #include "base/own.h"
 #include "gc/modules.h"
 #include "gc/mutator.h"
+#include "gc/pins.h"
 #include "gc/track.h"
 #include "sys/maps.h"
 
@@ -258,6 +259,7 @@ static void scan_root(struct gcuffd_heap *h, struct gu_marker *m, const struct r
 void gu_roots_scan(struct gcuffd_heap *h, struct gu_marker *m)
 {
 	struct rootlist *l = &h->rootset->armed;
+	gu_pins_mark(h, m);
 	for (size_t i = 0; i < l->n; i++)
 		scan_root(h, m, &l->root[i], l->root[i].start, l->root[i].end);
 }
@@ -335,6 +337,7 @@ int gu_roots_remark(struct gcuffd_heap *h, struct gu_marker *m)
 	struct gu_rootset *s = h->rootset;
 	struct rootlist *l = &s->latest;
 	int err = relist_in_stop(h, l);
+	gu_pins_mark(h, m);
 	for (size_t i = 0; i < l->n; i++)
 		remark_root(h, m, &s->armed, &l->root[i]);
 	return err;
@@ -468,5 +471,6 @@ void gu_roots_each(struct gcuffd_heap *h, const struct gu_root_visit *v)
 	for (size_t i = 0; i < l->n; i++)
 		if (!l->root[i].anon_only)
 			v->range(v->data, l->root[i].start, l->root[i].end, true);
+	gu_pins_each(h, v);
 	each_thread(h, v, true);
 }

@@ -143,11 +143,24 @@ static int collect_run(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, vo
 	return gu_scan_written_populated(h->tracker->pagemap, start, end, c->rearm, note_written, c);
 }
 
+/* Written through its pins without the kernel's noting it (.inv.pages.dirty). */
+static void note_pinned(void *data, size_t page)
+{
+	struct collect *c = data;
+	struct gu_space *s = &c->heap->space;
+	uint32_t index = gu_load_acquire(&s->block_of[page]);
+	if (index && wanted(&s->blocks[index], c->rearm))
+		gu_card_set(s, page);
+}
+
 int gu_track_collect(struct gcuffd_heap *h, bool rearm, struct gu_track_counts *counts)
 {
 	struct collect c = {h, counts, rearm};
 	int err = register_new(h);
-	return err ? err : each_run(h, rearm, collect_run, &c);
+	if (!err)
+		err = each_run(h, rearm, collect_run, &c);
+	gu_pages_each_pinned(&h->space, note_pinned, &c);
+	return err;
 }
 
 /* ---- un-arming ---- */

@@ -25,7 +25,7 @@ struct gu_track_counts {
 
 /* Write-protects what is scanned, blocks that threads allocate from excepted, and forgets what was written. */
 int gu_track_arm(struct gcuffd_heap *heap, struct gu_track_counts *counts);
-/* Written pages into cards. rearm: and write-protects them again; blocks in use excepted. */
+/* Written and pinned pages into cards. rearm: and write-protects them again; blocks in use excepted. counts: written ones. */
 int gu_track_collect(struct gcuffd_heap *heap, bool rearm, struct gu_track_counts *counts);
 /* Un-arms blocks that mutators will allocate from; outside of a cycle. */
 void gu_track_disarm(struct gcuffd_heap *heap);

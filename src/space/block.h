@@ -58,7 +58,7 @@ struct gu_block {
 	uint8_t state;   /* atomic; changes under the arena's lock */
 	uint8_t zero;    /* guard: owner; cells never handed out are zero */
 	uint8_t armed;   /* guard: collector; pages may be write-protected */
-	uint8_t spare;
+	uint8_t pinned;  /* atomic, changes under the heap's lock; an object in it has pins (gc/pins.h) */
 	struct gu_block *next, *prev; /* guard: the arena's lock, or the space's for free descriptors */
 	struct gu_run *owner;         /* atomic; CURRENT only; changes under the arena's lock */
 	uint32_t nfreed;              /* atomic; about how many freed bits are set: a hint, the bits decide */

@@ -68,6 +68,7 @@ int gu_space_init(struct gu_space *s, size_t size, size_t limit, bool huge)
 	gu_lock_init(&s->lock, GU_RANK_SPACE);
 	gu_lock_init(&s->commit_lock, GU_RANK_COMMIT);
 	gu_lock_init(&s->ahead.lock, GU_RANK_WAIT);
+	gu_lock_init(&s->pages.lock, GU_RANK_PAGES);
 	int err = reserve_heap(s);
 	if (!err)
 		err = reserve_tables(s);
@@ -85,6 +86,7 @@ static void drop_table(void *table, size_t len)
 void gu_space_destroy(struct gu_space *s)
 {
 	gu_block_drop_all(s);
+	gu_pages_destroy(s);
 	drop_table(s->block_of, pages_of(s) * sizeof(uint32_t));
 	drop_table(s->state, pages_of(s));
 	drop_table(s->cards, cards_len(s));
@@ -260,7 +262,7 @@ int gu_space_use(struct gu_space *s, uintptr_t start, size_t len, bool *fresh)
 	uint8_t any = 0;
 	for (size_t p = p0; p < p1; p++) {
 		any |= s->state[p];
-		s->state[p] = GU_PAGE_RESIDENT | GU_PAGE_USED;
+		s->state[p] = (s->state[p] & GU_PAGE_SOFT) | GU_PAGE_RESIDENT | GU_PAGE_USED;
 	}
 	*fresh = !(any & GU_PAGE_USED);
 	return 0;
@@ -269,13 +271,15 @@ int gu_space_use(struct gu_space *s, uintptr_t start, size_t len, bool *fresh)
 int gu_space_purge(struct gu_space *s, uintptr_t start, size_t len)
 {
 	size_t p0 = gu_space_page(s, start), p1 = p0 + (len >> GU_PAGE_SHIFT), bytes = 0;
+	if (!gu_pages_may_drop(s, p0, p1)) /* .inv.pages.kept */
+		return -EBUSY;
 	gu_ahead_settle(s, (p0 + 511) >> 9, p1 >> 9);
 	int err = gu_os->madvise((void *)start, len, MADV_DONTNEED);
 	if (err)
 		return err;
 	for (size_t p = p0; p < p1; p++) {
 		bytes += s->state[p] & GU_PAGE_RESIDENT ? GU_PAGE : 0;
-		s->state[p] = 0;
+		s->state[p] &= GU_PAGE_SOFT;
 	}
 	for (size_t r = (p0 + 511) >> 9; r < p1 >> 9; r++) /* whole regions fault as huge ones again */
 		gu_and_relaxed(&s->region[r], (uint8_t)~(GU_REGION_FAULTED | GU_REGION_ENTERED));
@@ -294,4 +298,5 @@ void gu_space_check(struct gu_space *s)
 	}
 	GU_INVARIANT(bytes == gu_load_relaxed(&s->resident), ".inv.page.resident");
 	gu_unlock(&s->lock);
+	gu_pages_check(s);
 }

@@ -5,8 +5,8 @@
  * One contiguous PROT_NONE range, used from its base upwards in regions of 2 MiB that are made
  * writable a few ahead of being taken (.inv.space.commit: below committed everything is writable; top is never above it). Tables have an entry per 4 KiB page:
  *   block_of[page]  index of the block descriptor, 0 if the page belongs to none
- *   state[page]     GU_PAGE_RESIDENT: accounted as in memory; GU_PAGE_USED: may hold non-zero bytes
- *   cards[page]     one bit: to be rescanned (guard: only the collector's thread and its markers)
+ *   state[page]     the page's common state, and whether there is more of it (space/pages.h)
+ *   cards[page]     one bit: to be rescanned (guard: the collector's thread and its markers; set by who unpins, too)
  * A page that is not USED reads as zeros (.inv.page.zero); USED implies RESIDENT.
  */
 #ifndef GU_SPACE_SPACE_H
@@ -19,8 +19,8 @@
 #include "base/atomic.h"
 #include "base/check.h"
 #include "base/lock.h"
+#include "space/pages.h"
 
-enum { GU_PAGE_RESIDENT = 1, GU_PAGE_USED = 2 };
 /* HUGE: asks for huge pages. FAULTED: all of it counts as resident. ENTERED: a mutator uses it. FILLING: ahead.c is bringing it in. */
 enum { GU_REGION_HUGE = 1, GU_REGION_FAULTED = 2, GU_REGION_ENTERED = 4, GU_REGION_FILLING = 8 };
 
@@ -43,7 +43,7 @@ struct gu_space {
 	size_t limit;           /* resident bytes never exceeded; 0: none */
 	size_t huge_from;       /* regions from this offset on ask for huge pages */
 	uint32_t *block_of;     /* atomic entries; set before the block is visible, cleared under no lock */
-	uint8_t *state;         /* guard: the owner of the block or extent the page belongs to */
+	uint8_t *state;         /* guard: the owner of the block or extent the page belongs to; SOFT, in a block: pages' lock */
 	uint64_t *cards;        /* atomic words */
 	uint8_t *region;        /* atomic bytes, an entry per region */
 	size_t resident;        /* atomic; bytes of RESIDENT pages */
@@ -54,6 +54,7 @@ struct gu_space {
 	uint32_t blocks_committed; /* guard: lock */
 	uint32_t blocks_max;
 	struct gu_block *free_blocks[16]; /* guard: lock; by what is attached to them (block.c) */
+	struct gu_pages pages;  /* soft bits */
 	struct gu_half *spare;  /* guard: lock; jemalloc arenas of ended arenas, with the regions that are theirs */
 	struct gu_ahead ahead;
 	struct gu_lock commit_lock; /* rank COMMIT */
@@ -83,7 +84,7 @@ int gu_space_use(struct gu_space *space, uintptr_t start, size_t len, bool *fres
 bool gu_space_fill_begin(struct gu_space *space, size_t region);
 void gu_space_fill_end(struct gu_space *space, size_t region);
 
-/* Drops the pages: they read as zeros and are not resident any more. */
+/* Drops the pages: they read as zeros and are not resident any more. -EBUSY: one is pinned; then nothing has changed. */
 int gu_space_purge(struct gu_space *space, uintptr_t start, size_t len);
 
 /* What counts against the limit. */
