@@ -2,10 +2,11 @@
 /*
  * restore.c - what the first touch of a page costs when its content has to be fetched: lazy memory whose source is
  * other memory, so fetching is a memcpy and what is left is the fault, the message, the thread that answers and the
- * wake. One thread touches all pages one at a time and times each touch. On gcuffd by gcuffd_lazy_map(); every other
- * build does it by hand ("raw"): a userfaultfd, threads that read it, UFFDIO_COPY of the one page.
+ * wake. One thread, or several that share the windows out among them, touches all pages one at a time and times each
+ * touch. On gcuffd by gcuffd_lazy_map(); every other build does it by hand ("raw"): a userfaultfd, threads that read
+ * it, UFFDIO_COPY of the one page.
  *
- * The touching thread runs all but resolve_faults() and fill(); those threads end with the process.
+ * The touching threads run all but resolve_faults() and fill(); those threads end with the process.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -27,8 +28,16 @@
 
 static char *source, *memory;
 static size_t pages, window; /* window: pages that a fault fills */
-static struct bench_hist faults;
-static uint64_t touch_ns, checksum;
+static struct timespec fetch_time; /* what fetching takes besides */
+
+struct toucher {
+	pthread_t thread;
+	unsigned number;
+	const struct bench_args *args;
+	const uint32_t *order;
+	struct bench_hist faults;
+	uint64_t touch_ns, checksum;
+};
 
 /* Memory that has nothing in it is as good as any other, but for its content. */
 static void make_source(uint64_t seed)
@@ -52,6 +61,8 @@ static struct gcuffd_lazy *lazy;
 static int fill(void *data, size_t offset, size_t length, void *into)
 {
 	(void)data;
+	if (fetch_time.tv_nsec)
+		nanosleep(&fetch_time, NULL);
 	memcpy(into, source + offset, length);
 	return 0;
 }
@@ -96,6 +107,8 @@ static void copy_page(uintptr_t page)
 {
 	struct uffdio_copy copy = { .dst = page, .src = (uintptr_t)source + (page - (uintptr_t)memory), .len = PAGE };
 
+	if (fetch_time.tv_nsec)
+		nanosleep(&fetch_time, NULL);
 	if (ioctl(uffd, UFFDIO_COPY, &copy) && errno != EEXIST)
 		abort();
 }
@@ -179,36 +192,76 @@ static void pause_for(unsigned us)
 		;
 }
 
-/* A fault is the first touch of its window: all of that comes at once. */
-static void touch_all(const struct bench_args *args, const uint32_t *order)
+/* A fault is the first touch of its window: all of that comes at once. A thread touches every so many-th window. */
+static void *touch_share(void *arg)
 {
+	struct toucher *t = arg;
 	bool *seen = calloc(pages, 1);
 
 	if (!seen)
 		bench_out_of_memory();
 	for (size_t i = 0; i < pages; i++) {
+		size_t page = t->order[i];
+
+		if (page / window % t->args->touchers != t->number)
+			continue;
 		uint64_t before = bench_now();
-		uint64_t word = *(volatile uint64_t *)(memory + order[i] * PAGE);
+		uint64_t word = *(volatile uint64_t *)(memory + page * PAGE);
 		uint64_t ns = bench_now() - before;
 
-		touch_ns += ns;
-		checksum += bench_mix(word ^ order[i]);
-		if (!seen[order[i] / window])
-			bench_hist_add(&faults, ns);
-		seen[order[i] / window] = true;
-		pause_for(args->gap);
+		t->touch_ns += ns;
+		t->checksum += bench_mix(word ^ page);
+		if (!seen[page / window])
+			bench_hist_add(&t->faults, ns);
+		seen[page / window] = true;
+		pause_for(t->args->gap);
 	}
 	free(seen);
+	return NULL;
 }
 
-static void report(void)
+static struct toucher *touch_all(const struct bench_args *args)
 {
-	bench_emit_float("restore_p50_us", (double)bench_hist_quantile(&faults, 0.5) / 1e3);
-	bench_emit_float("restore_p99_us", (double)bench_hist_quantile(&faults, 0.99) / 1e3);
-	bench_emit_float("restore_max_us", (double)faults.max / 1e3);
-	bench_emit_float("page_mean_us", (double)touch_ns / (double)pages / 1e3);
+	struct toucher *touchers = calloc(args->touchers, sizeof(*touchers));
+	const uint32_t *order = make_order(args);
+
+	if (!touchers)
+		bench_out_of_memory();
+	for (unsigned i = 0; i < args->touchers; i++) {
+		struct toucher *t = &touchers[i];
+
+		t->number = i;
+		t->args = args;
+		t->order = order;
+		int err = i ? pthread_create(&t->thread, NULL, touch_share, t) : 0;
+		if (err)
+			bench_fail("a thread", err);
+	}
+	touch_share(&touchers[0]);
+	for (unsigned i = 1; i < args->touchers; i++)
+		pthread_join(touchers[i].thread, NULL);
+	return touchers;
+}
+
+static void add_up(struct toucher *all, const struct toucher *one)
+{
+	all->touch_ns += one->touch_ns;
+	all->checksum += one->checksum;
+	bench_hist_merge(&all->faults, &one->faults);
+}
+
+static void report(struct toucher *touchers, unsigned count)
+{
+	struct toucher *all = &touchers[0];
+
+	for (unsigned i = 1; i < count; i++)
+		add_up(all, &touchers[i]);
+	bench_emit_float("restore_p50_us", (double)bench_hist_quantile(&all->faults, 0.5) / 1e3);
+	bench_emit_float("restore_p99_us", (double)bench_hist_quantile(&all->faults, 0.99) / 1e3);
+	bench_emit_float("restore_max_us", (double)all->faults.max / 1e3);
+	bench_emit_float("page_mean_us", (double)all->touch_ns / (double)pages / 1e3);
 	report_counts();
-	bench_emit_hex("checksum", checksum);
+	bench_emit_hex("checksum", all->checksum);
 }
 
 static void report_nothing(void)
@@ -227,6 +280,7 @@ int main(int argc, char **argv)
 
 	bench_args_parse(&args, argc, argv);
 	pages = args.live / PAGE;
+	fetch_time.tv_nsec = args.fetch * 1000L;
 	bench_begin();
 	make_source(args.seed);
 	sigaction(SIGBUS, &act, NULL);
@@ -236,8 +290,7 @@ int main(int argc, char **argv)
 	} else if (err) {
 		bench_fail("lazy memory", -err);
 	} else {
-		touch_all(&args, make_order(&args));
-		report();
+		report(touch_all(&args), args.touchers);
 	}
 	bench_end();
 	_exit(0);

@@ -30,6 +30,8 @@ static const struct option long_options[] = {
 	{ "mode", required_argument, NULL, 'M' },
 	{ "around", required_argument, NULL, 'a' },
 	{ "gap", required_argument, NULL, 'g' },
+	{ "touchers", required_argument, NULL, 'T' },
+	{ "fetch", required_argument, NULL, 'F' },
 	{ "sequential", no_argument, NULL, 'S' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -39,7 +41,7 @@ static _Noreturn void usage(const char *program)
 	fprintf(stderr,
 		"usage: %s [--limit BYTES] [--heap BYTES] [--seed N] [--depth N] [--live MIB] [--seconds S]\n"
 		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n"
-		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--sequential]\n",
+		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--sequential]\n",
 		program);
 	exit(2);
 }
@@ -95,6 +97,8 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 'M': args->mode = parse_mode(program, optarg); break;
 	case 'a': args->around = (size_t)parse_number(program, optarg, 4096, 1 << 20); break;
 	case 'g': args->gap = (unsigned)parse_number(program, optarg, 0, 1e6); break;
+	case 'T': args->touchers = (unsigned)parse_number(program, optarg, 1, 64); break;
+	case 'F': args->fetch = (unsigned)parse_number(program, optarg, 0, 999999); break;
 	case 'S': args->sequential = true; break;
 	default: usage(program);
 	}
@@ -107,6 +111,7 @@ void bench_args_parse(struct bench_args *args, int argc, char **argv)
 	*args = (struct bench_args){
 		.seed = 1, .depth = 18, .cluster = 6, .rate = 16000, .live = (size_t)1 << 30, .seconds = 20,
 		.around = 16384,
+		.touchers = 1,
 	};
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)
 		apply_option(args, c, argv[0]);
@@ -143,6 +148,15 @@ void bench_hist_add(struct bench_hist *hist, uint64_t ns)
 	hist->bucket[hist_index(ns)]++;
 	if (ns > hist->max)
 		hist->max = ns;
+}
+
+void bench_hist_merge(struct bench_hist *hist, const struct bench_hist *from)
+{
+	hist->count += from->count;
+	if (from->max > hist->max)
+		hist->max = from->max;
+	for (unsigned i = 0; i < sizeof(hist->bucket) / sizeof(hist->bucket[0]); i++)
+		hist->bucket[i] += from->bucket[i];
 }
 
 uint64_t bench_hist_quantile(const struct bench_hist *hist, double q)

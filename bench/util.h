@@ -32,6 +32,8 @@ struct bench_args {
 	enum bench_mode mode; /* restore: who resolves a fault */
 	size_t around;      /* restore: bytes that a fault fills */
 	unsigned gap;       /* restore: us between touches */
+	unsigned touchers;  /* restore: threads that touch */
+	unsigned fetch;     /* restore: us that fetching sleeps */
 	bool sequential;    /* restore: by rising address instead of in random order */
 };
 
@@ -72,6 +74,7 @@ struct bench_hist {
 };
 
 void bench_hist_add(struct bench_hist *hist, uint64_t ns);
+void bench_hist_merge(struct bench_hist *hist, const struct bench_hist *from);
 uint64_t bench_hist_quantile(const struct bench_hist *hist, double q);
 
 /* Bytes resident now; exact, and slow. */

@@ -299,6 +299,11 @@ struct gcuffd_stats {
 
 GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
 
+/* Pages, in reports. */
+struct gcuffd_run {
+	void *start, *end; /* pages from start to before end; 4096 bytes each, or whole huge pages of hugetlb */
+};
+
 /* ---- memory that is filled, or noticed, on first touch ------------------------------------ */
 
 struct gcuffd_lazy;
@@ -327,6 +332,7 @@ struct gcuffd_lazy_stats {
 	uint64_t sleeps;   /* of resolving threads */
 	uint64_t filled;   /* pages */
 	uint64_t poisoned; /* pages that could not be filled */
+	uint64_t shortages; /* times that the kernel had no memory for a page; each is counted once, and ends when it has */
 };
 
 /*
@@ -364,6 +370,21 @@ GCUFFD_API int gcuffd_touch_begin(void *start, size_t length, gcuffd_touch_fn *t
 				  const struct gcuffd_lazy_options *options, struct gcuffd_touch **out);
 /* Arms populated pages of the range again. -EINVAL: not within what was begun. Not from touch. */
 GCUFFD_API int gcuffd_touch_arm(struct gcuffd_touch *touch, void *start, size_t length);
+
+#define GCUFFD_TOUCH_ASYNC 0x1u /* first touches are noted, for gcuffd_touch_collect(), and cost no wait; touch is not called */
+
+/*
+ * Says what becomes of first touches: at first touch is called for each (flags 0). None gets lost when that changes. Not from
+ * touch. -EINVAL; -EOPNOTSUPP: the kernel can't switch; -ESRCH: in a forked child.
+ */
+GCUFFD_API int gcuffd_touch_switch(struct gcuffd_touch *touch, unsigned flags);
+/*
+ * Reports populated pages of the range that were touched since they were armed, told or noted, by rising address, in at most max
+ * runs, and arms exactly these again. *next is where to go on, NULL when done. After an error what is in runs was armed too. Not
+ * from touch. -EINVAL; -EACCES: the process may not read its own page map; -ESRCH.
+ */
+GCUFFD_API int gcuffd_touch_collect(struct gcuffd_touch *touch, void *start, size_t length, struct gcuffd_run *runs, size_t max,
+				    size_t *count, void **next);
 /* The memory is as before. Not from touch. 0. */
 GCUFFD_API int gcuffd_touch_end(struct gcuffd_touch *touch);
 
@@ -381,10 +402,6 @@ struct gcuffd_watch;
 /* gcuffd_watch_begin() */
 #define GCUFFD_WATCH_ACCESSES 0x2u /* pages read or written (7.3); else pages written */
 #define GCUFFD_WATCH_PRECISE  0x4u /* empty anonymous pages are armed too, for 8 bytes of page table each */
-
-struct gcuffd_run {
-	void *start, *end; /* pages from start to before end; 4096 bytes each, or whole huge pages of hugetlb */
-};
 
 /* -EOPNOTSUPP: no userfaultfd with WP_ASYNC, or no PAGEMAP_SCAN here (6.7); -EINVAL, -ENOMEM, -EMFILE. */
 GCUFFD_API int gcuffd_watch_create(unsigned flags, struct gcuffd_watch **watch);

@@ -99,7 +99,7 @@ TEST_UNUSED static struct test_rng test_rng(uint64_t own) { return (struct test_
 TEST_UNUSED static TCase *test_case(Suite *suite, const char *name)
 {
 	TCase *tcase = tcase_create(name);
-	tcase_set_timeout(tcase, (60 + 4 * check_seconds()) * check_slow());
+	tcase_set_timeout(tcase, (120 + 4 * check_seconds()) * check_slow());
 	suite_add_tcase(suite, tcase);
 	return tcase;
 }

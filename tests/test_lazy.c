@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test_lazy.c - pages are filled on first touch, by whoever touches, once, with what belongs there; and first touches
- * are noticed (Linux 7.3). Every page's content follows from its number.
+ * test_lazy.c - pages are filled on first touch, by whoever touches, once, with what belongs there, whatever
+ * else goes on. Every page's content follows from its number.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -13,7 +13,9 @@
 #include <sys/wait.h>
 
 #include "core.h"
+#include "fake_os.h"
 #include "sys/caps.h"
+#include "sys/uapi.h"
 
 #define PAGE ((size_t)4096)
 #define PAGES 512u
@@ -429,58 +431,364 @@ START_TEST(without_privilege)
 }
 END_TEST
 
-/* ---- noticing ---- */
+/* ---- several threads ---- */
 
-struct noticed {
-	uint32_t reads[PAGES], writes[PAGES]; /* atomic */
-	int thread;
-};
-
-static void note(void *data, void *page, int write, int thread)
+/* Of idle ones a single one waits for messages. */
+START_TEST(one_looks_for_messages)
 {
-	struct noticed *n = data;
-	size_t i = (size_t)((char *)page - memory) / PAGE;
-	__atomic_fetch_add(write ? &n->writes[i] : &n->reads[i], 1, __ATOMIC_RELAXED);
-	n->thread = thread;
-}
-
-START_TEST(first_touches)
-{
-	static struct noticed n;
-	struct gcuffd_touch *touch;
-	if (!gu_caps()->has_rwp || !gu_caps()->has_kernel_faults)
-		GU_SKIP("no read-write protection here");
-	memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	madvise(memory, PAGES * PAGE, MADV_NOHUGEPAGE);
-	memset(memory, 1, PAGES * PAGE);
-	ck_ok(gcuffd_touch_begin(memory, PAGES * PAGE, note, &n, NULL, &touch));
-	for (int round = 1; round <= 3; round++) {
-		for (size_t p = 0; p < PAGES; p += 2) {
-			(void)*(volatile char *)(memory + p * PAGE);
-			*(volatile char *)(memory + (p + 1) * PAGE) = 2;
-			*(volatile char *)(memory + p * PAGE) = 3; /* not the first */
-		}
-		for (size_t p = 0; p < PAGES; p++)
-			must(n.reads[p] == (p % 2 ? 0 : (uint32_t)round) && n.writes[p] == (p % 2 ? (uint32_t)round : 0), "page %zu", p);
-		ck_assert_int_eq(n.thread, gettid());
-		ck_ok(gcuffd_touch_arm(touch, memory, PAGES * PAGE));
-	}
-	ck_assert_int_eq(gcuffd_touch_arm(touch, memory - PAGE, PAGE), -EINVAL);
-	ck_ok(gcuffd_touch_end(touch));
-	*(volatile char *)memory = 1;
-	ck_assert_uint_eq(n.reads[0] + n.writes[0], 3);
-	munmap(memory, PAGES * PAGE);
+	struct gcuffd_lazy_options o = {.threads = 8, .spin_us = 1};
+	NEED_LAZY();
+	begin(&o);
+	while (!stats().sleeps)
+		usleep(1000);
+	usleep(20000 * check_slow());
+	ck_assert_uint_eq(stats().sleeps, 1);
+	check_page(3);
+	usleep(20000 * check_slow());
+	ck_assert_uint_le(stats().sleeps, 3);
+	ck_ok(gcuffd_lazy_unmap(lazy));
 }
 END_TEST
 
-START_TEST(no_rwp_is_said)
+static uint32_t inside, most_inside; /* atomic */
+
+static int fill_slowly(void *data, size_t offset, size_t len, void *into)
 {
-	struct gcuffd_touch *touch;
-	if (gu_caps()->has_rwp)
-		GU_SKIP("there is read-write protection");
-	memory = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ck_assert_int_eq(gcuffd_touch_begin(memory, PAGE, note, NULL, NULL, &touch), -EOPNOTSUPP);
-	munmap(memory, PAGE);
+	uint32_t now = __atomic_add_fetch(&inside, 1, __ATOMIC_SEQ_CST), most = __atomic_load_n(&most_inside, __ATOMIC_SEQ_CST);
+	while (now > most && !__atomic_compare_exchange_n(&most_inside, &most, now, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		;
+	usleep(3000);
+	int err = fill(data, offset, len, into);
+	__atomic_fetch_sub(&inside, 1, __ATOMIC_SEQ_CST);
+	return err;
+}
+
+static void *touch_quarter(void *arg)
+{
+	for (size_t p = (uintptr_t)arg; p < 128; p += 4)
+		check_page(p);
+	return NULL;
+}
+
+/* Who fills slowly does not keep the others from their messages. */
+START_TEST(slow_fills_run_at_once)
+{
+	struct gcuffd_lazy_options o = {.size = sizeof(o), .threads = 4, .around = PAGE};
+	pthread_t t[4];
+	void *start;
+	NEED_LAZY();
+	memset(asked, 0, sizeof(asked));
+	bad_page = SIZE_MAX;
+	ck_ok(gcuffd_lazy_map(PAGES * PAGE, fill_slowly, NULL, &o, &lazy, &start));
+	memory = start;
+	for (size_t i = 0; i < 4; i++)
+		ck_ok(pthread_create(&t[i], NULL, touch_quarter, (void *)i));
+	for (size_t i = 0; i < 4; i++)
+		pthread_join(t[i], NULL);
+	ck_assert_uint_eq(most_inside, 4);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+}
+END_TEST
+
+/* ---- want of memory ---- */
+
+static void *check_one(void *arg)
+{
+	check_page((uintptr_t)arg);
+	__atomic_store_n(&bus_at, memory, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static void stop_failing(void) { __atomic_store_n(&fake.nth, 0, __ATOMIC_SEQ_CST); }
+
+/* Who touches waits until there is memory; nothing is poisoned. */
+START_TEST(memory_comes_back)
+{
+	struct gcuffd_lazy_options o = {.around = _i ? PAGE : 8 * PAGE, .threads = _i ? 2 : 1};
+	pthread_t t;
+	NEED_LAZY();
+	fake_install();
+	begin(&o);
+	bus_at = NULL;
+	fake_fail_ioctl(GU_UFFDIO_COPY, 1, -ENOMEM);
+	fake.sticky = true;
+	ck_ok(pthread_create(&t, NULL, check_one, (void *)7));
+	while (__atomic_load_n(&fake.fired, __ATOMIC_SEQ_CST) < 6)
+		usleep(1000);
+	ck_assert_ptr_null(__atomic_load_n(&bus_at, __ATOMIC_SEQ_CST));
+	ck_assert_uint_eq(stats().shortages, 1);
+	stop_failing();
+	pthread_join(t, NULL);
+	check_page(8);
+	ck_assert_uint_eq(stats().poisoned, 0);
+	ck_assert_uint_eq(stats().shortages, 1);
+	fake_fail_ioctl(GU_UFFDIO_COPY, 1, -ENOMEM); /* but there is some for the page alone */
+	check_page(100);
+	ck_assert_uint_eq(stats().shortages, 1);
+	fake_clear();
+	ck_ok(gcuffd_lazy_unmap(lazy));
+	fake_remove();
+}
+END_TEST
+
+static void await_poisoned(uint64_t pages)
+{
+	for (int ms = 0; ms < 5000 && stats().poisoned < pages; ms++)
+		usleep(1000);
+	ck_assert_uint_eq(stats().poisoned, pages);
+}
+
+/* Other errors of the kernel's do not pass. */
+START_TEST(other_errors_poison)
+{
+	struct gcuffd_lazy_options o = {.around = PAGE};
+	NEED_LAZY();
+	fake_install();
+	begin(&o);
+	fake_fail_ioctl(GU_UFFDIO_COPY, 1, -EINVAL);
+	fake.sticky = true;
+	ck_assert(touch_gives_bus(memory + 3 * PAGE));
+	await_poisoned(1);
+	ck_assert_uint_eq(stats().shortages, 0);
+	bad_page = 5;
+	fake_fail_ioctl(GU_UFFDIO_POISON, 1, -ENOMEM); /* comes again, and is poisoned then */
+	ck_assert(touch_gives_bus(memory + 5 * PAGE));
+	await_poisoned(2);
+	ck_assert_uint_eq(stats().shortages, 1);
+	fake_clear();
+	ck_ok(gcuffd_lazy_unmap(lazy));
+	fake_remove();
+}
+END_TEST
+
+/* The end asks each thread, and each answer needs a page. */
+START_TEST(answers_without_memory)
+{
+	struct gcuffd_lazy_options o = {.around = PAGE, .threads = 3};
+	NEED_LAZY();
+	fake_install();
+	for (unsigned nth = 1; nth <= 3; nth++) {
+		begin(&o);
+		check_page(1);
+		fake_fail_ioctl(GU_UFFDIO_ZEROPAGE, nth, nth == 2 ? -EAGAIN : -ENOMEM);
+		ck_ok(gcuffd_lazy_unmap(lazy));
+		ck_assert_uint_ge(fake.fired, 1);
+		fake_clear();
+	}
+	fake_remove();
+}
+END_TEST
+
+/* A thread that could have no buffer is not made, and nothing is poisoned for it. */
+START_TEST(begins_without_memory)
+{
+	struct gcuffd_lazy_options o = {.size = sizeof(o), .around = PAGE, .threads = 2};
+	void *start;
+	unsigned failed = 0, fired = 1;
+	NEED_LAZY();
+	fake_install();
+	bad_page = SIZE_MAX;
+	for (unsigned nth = 1; fired; nth++) {
+		fake_fail(FAKE_MMAP, nth, -ENOMEM);
+		int err = gcuffd_lazy_map(PAGES * PAGE, fill, NULL, &o, &lazy, &start);
+		fired = fake.fired;
+		fake_clear();
+		failed += err != 0;
+		ck_assert_int_eq(err, err ? -ENOMEM : 0);
+		if (err)
+			continue;
+		memory = start;
+		check_page(9);
+		ck_assert_uint_eq(stats().poisoned, 0);
+		ck_ok(gcuffd_lazy_unmap(lazy));
+	}
+	ck_assert_uint_ge(failed, 2);
+	fake_remove();
+}
+END_TEST
+
+/* ---- while a page is awaited ---- */
+
+static uint32_t held; /* atomic; fills wait while it is 1 */
+static uint32_t waiting; /* atomic */
+
+static int fill_when_let(void *data, size_t offset, size_t len, void *into)
+{
+	__atomic_fetch_add(&waiting, 1, __ATOMIC_SEQ_CST);
+	while (__atomic_load_n(&held, __ATOMIC_SEQ_CST))
+		usleep(500);
+	return fill(data, offset, len, into);
+}
+
+static void begin_held(unsigned threads)
+{
+	struct gcuffd_lazy_options o = {.size = sizeof(o), .around = PAGE, .threads = threads};
+	void *start;
+	held = 1;
+	waiting = 0;
+	bad_page = SIZE_MAX;
+	ck_ok(gcuffd_lazy_map(PAGES * PAGE, fill_when_let, NULL, &o, &lazy, &start));
+	memory = start;
+}
+
+static void await_touch(void)
+{
+	while (!__atomic_load_n(&waiting, __ATOMIC_SEQ_CST))
+		usleep(500);
+}
+
+static void let_fill(void) { __atomic_store_n(&held, 0, __ATOMIC_SEQ_CST); }
+
+static void *attached_toucher(void *arg)
+{
+	uint64_t first;
+	int pipes[2];
+	must_ok(gcuffd_thread_attach());
+	must_ok(pipe(pipes));
+	if (arg)
+		must(write(pipes[1], memory + 7 * PAGE, 8) == 8 && read(pipes[0], &first, 8) == 8 && first == word_of(7, 0), "pipe");
+	check_page(7);
+	close(pipes[0]);
+	close(pipes[1]);
+	gcuffd_thread_detach();
+	return NULL;
+}
+
+/* In user code it stops like any other thread, and the page comes afterwards. */
+START_TEST(stops_while_a_thread_waits)
+{
+	pthread_t t;
+	NEED_LAZY();
+	struct gcuffd_heap *heap = heap_make("verify=1");
+	begin_held(1);
+	ck_ok(pthread_create(&t, NULL, attached_toucher, NULL));
+	await_touch();
+	for (int i = 0; i < 5; i++)
+		ck_ok(gcuffd_collect(heap));
+	let_fill();
+	pthread_join(t, NULL);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* In a system call it can't be stopped: the cycle is put off, and a later one is not. */
+START_TEST(stops_while_a_system_call_waits)
+{
+	pthread_t t;
+	NEED_LAZY();
+	struct gcuffd_heap *heap = heap_make("verify=1,stop_timeout_ms=%u", 50 * check_slow());
+	begin_held(1);
+	ck_ok(pthread_create(&t, NULL, attached_toucher, &lazy));
+	await_touch();
+	ck_assert_int_eq(gcuffd_collect(heap), -ETIMEDOUT);
+	ck_assert_uint_eq(stats_of(heap).cycles_put_off, 1);
+	let_fill();
+	pthread_join(t, NULL);
+	ck_ok(gcuffd_collect(heap));
+	ck_ok(gcuffd_lazy_unmap(lazy));
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+static void *collect_once(void *arg)
+{
+	must_ok(gcuffd_collect(arg));
+	return NULL;
+}
+
+/* The stop waits, the page comes, and the cycle is run. */
+START_TEST(a_stop_waits_for_a_page)
+{
+	pthread_t t, collector;
+	NEED_LAZY();
+	struct gcuffd_heap *heap = heap_make("verify=1,stop_timeout_ms=%u", 20000);
+	begin_held(1);
+	ck_ok(pthread_create(&t, NULL, attached_toucher, &lazy));
+	await_touch();
+	ck_ok(gcuffd_blocking_enter());
+	ck_ok(pthread_create(&collector, NULL, collect_once, heap));
+	usleep(20000);
+	let_fill();
+	pthread_join(t, NULL);
+	pthread_join(collector, NULL);
+	ck_ok(gcuffd_blocking_leave());
+	ck_assert_uint_eq(stats_of(heap).cycles_put_off, 0);
+	ck_ok(gcuffd_lazy_unmap(lazy));
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+static void *write_lazy(void *arg)
+{
+	must(write(*(int *)arg, memory, 8) == 8, "errno %d", errno);
+	return NULL;
+}
+
+static void end_while_waiting(bool in_call)
+{
+	pthread_t t;
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC), pipes[2];
+	must(null >= 0 && !pipe(pipes), "errno %d", errno);
+	begin_held(1);
+	must_ok(pthread_create(&t, NULL, in_call ? write_lazy : check_one, in_call ? (void *)&pipes[1] : (void *)3));
+	await_touch();
+	_exit(7); /* no page ever comes */
+}
+
+START_TEST(a_process_ends_while_a_thread_waits)
+{
+	int status;
+	NEED_LAZY();
+	pid_t child = fork();
+	if (!child)
+		end_while_waiting(_i);
+	waitpid(child, &status, 0);
+	ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+}
+END_TEST
+
+/* ---- fork ---- */
+
+static void *touch_rounds(void *arg)
+{
+	struct test_rng rng = {(uintptr_t)arg};
+	while (!__atomic_load_n(&bus_at, __ATOMIC_RELAXED)) {
+		size_t page = test_below(&rng, PAGES);
+		check_page(page);
+		if (test_below(&rng, 4) == 0)
+			madvise(memory + page * PAGE, PAGE, MADV_DONTNEED);
+	}
+	return NULL;
+}
+
+/* The child has neither the memory nor the threads, and the parent's pages go on coming. */
+START_TEST(forks_while_pages_come)
+{
+	struct gcuffd_lazy_options o = {.around = PAGE << 2 * _i, .threads = 1u << 2 * _i};
+	pthread_t t[3];
+	int status;
+	NEED_LAZY();
+	NO_SANITIZER("its locks do not survive a fork with threads");
+	begin(&o);
+	bus_at = NULL;
+	for (size_t i = 0; i < 3; i++)
+		ck_ok(pthread_create(&t[i], NULL, touch_rounds, (void *)(check_seed() + i)));
+	for (unsigned round = 0; round < check_rounds(40 * check_seconds()); round++) {
+		pid_t child = fork();
+		if (!child)
+			_exit(gcuffd_lazy_unmap(lazy) || mincore(memory, PAGE, (unsigned char *)&status) != -1);
+		waitpid(child, &status, 0);
+		ck_assert_int_eq(status, 0);
+	}
+	bus_at = memory;
+	for (size_t i = 0; i < 3; i++)
+		pthread_join(t[i], NULL);
+	ck_assert_uint_eq(stats().poisoned, 0);
+	ck_ok(gcuffd_lazy_unmap(lazy));
 }
 END_TEST
 
@@ -503,8 +811,17 @@ static Suite *make_suite(void)
 	ADD(collections_leave_it_alone);
 	ADD(bad_arguments);
 	ADD(without_privilege);
-	ADD(first_touches);
-	ADD(no_rwp_is_said);
+	ADD(one_looks_for_messages);
+	ADD(slow_fills_run_at_once);
+	tcase_add_loop_test(test_case(suite, "memory_comes_back"), memory_comes_back, 0, 2);
+	ADD(other_errors_poison);
+	ADD(answers_without_memory);
+	ADD(begins_without_memory);
+	ADD(stops_while_a_thread_waits);
+	ADD(stops_while_a_system_call_waits);
+	ADD(a_stop_waits_for_a_page);
+	tcase_add_loop_test(test_case(suite, "a_process_ends_while_a_thread_waits"), a_process_ends_while_a_thread_waits, 0, 2);
+	tcase_add_loop_test(test_case(suite, "forks_while_pages_come"), forks_while_pages_come, 0, 2);
 	return suite;
 }
 

@@ -122,3 +122,15 @@ int gu_scan_accessed(int fd, uintptr_t start, uintptr_t end,
 	};
 	return scan_range(fd, arg, start, end, visit, data);
 }
+
+long gu_scan_accessed_some(int fd, uintptr_t *at, uintptr_t end, struct gu_page_region *runs, size_t room)
+{
+	struct gu_pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.vec = (uintptr_t)runs,
+		.vec_len = room,
+		.category_mask = GU_PAGE_IS_ACCESSED,
+		.return_mask = GU_PAGE_IS_ACCESSED,
+	};
+	return scan_chunk(fd, &arg, at, end);
+}

@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "sys/uapi.h"
+
 #define GU_SCAN_CHUNK ((uintptr_t)16 << 20)
 
 /*
@@ -53,5 +55,8 @@ int gu_scan_present(int fd, uintptr_t start, uintptr_t end, bool anon_only,
 /* 7.3. Visits the populated pages of RWP mappings that were touched since they were armed. -EINVAL before. */
 int gu_scan_accessed(int fd, uintptr_t start, uintptr_t end,
 		     void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
+
+/* The same for one chunk at most, into an array: how many runs there are, or -errno. *at is where to go on. */
+long gu_scan_accessed_some(int fd, uintptr_t *at, uintptr_t end, struct gu_page_region *runs, size_t room);
 
 #endif
