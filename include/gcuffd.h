@@ -312,6 +312,7 @@ struct gcuffd_touch;
 /* gcuffd_lazy_options.flags */
 #define GCUFFD_LAZY_SIGBUS     0x1u /* no thread: a touch raises SIGBUS, whose handler calls gcuffd_lazy_resolve() */
 #define GCUFFD_LAZY_USER_FAULTS 0x2u /* go without privilege too: then system calls on pages not yet filled give EFAULT */
+#define GCUFFD_LAZY_WATCHABLE  0x4u /* gcuffd_watch_begin() takes it, for writes: to be filled is not to be written (6.7) */
 
 /* size is sizeof this struct; zero in another field means its default. */
 struct gcuffd_lazy_options {
@@ -411,8 +412,9 @@ GCUFFD_API int gcuffd_watch_destroy(struct gcuffd_watch *watch);
 
 /*
  * Watches [start, start + length): whole pages, all mapped. Nothing in it counts as written yet. -EINVAL; -EEXIST:
- * this watcher has a page of it; -ENOENT: a page is not mapped; -EBUSY: another userfaultfd has it (a heap's, too), or
- * it is watched for the other purpose; -EOPNOTSUPP: no accesses here; -EPERM: memory that can never be written.
+ * this watcher has a page of it; -ENOENT: a page is not mapped; -EBUSY: another userfaultfd has it (a heap's, too; or lazy
+ * memory's without GCUFFD_LAZY_WATCHABLE), or it is watched for the other purpose; -EOPNOTSUPP: no accesses here; -EPERM:
+ * memory that can never be written.
  */
 GCUFFD_API int gcuffd_watch_begin(struct gcuffd_watch *watch, const void *start, size_t length, unsigned flags);
 

@@ -20,6 +20,8 @@ void gu_heaps_thaw(void);
 void gu_heaps_forked(void);
 
 int gu_fork_init(void);
+/* Before the first step of the watch interface: jemalloc's fork handlers, then ours. */
+int gu_api_init(void);
 
 /* A line in the log, and the caller's stack if libunwind is installed. Not in a section. */
 void gu_report(struct gcuffd_heap *heap, const char *call, const void *pointer, int err);

@@ -38,7 +38,7 @@ int gu_first_options(struct gcuffd_lazy_options *o, const struct gcuffd_lazy_opt
 		o->spin_us = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_US : 1;
 	if (o->flags & GCUFFD_LAZY_SIGBUS)
 		o->around = GU_PAGE;
-	bool flags = !(o->flags & ~(GCUFFD_LAZY_SIGBUS | GCUFFD_LAZY_USER_FAULTS));
+	bool flags = !(o->flags & ~(GCUFFD_LAZY_SIGBUS | GCUFFD_LAZY_USER_FAULTS | GCUFFD_LAZY_WATCHABLE));
 	bool around = gu_is_pow2(o->around) && o->around >= GU_PAGE && o->around <= AROUND_MOST;
 	bool fds = !o->nfds || (o->fds && o->nfds <= GU_FIRST_FDS);
 	bool numbers = o->threads <= GU_FIRST_THREADS && o->spin_us <= 1000000 && (uintptr_t)o->at % GU_PAGE == 0;

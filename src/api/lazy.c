@@ -4,10 +4,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "api/api.h"
 #include "api/firsttouch.h"
 #include "base/atomic.h"
 #include "base/check.h"
 #include "base/meta.h"
+#include "gc/watch.h"
 #include "gcuffd.h"
 #include "sys/os.h"
 #include "sys/uffd.h"
@@ -17,17 +19,30 @@ struct gcuffd_lazy {
 	gcuffd_fill_fn *fill;
 	void *data;
 	uint64_t filled, poisoned; /* atomic; pages */
+	struct gu_watch_loan loan;
+	uint64_t *placed; /* atomic; bits: pages that were filled once. NULL without GCUFFD_LAZY_WATCHABLE */
 };
 
 /* ---- filling ---- */
+
+static size_t placed_bytes(const struct gcuffd_lazy *l) { return gu_align_up(l->base.len / GU_PAGE, 64) / 8; }
+
+/* Filling is no writing; but what is filled again was dropped, and maybe written before: .inv.watch.lent */
+static uint64_t copy_mode(struct gcuffd_lazy *l, uintptr_t at)
+{
+	size_t page = (at - l->base.start) / GU_PAGE;
+	uint64_t bit = 1ull << page % 64;
+	return gu_or_seqcst(&l->placed[page / 64], bit) & bit ? 0 : GU_UFFD_COPY_WP;
+}
 
 /* Pages that are there already are left alone. */
 static int place(struct gcuffd_lazy *l, uintptr_t start, const char *from, size_t len)
 {
 	int err = 0;
 	for (size_t at = 0; at < len && !err;) {
-		size_t done;
-		err = gu_uffd_copy(l->base.resolver.uffd, start + at, from + at, len - at, 0, &done);
+		size_t done, step = l->placed ? GU_PAGE : len - at;
+		uint64_t mode = l->placed ? copy_mode(l, start + at) : 0;
+		err = gu_uffd_copy(l->base.resolver.uffd, start + at, from + at, step, mode, &done);
 		gu_add_relaxed(&l->filled, done / GU_PAGE);
 		at += done;
 		if (err == -EEXIST) {
@@ -43,7 +58,9 @@ static bool passes(int err) { return err == -ENOMEM || err == -EAGAIN || err == 
 
 static int poison(struct gcuffd_lazy *l, uintptr_t page)
 {
-	int err = gu_uffd_poison(l->base.resolver.uffd, page, GU_PAGE, 0, NULL);
+	int uffd = l->base.resolver.uffd, err = gu_uffd_poison(uffd, page, GU_PAGE, 0, NULL);
+	if (err == -EEXIST && l->placed && !gu_uffd_writeprotect(uffd, page, GU_PAGE, false)) /* a watcher's marker was there */
+		err = gu_uffd_poison(uffd, page, GU_PAGE, 0, NULL);
 	if (!err)
 		gu_add_relaxed(&l->poisoned, 1);
 	return err;
@@ -97,25 +114,38 @@ static int map_at(struct gcuffd_lazy *l)
 /* A cycle of a heap with process roots may have registered what was mapped there before. */
 static int register_soon(const struct gu_first *f)
 {
+	uint64_t mode = GU_UFFD_REGISTER_MISSING | (f->options.flags & GCUFFD_LAZY_WATCHABLE ? GU_UFFD_REGISTER_WP : 0);
 	int err = -EBUSY;
 	for (int tries = 0; tries < 100 && err == -EBUSY; tries++) {
-		err = gu_uffd_register(f->resolver.uffd, f->start, f->len, GU_UFFD_REGISTER_MISSING, NULL);
+		err = gu_uffd_register(f->resolver.uffd, f->start, f->len, mode, NULL);
 		if (err == -EBUSY)
 			gu_os->sched_yield();
 	}
 	return err;
 }
 
+/* Memory can be registered with one userfaultfd: this one's written bits are lent to the watchers. */
+static int lend(struct gcuffd_lazy *l)
+{
+	l->loan = (struct gu_watch_loan){.start = l->base.start, .end = l->base.start + l->base.len, .pid = l->base.pid};
+	l->placed = gu_meta_alloc(placed_bytes(l));
+	int err = l->placed ? gu_api_init() : -ENOMEM;
+	return err ? err : gu_watch_lend(&l->loan);
+}
+
 static int make_lazy(struct gcuffd_lazy *l)
 {
+	bool watchable = l->base.options.flags & GCUFFD_LAZY_WATCHABLE;
 	uint64_t features = GU_UFFD_FEATURE_POISON | (l->base.options.flags & GCUFFD_LAZY_SIGBUS ? GU_UFFD_FEATURE_SIGBUS : 0);
-	int err = gu_first_open(&l->base, features);
+	int err = gu_first_open(&l->base, features | (watchable ? GU_UFFD_FEATURE_WP_ASYNC : 0));
 	if (!err)
 		err = map_at(l);
 	if (!err)
 		err = gu_os->madvise((void *)l->base.start, l->base.len, MADV_DONTFORK); /* a child would read zeros: .inv.lazy.child */
 	if (!err)
 		err = register_soon(&l->base);
+	if (!err && watchable)
+		err = lend(l);
 	if (!err)
 		err = gu_os->mprotect((void *)l->base.start, l->base.len, PROT_READ | PROT_WRITE);
 	return err ? err : gu_first_begin(&l->base, fill_around, l);
@@ -126,6 +156,10 @@ static void free_lazy(struct gcuffd_lazy *l)
 	gu_first_finish(&l->base);
 	if (l->base.start && l->base.pid == gu_os->getpid())
 		gu_os->munmap((void *)l->base.start, l->base.len);
+	if (l->placed) {
+		gu_watch_take_back(&l->loan);
+		gu_meta_free(l->placed, placed_bytes(l));
+	}
 	gu_meta_free(l, sizeof(*l));
 }
 

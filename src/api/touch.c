@@ -163,7 +163,8 @@ int gcuffd_touch_begin(void *start, size_t len, gcuffd_touch_fn *touch, void *da
 {
 	struct gcuffd_lazy_options o;
 	int err = gu_first_options(&o, options);
-	if (err || !touch || !start || !len || ((uintptr_t)start | len) % GU_PAGE || o.at || o.flags & GCUFFD_LAZY_SIGBUS)
+	if (err || !touch || !start || !len || ((uintptr_t)start | len) % GU_PAGE || o.at ||
+	    o.flags & (GCUFFD_LAZY_SIGBUS | GCUFFD_LAZY_WATCHABLE))
 		return -EINVAL;
 	struct gcuffd_touch *t = gu_meta_alloc(sizeof(*t));
 	if (!t)

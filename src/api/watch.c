@@ -14,8 +14,8 @@
 static void enter_thread(void) { gu_enter(); }
 static void leave_thread(void) { gu_leave(gu_self); }
 
-/* What a heap's making does too, in this order: jemalloc's fork handlers before ours. */
-static int init(void)
+/* What a heap's making does too. */
+int gu_api_init(void)
 {
 	struct gu_thread *t = gu_enter();
 	if (gu_os == &gu_os_linux)
@@ -30,7 +30,7 @@ int gcuffd_watch_create(unsigned flags, struct gcuffd_watch **watch)
 {
 	if (flags & ~GCUFFD_WATCH_EVENTS)
 		return -EINVAL;
-	int err = init();
+	int err = gu_api_init();
 	return err ? err : gu_watch_create(flags, watch);
 }
 

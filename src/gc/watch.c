@@ -395,6 +395,22 @@ void gu_watch_destroy(struct gcuffd_watch *w)
 	gu_watch_readers_join(readers);
 }
 
+/* ---- loans ---- */
+
+int gu_watch_lend(struct gu_watch_loan *loan)
+{
+	int err;
+	AGAIN_WHILE_1(err, gu_watch_add_loan(loan));
+	return err;
+}
+
+void gu_watch_take_back(struct gu_watch_loan *loan)
+{
+	struct step s = begin_step();
+	gu_watch_drop_loan(loan);
+	end_step(s);
+}
+
 /* ---- looking ---- */
 
 int gu_watch_granularity(struct gcuffd_watch *w, uintptr_t start, uintptr_t end, size_t *size)

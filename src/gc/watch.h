@@ -45,6 +45,21 @@ int gu_watch_pin(struct gcuffd_watch *w, uintptr_t start, uintptr_t end);
 int gu_watch_unpin(struct gcuffd_watch *w, uintptr_t start, uintptr_t end);
 void gu_watch_stats(struct gcuffd_watch *w, struct gcuffd_watch_stats *out);
 
+/*
+ * Memory that its owner has registered for WP with a userfaultfd with WP_ASYNC of its own, and fills write-protected: it is
+ * watched without being registered here (.inv.watch.lent). The owner keeps the struct until it has taken it back.
+ */
+struct gu_watch_loan {
+	struct gu_watch_loan *next; /* guard: gu_watch_lock */
+	uintptr_t start, end;
+	int pid; /* whose memory it is: no child has it */
+};
+
+/* Once it is registered; what was watched there has ended. -EAGAIN: mappings change all the time. */
+int gu_watch_lend(struct gu_watch_loan *loan);
+/* Once it is unmapped; or it was not lent. */
+void gu_watch_take_back(struct gu_watch_loan *loan);
+
 /* In a forked child: its memory is not registered; all is found written at the next call. */
 void gu_watch_forked(void);
 

@@ -40,6 +40,8 @@ static struct {
 	uint32_t *alive;  /* 0 in a process that was forked since: its page is wiped then */
 } context; /* guard: gu_watch_lock */
 
+static struct gu_watch_loan *loans; /* guard: gu_watch_lock */
+
 struct gu_watch_fds gu_watch_fds = {-1, -1, false};
 
 /* ---- descriptors ---- */
@@ -214,16 +216,26 @@ static uint64_t mode_of(const struct gu_watch_range *r)
 	return r->flags & GCUFFD_WATCH_ACCESSES ? GU_UFFD_REGISTER_RWP : GU_UFFD_REGISTER_WP;
 }
 
+static const struct gu_watch_loan *find_loan(uintptr_t addr)
+{
+	for (const struct gu_watch_loan *loan = loans; loan; loan = loan->next)
+		if (loan->start <= addr && addr < loan->end && loan->pid == gu_os->getpid())
+			return loan;
+	return NULL;
+}
+
 struct listing {
 	struct gu_watch_range *pieces;
 	int count, error;
 	uintptr_t at, end;
 	uint64_t dev, inode;
+	const struct gu_watch_loan *loan;
 };
 
 static bool joins(const struct listing *l, const struct gu_map *m, enum gu_watch_kind kind)
 {
-	return l->count && l->pieces[l->count - 1].kind == kind && l->dev == m->dev && l->inode == m->inode;
+	return l->count && l->pieces[l->count - 1].kind == kind && l->dev == m->dev && l->inode == m->inode &&
+	       l->loan == find_loan(l->at);
 }
 
 /* Private hugetlb always has a file, so what joins is of one page size. */
@@ -244,6 +256,7 @@ static bool list_map(void *data, const struct gu_map *m)
 		return false;
 	else
 		l->pieces[l->count++] = (struct gu_watch_range){.start = l->at, .end = end, .kind = (uint8_t)kind};
+	l->loan = find_loan(l->at);
 	l->at = end;
 	l->dev = m->dev;
 	l->inode = m->inode;
@@ -280,12 +293,28 @@ static bool overlaps_own(uintptr_t start, uintptr_t end)
 }
 
 /* .inv.watch.owner */
+static int register_here(const struct gu_watch_range *r, uint64_t *ioctls)
+{
+	if (overlaps_own(r->start, r->end))
+		return -EBUSY;
+	return gu_uffd_register(context.uffd.fd, r->start, r->end - r->start, mode_of(r), ioctls);
+}
+
+static bool is_lent(const struct gu_watch_range *r)
+{
+	const struct gu_watch_loan *loan = find_loan(r->start);
+	return loan && r->end <= loan->end && !(r->flags & GCUFFD_WATCH_ACCESSES);
+}
+
+/* .inv.watch.lent: a loan only says that EBUSY is no error; what took its place is registered like any other memory. */
 int gu_watch_register(struct gu_watch_range *r, bool shift)
 {
 	uint64_t ioctls = 0;
-	if (overlaps_own(r->start, r->end))
-		return -EBUSY;
-	int err = gu_uffd_register(context.uffd.fd, r->start, r->end - r->start, mode_of(r), &ioctls);
+	int err = register_here(r, &ioctls);
+	if (err == -EBUSY && is_lent(r)) {
+		r->shift = GU_PAGE_SHIFT;
+		return 0;
+	}
 	if (err || !shift)
 		return err;
 	r->shift = GU_PAGE_SHIFT;
@@ -321,7 +350,7 @@ void gu_watch_unregister(const struct gu_watch_range *piece)
 	for (uintptr_t at = piece->start; at < piece->end && context.open; at = part.end) {
 		part.start = at;
 		part.end = part_end(at, piece->end, &watched);
-		if (!watched && !gu_watch_register(&part, false))
+		if (!watched && !register_here(&part, NULL))
 			(void)gu_uffd_unregister(context.uffd.fd, part.start, part.end - part.start);
 	}
 }
@@ -491,4 +520,35 @@ int gu_watch_verify(struct gu_watch_range *p)
 	for (size_t i = 0; i < gone.count; i++)
 		end_part(gone.parts[i].start, gone.parts[i].end);
 	return gone.count ? 1 : err == -EINVAL || err == -EPERM ? -ESTALE : err;
+}
+
+/* ---- loans ---- */
+
+static bool is_watched(uintptr_t start, uintptr_t end)
+{
+	struct gu_watch_range p = {.start = start, .end = end};
+	return find_flags(&p);
+}
+
+/* The place was free, so what is watched there is gone; or has moved, and its event comes. */
+int gu_watch_add_loan(struct gu_watch_loan *loan)
+{
+	if (context.open && is_watched(loan->start, loan->end)) {
+		int err = gu_watch_ready(gu_watchers);
+		if (err == 1 || (!err && context.events && !gu_watch_settle(context.uffd.fd)))
+			return 1;
+	}
+	end_part(loan->start, loan->end);
+	loan->next = loans;
+	loans = loan;
+	return 0;
+}
+
+void gu_watch_drop_loan(struct gu_watch_loan *loan)
+{
+	for (struct gu_watch_loan **at = &loans; *at; at = &(*at)->next)
+		if (*at == loan) {
+			*at = loan->next;
+			return;
+		}
 }

@@ -103,12 +103,16 @@ bool gu_watch_has_accesses(void);
 /* Maps of [at, end) as ranges of one kind each; shift is not set. The number; *at moves on. -ENOENT: a hole. */
 #define GU_WATCH_PIECES 32
 int gu_watch_list(uintptr_t *at, uintptr_t end, struct gu_watch_range pieces[GU_WATCH_PIECES]);
-/* shift: also finds the page size. -EBUSY for memory of the library's own. */
+/* shift: also finds the page size. -EBUSY for memory of the library's own. Lent memory is left as it is. */
 int gu_watch_register(struct gu_watch_range *piece, bool shift);
 /* Leaves registered what a watcher has. */
 void gu_watch_unregister(const struct gu_watch_range *piece);
 /* What is mapped there took the place of what was watched: all of it counts as written. */
 int gu_watch_replace(uintptr_t start, uintptr_t end);
+
+/* 1: again, something is under way. */
+int gu_watch_add_loan(struct gu_watch_loan *loan);
+void gu_watch_drop_loan(struct gu_watch_loan *loan);
 
 /*
  * What lies in the piece is what was watched (.inv.watch.owner): 0; 1 when it was not and the table was changed, or
