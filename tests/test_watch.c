@@ -209,6 +209,7 @@ START_TEST(large_and_sparse)
 	ck_ok(make_watchers(1, 0));
 	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	ck_assert_ptr_ne(p, MAP_FAILED);
+	ck_ok(madvise(p, len, MADV_NOHUGEPAGE));
 	p[len / 2] = 1;
 	size_t before = status_kb("VmPTE:");
 	ck_ok(gcuffd_watch_begin(watch[0], p, len, 0));

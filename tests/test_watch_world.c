@@ -10,19 +10,12 @@
 #include <linux/io_uring.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
-#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include "base/meta.h"
 #include "fake_os.h"
-
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE 25
-#endif
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT 21
-#endif
+#include "machine.h"
 
 /* ---- no write is lost ---- */
 
@@ -583,75 +576,6 @@ END_TEST
 
 /* ---- the kernel's own doings ---- */
 
-static char zram[64];
-
-static bool make_zram(void)
-{
-	char id[16] = "", path[96];
-	if (!read_text("/sys/class/zram-control/hot_add", id, sizeof(id)))
-		return false;
-	int n = atoi(id);
-	snprintf(zram, sizeof(zram), "/dev/zram%d", n);
-	snprintf(path, sizeof(path), "/sys/block/zram%d/disksize", n);
-	return write_text(path, "32M");
-}
-
-/* A header for one page size, as mkswap writes it. */
-static bool make_swap(void)
-{
-	union {
-		char bytes[4096];
-		struct {
-			char boot[1024];
-			uint32_t version, last_page, bad_pages;
-		} info;
-	} header;
-	memset(&header, 0, sizeof(header));
-	header.info.version = 1;
-	header.info.last_page = (32u << 20) / 4096 - 1;
-	memcpy(header.bytes + 4086, "SWAPSPACE2", 10);
-	int fd = make_zram() ? open(zram, O_RDWR | O_CLOEXEC) : -1;
-	bool ok = fd >= 0 && pwrite(fd, &header, sizeof(header), 0) == (long)sizeof(header) && !fsync(fd);
-	if (fd >= 0)
-		close(fd);
-	return ok && !swapon(zram, SWAP_FLAG_PREFER | 32767);
-}
-
-static bool has_swap(void)
-{
-	char text[4096];
-	read_text("/proc/swaps", text, sizeof(text));
-	return strstr(text, "/dev/") || strstr(text, "file");
-}
-
-static void begin_swap(void)
-{
-	if (geteuid() == 0 && !has_swap())
-		make_swap();
-}
-
-static void end_swap(void)
-{
-	if (!zram[0])
-		return;
-	swapoff(zram);
-	write_text("/sys/class/zram-control/hot_remove", zram + strlen("/dev/zram"));
-}
-
-/* Pages of the range that are in swap: bit 62. */
-static size_t count_swapped(size_t from, size_t to)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY);
-	size_t n = 0;
-	for (size_t i = from; i < to; i++) {
-		uint64_t entry = 0;
-		must(pread(fd, &entry, 8, (off_t)((uintptr_t)page_at(i) / GU_PAGE * 8)) == 8, "errno %d", errno);
-		n += entry >> 62 & 1;
-	}
-	close(fd);
-	return n;
-}
-
 /* Only private copies of a file's pages are told again while they are in swap. */
 START_TEST(swapped_out_and_in)
 {
@@ -659,7 +583,7 @@ START_TEST(swapped_out_and_in)
 	begin(watch[0]);
 	touch(1);
 	ck_ok(madvise(mem.at, 8 * mem.page, MADV_PAGEOUT));
-	if (!has_swap() || (is_private() && !count_swapped(0, 4)))
+	if (!has_swap() || (is_private() && !count_entries(0, 4, IN_SWAP)))
 		GU_SKIP("no swap");
 	struct set *set = collected(watch[0]);
 	bool again = mem.kind == COPY || mem.kind == FILE_COPY;
@@ -721,35 +645,6 @@ START_TEST(huge_pages_split)
 	ck_assert(set->count == 512 || (!is_private() && set->count == 0));
 }
 END_TEST
-
-#define KSM "/sys/kernel/mm/ksm/"
-
-static struct {
-	const char *path, *now;
-	char before[32];
-} ksm[] = {{KSM "pages_to_scan", "20000", ""}, {KSM "sleep_millisecs", "2", ""}, {KSM "run", "1", ""}};
-
-static void end_ksm(void)
-{
-	for (size_t i = GU_ARRAY_LEN(ksm); i-- > 0;)
-		if (ksm[i].before[0])
-			write_text(ksm[i].path, ksm[i].before);
-}
-
-/* Merges marked pages until so many are. */
-static bool run_ksm(int pages)
-{
-	char text[32];
-	bool ok = true, all = false;
-	for (size_t i = 0; i < GU_ARRAY_LEN(ksm); i++)
-		ok = ok && read_text(ksm[i].path, ksm[i].before, sizeof(ksm[i].before)) && write_text(ksm[i].path, ksm[i].now);
-	for (int i = 0; ok && !all && i < 200; i++) {
-		usleep(50000);
-		all = read_text("/proc/self/ksm_merging_pages", text, sizeof(text)) && atoi(text) >= pages;
-	}
-	end_ksm();
-	return all;
-}
 
 /* Merging drops the bit, if another page takes its place: then it looks written, once. Writes to merged pages are seen. */
 START_TEST(merged_pages)
@@ -1044,6 +939,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(forking, forks_under_load, 0, 2);
 	tcase_add_test(forking, beside_a_heap);
 	tcase_add_unchecked_fixture(kernel, begin_swap, end_swap);
+	tcase_add_unchecked_fixture(kernel, begin_ksm, end_ksm);
 	tcase_add_loop_test(kernel, swapped_out_and_in, 0, HUGE);
 	tcase_add_loop_test(kernel, freed_lazily, ANON, PRECISE + 1);
 	tcase_add_loop_test(kernel, huge_pages_split, 0, HUGE);
