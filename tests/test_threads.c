@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
+#include <linux/io_uring.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <signal.h>
@@ -233,6 +234,33 @@ START_TEST(deaf_thread_and_garbage)
 	pthread_join(d.thread, NULL);
 	ck_ok(gcuffd_collect(heap));
 	ck_assert_uint_gt(stats_of(heap).last_freed_bytes, steps * step / 2);
+	end();
+}
+END_TEST
+
+/* A thread of the process that only the kernel uses: it can't be stopped and has no roots. */
+START_TEST(worker_of_a_ring)
+{
+	struct io_uring_params p = {0};
+	int ring = (int)syscall(SYS_io_uring_setup, 1, &p), pipes[2];
+	if (ring < 0)
+		GU_SKIP("no io_uring here (errno %d)", errno);
+	must_ok(pipe(pipes));
+	char *queue = mmap(NULL, p.sq_off.array + 4, PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQ_RING);
+	struct io_uring_sqe *entry = mmap(NULL, sizeof(*entry), PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQES);
+	must(queue != MAP_FAILED && entry != MAP_FAILED, "errno %d", errno);
+	begin("auto", "process_roots=1");
+	static char byte;
+	*entry = (struct io_uring_sqe){.opcode = IORING_OP_READ, .fd = pipes[0], .addr = (uintptr_t)&byte, .len = 1, .flags = IOSQE_ASYNC};
+	__atomic_store_n((unsigned *)(queue + p.sq_off.tail), 1, __ATOMIC_RELEASE);
+	must(syscall(SYS_io_uring_enter, ring, 1, 0, 0, NULL, 0) == 1, "errno %d", errno);
+	rest(SECOND / 10); /* the worker waits for the pipe */
+	for (int i = 0; i < 3; i++)
+		ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_eq(stats_of(heap).cycles_put_off, 0);
+	close(ring);
+	close(pipes[0]);
+	close(pipes[1]);
 	end();
 }
 END_TEST
@@ -962,6 +990,7 @@ static Suite *make_suite(void)
 	ADD(deaf_thread_at_the_limit, 0, 1);
 	ADD_RUNGS(timer_threads);
 	ADD(aio_threads, 0, 1);
+	ADD(worker_of_a_ring, 0, 1);
 	ADD(no_thread_for_now, 0, 2);
 	ADD(no_thread_at_the_limit, 0, 1);
 	ADD_RUNGS(nested_attach);

@@ -296,13 +296,21 @@ static void read_task(pid_t tid, const char *name, char *text, size_t size)
 	text[n > 0 ? n : 0] = 0;
 }
 
+#define KERNEL_WORKER 0x4010ul /* PF_USER_WORKER (6.4), PF_IO_WORKER: threads of io_uring and vhost, in the kernel for ever */
+
 /* The first thread of a process stays as a zombie when it ends before the others. */
-static bool is_zombie(pid_t tid)
+static bool never_runs(pid_t tid)
 {
 	char text[512];
 	read_task(tid, "stat", text, sizeof(text));
-	const char *end = strrchr(text, ')');
-	return end && end[1] == ' ' && (end[2] == 'Z' || end[2] == 'X');
+	const char *at = strrchr(text, ')');
+	if (!at || at[1] != ' ')
+		return false;
+	if (at[2] == 'Z' || at[2] == 'X')
+		return true;
+	for (int fields = 0; at && fields < 7; fields++) /* state, 5 numbers, flags */
+		at = strchr(at + 1, ' ');
+	return at && strtoul(at + 1, NULL, 10) & KERNEL_WORKER;
 }
 
 /* A thread that can be seen was expected before it was made. It may need a lock that a stopped thread holds. */
@@ -323,7 +331,7 @@ static int adopt_one_locked(pid_t tid, uint64_t deadline)
 		return 0;
 	if (!wait_expected(deadline))
 		return -ETIMEDOUT;
-	if (is_exempt(tid) || is_zombie(tid))
+	if (is_exempt(tid) || never_runs(tid))
 		return 0;
 	return gu_threads_adopt_locked(tid) ? 1 : -ENOMEM;
 }
