@@ -94,6 +94,7 @@ struct gcuffd_options {
 	enum gcuffd_log_level log_level; /* Default WARN */
 	void (*log)(void *data, int level, const char *line); /* Default: a line on stderr */
 	void *log_data;
+	unsigned without;         /* optimisations that are left out: bits that gcuffd_options_parse() makes of names */
 };
 
 /* Fills *options with defaults and its size. */
@@ -101,7 +102,8 @@ GCUFFD_API void gcuffd_options_init(struct gcuffd_options *options);
 
 /*
  * Applies "name=value,name=value": names are the fields above and the flags in lower case
- * (verify=1, huge=0, ...), sizes take K, M, G or T, rung takes auto, stop, async, move or rwp.
+ * (verify=1, huge=0, ...), sizes take K, M, G or T, rung takes auto, stop, async, move or rwp, without
+ * takes names with + between (an unknown one is told to the log, with those that there are).
  * -EINVAL for an unknown name or a bad value, with *bad (if not NULL) at the offending text;
  * then *options is unchanged.
  */

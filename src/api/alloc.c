@@ -193,7 +193,8 @@ static bool may_drop(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
 static void clear_tail(struct gcuffd_heap *h, char *from, size_t len)
 {
 	uintptr_t start = gu_align_up((uintptr_t)from, GU_PAGE), end = gu_align_down((uintptr_t)from + len, GU_PAGE);
-	if (len < SPARSE_MIN || !may_drop(h, start, end) || gu_os->madvise((void *)start, end - start, MADV_DONTNEED)) {
+	if (len < SPARSE_MIN || gu_heap_without(h, GU_WITHOUT_present) || !may_drop(h, start, end) ||
+	    gu_os->madvise((void *)start, end - start, MADV_DONTNEED)) {
 		memset(from, 0, len);
 		return;
 	}
@@ -216,10 +217,11 @@ static void copy_run(void *data, uintptr_t start, uintptr_t end)
 }
 
 /* What was never touched stays so on both sides: the new object is zero. */
-static void copy_object(char *to, const char *from, size_t size)
+static void copy_object(const struct gcuffd_heap *h, char *to, const char *from, size_t size)
 {
 	struct copying c = {from, to, size};
-	int fd = size >= SPARSE_MIN ? gu_scan_open() : -1;
+	bool sparse = size >= SPARSE_MIN && !gu_heap_without(h, GU_WITHOUT_present);
+	int fd = sparse ? gu_scan_open() : -1;
 	uintptr_t end = gu_align_up((uintptr_t)from + size, GU_PAGE);
 	if (fd < 0 || gu_scan_present(fd, (uintptr_t)from, end, false, copy_run, &c))
 		memcpy(to, from, size);
@@ -257,7 +259,7 @@ void *gcuffd_realloc(struct gcuffd_heap *h, void *object, size_t size)
 	}
 	void *p = alloc_like(&f, size);
 	if (p) {
-		copy_object(p, object, gu_min(f.size, size));
+		copy_object(h, p, object, gu_min(f.size, size));
 		gcuffd_free(h, object);
 	}
 	return p;

@@ -14,6 +14,7 @@
 #include "base/atomic.h"
 #include "base/check.h"
 #include "base/meta.h"
+#include "base/without.h"
 #include "gc/stop.h"
 #include "sys/os.h"
 #include "sys/uffd.h"
@@ -36,8 +37,11 @@ int gu_first_options(struct gcuffd_lazy_options *o, const struct gcuffd_lazy_opt
 	o->around = o->around ? o->around : AROUND;
 	if (!o->spin_us)
 		o->spin_us = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? SPIN_US : 1;
-	if (o->flags & GCUFFD_LAZY_SIGBUS)
+	gu_without_init();
+	if (o->flags & GCUFFD_LAZY_SIGBUS || gu_is_without(GU_WITHOUT_around))
 		o->around = GU_PAGE;
+	if (gu_is_without(GU_WITHOUT_spin))
+		o->spin_us = 1;
 	bool flags = !(o->flags & ~(GCUFFD_LAZY_SIGBUS | GCUFFD_LAZY_USER_FAULTS | GCUFFD_LAZY_WATCHABLE));
 	bool around = gu_is_pow2(o->around) && o->around >= GU_PAGE && o->around <= AROUND_MOST;
 	bool fds = !o->nfds || (o->fds && o->nfds <= GU_FIRST_FDS);

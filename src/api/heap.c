@@ -123,6 +123,7 @@ static int make_tables(struct gcuffd_heap *h)
 	int err = gu_space_init(&h->space, h->options.reservation, limit, huge);
 	if (err)
 		return err;
+	h->space.without = h->options.without;
 	h->types = gu_meta_reserve(types_len());
 	if (!h->types || gu_meta_commit(h->types, types_len()))
 		return -ENOMEM;
@@ -175,6 +176,7 @@ static int create(const struct gcuffd_options *o, int rung, struct gcuffd_heap *
 int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap **heap)
 {
 	struct gcuffd_options o;
+	gu_without_init();
 	int rung, err = gu_options_resolve(&o, options);
 	struct gu_log log = {o.log, o.log_data, (int)o.log_level};
 	if (err)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* options.c - defaults, parsing and checks. Any thread; touches nothing but its arguments. */
+/* options.c - defaults, parsing and checks. Any thread; touches nothing but its arguments, and the log that they name. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "base/without.h"
 
 #define LEAST_LIMIT ((size_t)2 << 20)
 
@@ -19,7 +20,7 @@ void gcuffd_options_init(struct gcuffd_options *o)
 
 /* ---- text ---- */
 
-enum type { SIZE, NUMBER, FLAG, NOT_FLAG, RUNG, LEVEL, PLANT };
+enum type { SIZE, NUMBER, FLAG, NOT_FLAG, RUNG, LEVEL, PLANT, WITHOUT };
 
 struct field {
 	const char *name;
@@ -32,7 +33,7 @@ struct field {
 static const struct field fields[] = {
 	FIELD(reservation, SIZE), FIELD(soft_limit, SIZE), FIELD(hard_limit, SIZE), FIELD(start_size, SIZE),
 	FIELD(mark_threads, NUMBER), FIELD(growth_percent, NUMBER), FIELD(decay_ms, NUMBER), FIELD(stop_timeout_ms, NUMBER),
-	FIELD(rung, RUNG), FIELD(log_level, LEVEL),
+	FIELD(rung, RUNG), FIELD(log_level, LEVEL), FIELD(without, WITHOUT),
 	{"interior", NOT_FLAG, GCUFFD_NO_INTERIOR}, {"huge", NOT_FLAG, GCUFFD_NO_HUGE}, {"pacing", NOT_FLAG, GCUFFD_NO_PACING},
 	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},
 	{"plant_drop_card", PLANT, GCUFFD_PLANT_DROP_CARD}, {"plant_skip_tls", PLANT, GCUFFD_PLANT_SKIP_TLS},
@@ -89,6 +90,15 @@ static bool set_number(struct gcuffd_options *o, const struct field *f, const ch
 	return true;
 }
 
+static bool set_without(struct gcuffd_options *o, const char *value)
+{
+	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
+	if (gu_without_parse(value, GU_WITHOUT_HEAP, &o->without))
+		return true;
+	gu_log(&log, GU_LOG_ERROR, "without=%s: the names are, with + between: %s", value, gu_without_heap_names);
+	return false;
+}
+
 static bool set_field(struct gcuffd_options *o, const struct field *f, const char *value)
 {
 	static const char *const rungs[] = {"auto", "stop", "async", "move", "rwp"};
@@ -106,12 +116,12 @@ static bool set_field(struct gcuffd_options *o, const struct field *f, const cha
 		o->log_level = (enum gcuffd_log_level)n;
 		return true;
 	}
-	return set_number(o, f, value);
+	return f->type == WITHOUT ? set_without(o, value) : set_number(o, f, value);
 }
 
 static bool set_pair(struct gcuffd_options *o, const char *text, size_t len)
 {
-	char pair[128];
+	char pair[256];
 	if (len >= sizeof(pair))
 		return false;
 	memcpy(pair, text, len);
@@ -177,6 +187,16 @@ static void fill_defaults(struct gcuffd_options *o)
 	o->stop_timeout_ms = o->stop_timeout_ms ? o->stop_timeout_ms : 1000;
 }
 
+static void leave_out(struct gcuffd_options *o)
+{
+	o->without |= gu_without_process & GU_WITHOUT_HEAP;
+	o->flags |= o->without & GU_WITHOUT_huge ? GCUFFD_NO_HUGE : 0;
+	if (o->without & GU_WITHOUT_decay)
+		o->decay_ms = 0;
+	if (o->without & GU_WITHOUT_parallel)
+		o->mark_threads = 1;
+}
+
 int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in)
 {
 	const unsigned flags = GCUFFD_NO_INTERIOR | GCUFFD_VERIFY | GCUFFD_NO_HUGE | GCUFFD_PROCESS_ROOTS | GCUFFD_NO_PACING | GCUFFD_PAST_END;
@@ -196,6 +216,8 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 		return refuse(o, "hard_limit: less than 2 MiB");
 	if (o->hard_limit && o->soft_limit > o->hard_limit)
 		return refuse(o, "soft_limit: above hard_limit");
+	if (o->without & ~(unsigned)GU_WITHOUT_HEAP)
+		return refuse(o, "without: unknown bit");
 	if (o->rung > GCUFFD_RUNG_RWP)
 		return refuse(o, "rung: unknown");
 	if (o->mark_threads > 8)
@@ -205,5 +227,6 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 	if (o->reservation > (size_t)1 << 46)
 		return refuse(o, "reservation: more than 64 TiB");
 	fill_defaults(o);
+	leave_out(o);
 	return 0;
 }

@@ -7,6 +7,7 @@
 
 #include "api/api.h"
 #include "base/check.h"
+#include "base/without.h"
 #include "gc/mutator.h"
 #include "space/hooks.h"
 #include "sys/os.h"
@@ -17,6 +18,7 @@ static void leave_thread(void) { gu_leave(gu_self); }
 /* What a heap's making does too. */
 int gu_api_init(void)
 {
+	gu_without_init();
 	struct gu_thread *t = gu_enter();
 	if (gu_os == &gu_os_linux)
 		gu_os_set(NULL); /* metadata through the table too */

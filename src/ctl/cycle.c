@@ -86,7 +86,7 @@ static void mark_concurrently(struct gcuffd_heap *h)
 static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	uint64_t last = UINT64_MAX;
-	for (int round = 0; round < ROUNDS_MAX; round++) {
+	for (int round = 0; round < ROUNDS_MAX && !gu_heap_without(h, GU_WITHOUT_preclean); round++) {
 		struct gu_track_counts n = {0, 0};
 		int err = gu_track_collect(h, true, &n);
 		if (err)

@@ -463,7 +463,7 @@ static void *collector_main(void *arg)
 	for (unsigned i = 1; i < s->heap->options.mark_threads; i++)
 		if (start_thread(s, worker_main))
 			break;
-	if (s->heap->space.huge_from != SIZE_MAX)
+	if (s->heap->space.huge_from != SIZE_MAX && !gu_heap_without(s->heap, GU_WITHOUT_ahead))
 		(void)start_thread(s, ahead_main); /* without it, mutators do it */
 	gu_store_seqcst(&s->running, 1);
 	gu_store_seqcst(&s->ready, 1);

@@ -41,7 +41,7 @@ static int next_block(struct gu_cache *c, struct gu_run *run, unsigned kind, uns
 		run->block = NULL;
 	}
 	flush_allocated(c);
-	int err = gu_arena_take(c->arena, kind, class, !idle, run, &b);
+	int err = gu_arena_take(c->arena, kind, class, !idle && !gu_heap_without(c->arena->heap, GU_WITHOUT_fresh), run, &b);
 	if (err)
 		return err;
 	run->cell = (uint32_t)b->cell;

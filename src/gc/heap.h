@@ -15,6 +15,7 @@
 #include "base/atomic.h"
 #include "base/lock.h"
 #include "base/log.h"
+#include "base/without.h"
 #include "gcuffd.h"
 #include "space/arena.h"
 #include "space/space.h"
@@ -78,5 +79,6 @@ struct gcuffd_heap {
 void gu_heap_kick(struct gcuffd_heap *heap);
 
 static inline bool gu_heap_is(const struct gcuffd_heap *h, unsigned flag) { return h->options.flags & flag; }
+static inline bool gu_heap_without(const struct gcuffd_heap *h, enum gu_without what) { return h->options.without & what; }
 
 #endif

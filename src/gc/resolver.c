@@ -7,6 +7,7 @@
 
 #include "base/atomic.h"
 #include "base/check.h"
+#include "base/without.h"
 #include "sys/os.h"
 #include "sys/uffd.h"
 
@@ -215,7 +216,7 @@ void gu_resolver_run(struct gu_resolver *r, char *buffer)
 		if (!has)
 			take_baton(r);
 		has = true;
-		int n = wait_batch(r, msgs, is_slow(r) ? 1 : BATCH);
+		int n = wait_batch(r, msgs, is_slow(r) || gu_is_without(GU_WITHOUT_batch) ? 1 : BATCH);
 		if (n)
 			gu_add_relaxed(&r->counts.reads, 1);
 		for (int i = 0; i < n; i++) {

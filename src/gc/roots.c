@@ -210,6 +210,7 @@ int gu_roots_begin(struct gcuffd_heap *h, bool track)
 {
 	struct rootlist *l = &h->rootset->armed;
 	int err = list_all(h, l);
+	track = track && !gu_heap_without(h, GU_WITHOUT_tracked);
 	for (size_t i = 0; track && i < l->n && !err; i++) {
 		struct root *r = &l->root[i];
 		uintptr_t start = gu_align_down(r->start, GU_PAGE), end = gu_align_up(r->end, GU_PAGE);

@@ -22,6 +22,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/without.h"
 #include "gc/mutator.h"
 #include "sys/os.h"
 
@@ -445,7 +446,7 @@ void gu_world_resume(void)
 /* What mutators do in sections that they begin after this, they do knowing what was stored before it. */
 static int barrier(uint64_t timeout_ns)
 {
-	if (has_membarrier && !syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
+	if (has_membarrier && !gu_is_without(GU_WITHOUT_membarrier) && !syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
 		return 0;
 	/* No other fence reaches a thread that runs: a stop does. */
 	int err = gu_world_stop(false, timeout_ns);

@@ -70,10 +70,10 @@ static int register_new(struct gcuffd_heap *h)
 	return err;
 }
 
-static bool wanted(const struct gu_block *b, bool rearm)
+static bool wanted(const struct gcuffd_heap *h, const struct gu_block *b, bool rearm)
 {
 	uint8_t state = gu_load_acquire(&b->state);
-	return b->scanned && state != GU_BLOCK_FREE && !(rearm && (state == GU_BLOCK_CURRENT || state == GU_BLOCK_BUSY));
+	return (b->scanned || gu_heap_without(h, GU_WITHOUT_atomic)) && state != GU_BLOCK_FREE && !(rearm && (state == GU_BLOCK_CURRENT || state == GU_BLOCK_BUSY));
 }
 
 /*
@@ -89,7 +89,7 @@ static int each_run(struct gcuffd_heap *h, bool rearm, run_fn *fn, void *data)
 	for (size_t p = 0; p < pages && !err;) {
 		uint32_t index = gu_load_acquire(&s->block_of[p]);
 		struct gu_block *b = &s->blocks[index];
-		if (!index || !wanted(b, rearm) || b->start + b->bytes > s->base + (pages << GU_PAGE_SHIFT)) {
+		if (!index || !wanted(h, b, rearm) || b->start + b->bytes > s->base + (pages << GU_PAGE_SHIFT)) {
 			p += index ? (b->start + b->bytes - s->base - (p << GU_PAGE_SHIFT)) >> GU_PAGE_SHIFT : 1;
 			continue;
 		}
@@ -105,10 +105,23 @@ static int each_run(struct gcuffd_heap *h, bool rearm, run_fn *fn, void *data)
 	return !err && start ? fn(h, start, end, data) : err;
 }
 
+static int arm_range(const struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
+{
+	bool all = gu_heap_without(h, GU_WITHOUT_populated);
+	return (all ? gu_scan_arm : gu_scan_arm_populated)(h->tracker->pagemap, start, end);
+}
+
+static int read_range(const struct gcuffd_heap *h, uintptr_t start, uintptr_t end, bool rearm,
+		      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	bool all = gu_heap_without(h, GU_WITHOUT_populated);
+	return (all ? gu_scan_written : gu_scan_written_populated)(h->tracker->pagemap, start, end, rearm, visit, data);
+}
+
 static int arm_run(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, void *data)
 {
 	((struct gu_track_counts *)data)->scanned += (end - start) >> GU_PAGE_SHIFT;
-	return gu_scan_arm_populated(h->tracker->pagemap, start, end);
+	return arm_range(h, start, end);
 }
 
 int gu_track_arm(struct gcuffd_heap *h, struct gu_track_counts *counts)
@@ -140,7 +153,10 @@ static int collect_run(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, vo
 {
 	struct collect *c = data;
 	c->counts->scanned += (end - start) >> GU_PAGE_SHIFT;
-	return gu_scan_written_populated(h->tracker->pagemap, start, end, c->rearm, note_written, c);
+	int err = read_range(h, start, end, c->rearm, note_written, c);
+	if (!err && gu_heap_without(h, GU_WITHOUT_cards))
+		note_written(c, start, end);
+	return err;
 }
 
 /* Written through its pins without the kernel's noting it (.inv.pages.dirty). */
@@ -149,7 +165,7 @@ static void note_pinned(void *data, size_t page)
 	struct collect *c = data;
 	struct gu_space *s = &c->heap->space;
 	uint32_t index = gu_load_acquire(&s->block_of[page]);
-	if (index && wanted(&s->blocks[index], c->rearm))
+	if (index && wanted(c->heap, &s->blocks[index], c->rearm))
 		gu_card_set(s, page);
 }
 
@@ -160,6 +176,9 @@ int gu_track_collect(struct gcuffd_heap *h, bool rearm, struct gu_track_counts *
 	if (!err)
 		err = each_run(h, rearm, collect_run, &c);
 	gu_pages_each_pinned(&h->space, note_pinned, &c);
+	c.rearm = false;
+	if (!err && rearm && gu_heap_without(h, GU_WITHOUT_current)) /* looked at, not armed: the remark finds them again */
+		err = each_run(h, false, collect_run, &c);
 	return err;
 }
 
@@ -187,7 +206,7 @@ void gu_track_disarm(struct gcuffd_heap *h)
 	const struct gu_space *s = &h->space;
 	size_t pages = gu_load_acquire(&s->top) >> GU_PAGE_SHIFT;
 	struct disarm d = {0, 0};
-	if (!gu_track_works(h))
+	if (!gu_track_works(h) || gu_heap_without(h, GU_WITHOUT_disarm))
 		return;
 	for (size_t p = 0; p < pages;) {
 		uint32_t index = gu_load_acquire(&s->block_of[p]);
@@ -210,7 +229,8 @@ void gu_track_disarm(struct gcuffd_heap *h)
 void gu_track_disarm_blocks(struct gcuffd_heap *h, struct gu_block *list)
 {
 	struct disarm d = {0, 0};
-	for (struct gu_block *b = list; b && gu_track_works(h); b = b->next) {
+	bool off = gu_track_works(h) && !gu_heap_without(h, GU_WITHOUT_disarm);
+	for (struct gu_block *b = list; b && off; b = b->next) {
 		if (b->armed && b->start == d.end) {
 			d.end += b->bytes;
 		} else if (b->armed && b->start + b->bytes == d.start) {
@@ -221,7 +241,7 @@ void gu_track_disarm_blocks(struct gcuffd_heap *h, struct gu_block *list)
 		}
 		b->armed = 0;
 	}
-	if (gu_track_works(h))
+	if (off)
 		disarm_run(h, &d);
 }
 
@@ -232,20 +252,20 @@ int gu_track_foreign_arm(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
 	if (!gu_track_works(h))
 		return -EOPNOTSUPP;
 	int err = gu_uffd_register(h->tracker->uffd, start, end - start, GU_UFFD_REGISTER_WP, NULL);
-	return err ? err : gu_scan_arm_populated(h->tracker->pagemap, start, end);
+	return err ? err : arm_range(h, start, end);
 }
 
 int gu_track_foreign_collect(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, bool rearm,
 			     void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
 	/* -EPERM also tells that the range was remapped and lost its registration */
-	return gu_scan_written_populated(h->tracker->pagemap, start, end, rearm, visit, data);
+	return read_range(h, start, end, rearm, visit, data);
 }
 
 bool gu_track_present(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, bool anon_only,
 		      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
-	if (!h->tracker || h->tracker->pagemap < 0)
+	if (!h->tracker || h->tracker->pagemap < 0 || gu_heap_without(h, GU_WITHOUT_present))
 		return false;
 	return !gu_scan_present(h->tracker->pagemap, start, end, anon_only, visit, data);
 }

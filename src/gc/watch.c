@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/meta.h"
+#include "base/without.h"
 #include "gc/mutator.h"
 #include "gc/watchtable.h"
 #include "sys/os.h"
@@ -45,7 +46,7 @@ static uintptr_t size_of(const struct gu_watch_range *r) { return (uintptr_t)1 <
 /* Empty pages are armed where somebody wants it: the piece ends where that changes. */
 static bool cut_precise(const struct gcuffd_watch *w, struct gu_watch_range *p)
 {
-	bool precise = p->flags & GCUFFD_WATCH_PRECISE;
+	bool precise = p->flags & GCUFFD_WATCH_PRECISE || (p->kind == GU_WATCH_ANON && gu_is_without(GU_WITHOUT_cheap));
 	for (const struct gcuffd_watch *x = gu_watchers; x && !precise && p->kind == GU_WATCH_ANON; x = x->next)
 		for (size_t i = gu_watch_find(x, p->start); x != w && i < x->count && x->ranges[i].start < p->end; i++) {
 			const struct gu_watch_range *r = &x->ranges[i];

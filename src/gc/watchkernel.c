@@ -22,6 +22,7 @@
 
 #include "base/meta.h"
 #include "base/own.h"
+#include "base/without.h"
 #include "sys/caps.h"
 #include "sys/maps.h"
 #include "sys/os.h"
@@ -105,7 +106,7 @@ static bool probe_holes(int pagemap)
 	size_t len = 2 * GU_REGION;
 	char *p = gu_meta_reserve(len);
 	int uffd = p ? gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC, NULL) : -ENOMEM;
-	bool told = uffd >= 0 && sees_hole(uffd, pagemap, gu_align_up((uintptr_t)p, GU_REGION));
+	bool told = uffd >= 0 && !gu_is_without(GU_WITHOUT_holes) && sees_hole(uffd, pagemap, gu_align_up((uintptr_t)p, GU_REGION));
 	if (uffd >= 0)
 		gu_os->close(uffd);
 	if (p)

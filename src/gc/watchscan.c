@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 
+#include "base/without.h"
 #include "gc/watchtable.h"
 #include "sys/os.h"
 #include "sys/uffd.h"
@@ -198,7 +199,7 @@ static int scan_unarmed(struct look *l, const struct gu_watch_range *p)
 static int scan_anon(struct look *l, const struct gu_watch_range *p, bool precise)
 {
 	if (!precise)
-		return l->whole || !gu_watch_fds.tells_holes ? scan_slowly(l, p) : scan_unarmed(l, p);
+		return l->whole || !gu_watch_fds.tells_holes || gu_is_without(GU_WITHOUT_unarmed) ? scan_slowly(l, p) : scan_unarmed(l, p);
 	int err = scan_shared(l, p);
 	bool asks = !(p->flags & GCUFFD_WATCH_PRECISE);
 	return err || !asks ? err : scan_dropped(l, p, GU_PAGE_IS_PFNZERO, SOMETHING);

@@ -8,6 +8,7 @@
 
 #include "base/meta.h"
 #include "base/own.h"
+#include "base/without.h"
 #include "space/ahead.h"
 #include "space/block.h"
 #include "sys/os.h"
@@ -140,7 +141,7 @@ static int commit_to(struct gu_space *s, size_t to)
 /* In steps: each one waits for whoever holds the address space's lock. */
 static size_t step_beyond(const struct gu_space *s, size_t to)
 {
-	size_t step = gu_align_down(gu_min(to / 8, COMMIT_STEP), GU_REGION);
+	size_t step = s->without & GU_WITHOUT_ahead ? 0 : gu_align_down(gu_min(to / 8, COMMIT_STEP), GU_REGION);
 	return gu_min(to + step, s->size);
 }
 
@@ -264,7 +265,7 @@ int gu_space_use(struct gu_space *s, uintptr_t start, size_t len, bool *fresh)
 		any |= s->state[p];
 		s->state[p] = (s->state[p] & GU_PAGE_SOFT) | GU_PAGE_RESIDENT | GU_PAGE_USED;
 	}
-	*fresh = !(any & GU_PAGE_USED);
+	*fresh = !(any & GU_PAGE_USED) && !(s->without & GU_WITHOUT_zeroed);
 	return 0;
 }
 

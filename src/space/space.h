@@ -42,6 +42,7 @@ struct gu_space {
 	size_t committed;       /* bytes that are writable from base; atomic, grows under commit_lock */
 	size_t limit;           /* resident bytes never exceeded; 0: none */
 	size_t huge_from;       /* regions from this offset on ask for huge pages */
+	unsigned without;       /* enum gu_without; constant */
 	uint32_t *block_of;     /* atomic entries; set before the block is visible, cleared under no lock */
 	uint8_t *state;         /* guard: the owner of the block or extent the page belongs to; SOFT, in a block: pages' lock */
 	uint64_t *cards;        /* atomic words */
