@@ -33,6 +33,12 @@ static const struct option long_options[] = {
 	{ "touchers", required_argument, NULL, 'T' },
 	{ "fetch", required_argument, NULL, 'F' },
 	{ "sequential", no_argument, NULL, 'S' },
+	{ "systems", required_argument, NULL, 'y' },
+	{ "rounds", required_argument, NULL, 'R' },
+	{ "memory", required_argument, NULL, 'Y' },
+	{ "thp", no_argument, NULL, 'P' },
+	{ "dirty", required_argument, NULL, 'D' },
+	{ "large", required_argument, NULL, 'G' },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -41,7 +47,8 @@ static _Noreturn void usage(const char *program)
 	fprintf(stderr,
 		"usage: %s [--limit BYTES] [--heap BYTES] [--seed N] [--depth N] [--live MIB] [--seconds S]\n"
 		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n"
-		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--sequential]\n",
+		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--sequential]\n"
+		"       [--systems LIST] [--rounds N] [--memory anon|shmem|hugetlb] [--thp] [--dirty PERCENT] [--large MIB]\n",
 		program);
 	exit(2);
 }
@@ -68,15 +75,28 @@ static uint64_t parse_count(const char *program, const char *text)
 	usage(program);
 }
 
+/* Where text is among count names; what: of what they are names. */
+static unsigned parse_name(const char *program, const char *text, const char *const *names, unsigned count, const char *what)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (!strcmp(text, names[i]))
+			return i;
+	fprintf(stderr, "%s: '%s' is not a %s\n", program, text, what);
+	usage(program);
+}
+
 static enum bench_mode parse_mode(const char *program, const char *text)
 {
 	static const char *const names[] = { "spin", "sleep", "sigbus", "threads4" };
 
-	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (!strcmp(text, names[i]))
-			return (enum bench_mode)i;
-	fprintf(stderr, "%s: '%s' is not a mode\n", program, text);
-	usage(program);
+	return (enum bench_mode)parse_name(program, text, names, sizeof(names) / sizeof(names[0]), "mode");
+}
+
+static enum bench_memory parse_memory(const char *program, const char *text)
+{
+	static const char *const names[] = { "anon", "shmem", "hugetlb" };
+
+	return (enum bench_memory)parse_name(program, text, names, sizeof(names) / sizeof(names[0]), "memory");
 }
 
 static void apply_option(struct bench_args *args, int c, const char *program)
@@ -100,6 +120,12 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 'T': args->touchers = (unsigned)parse_number(program, optarg, 1, 64); break;
 	case 'F': args->fetch = (unsigned)parse_number(program, optarg, 0, 999999); break;
 	case 'S': args->sequential = true; break;
+	case 'y': args->systems = optarg; break;
+	case 'R': args->rounds = (unsigned)parse_number(program, optarg, 1, 1e6); break;
+	case 'Y': args->memory = parse_memory(program, optarg); break;
+	case 'P': args->thp = true; break;
+	case 'D': args->dirty = parse_number(program, optarg, 0.001, 100); break;
+	case 'G': args->large = (size_t)parse_number(program, optarg, 0, 1 << 22) << 20; break;
 	default: usage(program);
 	}
 }
@@ -110,8 +136,7 @@ void bench_args_parse(struct bench_args *args, int argc, char **argv)
 
 	*args = (struct bench_args){
 		.seed = 1, .depth = 18, .cluster = 6, .rate = 16000, .live = (size_t)1 << 30, .seconds = 20,
-		.around = 16384,
-		.touchers = 1,
+		.around = 16384, .touchers = 1, .rounds = 5, .dirty = 12.5, .large = (size_t)4 << 30,
 	};
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)
 		apply_option(args, c, argv[0]);
@@ -189,6 +214,7 @@ static size_t read_kib(const char *path, const char *key)
 	return kib;
 }
 
+size_t bench_status_kib(const char *key) { return read_kib("/proc/self/status", key); }
 size_t bench_rss(void) { return read_kib("/proc/self/smaps_rollup", "Rss:") << 10; }
 
 /* ---- output */
@@ -204,7 +230,7 @@ void bench_end(void)
 {
 	bench_emit_float("wall_s", (double)(bench_now() - begin_ns) / 1e9);
 	bench_emit_float("cpu_s", (double)bench_clock(CLOCK_PROCESS_CPUTIME_ID) / 1e9);
-	bench_emit_int("rss_peak_kib", read_kib("/proc/self/status", "VmHWM:"));
+	bench_emit_int("rss_peak_kib", bench_status_kib("VmHWM:"));
 	fflush(stdout);
 }
 

@@ -14,6 +14,7 @@
 
 #define BENCH_EXIT_MEMORY 3 /* bench/run knows it: out of memory under the limit */
 
+enum bench_memory { BENCH_ANON, BENCH_SHMEM, BENCH_HUGETLB };
 enum bench_mode { BENCH_SPIN, BENCH_SLEEP, BENCH_SIGBUS, BENCH_THREADS4 };
 
 struct bench_args {
@@ -23,7 +24,7 @@ struct bench_args {
 	unsigned depth;     /* of the stretch tree (gcbench) or of the trees (binary-trees) */
 	unsigned cluster;   /* mutate: depth of the trees that are replaced */
 	unsigned rate;      /* mutate: operations in a second */
-	size_t live;        /* mutate: live bytes; restore: bytes that are touched */
+	size_t live;        /* mutate: live bytes; restore, track: bytes of memory */
 	double seconds;     /* mutate: length of the timed part */
 	bool measure_live;  /* only count live bytes (malloc build) */
 	bool idle;          /* mutate: no operations */
@@ -34,7 +35,13 @@ struct bench_args {
 	unsigned gap;       /* restore: us between touches */
 	unsigned touchers;  /* restore: threads that touch */
 	unsigned fetch;     /* restore: us that fetching sleeps */
-	bool sequential;    /* restore: by rising address instead of in random order */
+	bool sequential;    /* restore, track: by rising address instead of in random order */
+	const char *systems; /* track: those that take turns; NULL: all */
+	unsigned rounds;    /* track: turns */
+	enum bench_memory memory; /* track */
+	bool thp;           /* track: huge pages for the range */
+	double dirty;       /* track: per cent of the pages that are written */
+	size_t large;       /* track: bytes of the second memory; 0: none */
 };
 
 /* Fills *args from the command line; exits with a usage line on a bad one. */
@@ -79,6 +86,9 @@ uint64_t bench_hist_quantile(const struct bench_hist *hist, double q);
 
 /* Bytes resident now; exact, and slow. */
 size_t bench_rss(void);
+
+/* A number of /proc/self/status. */
+size_t bench_status_kib(const char *key);
 
 void bench_emit_int(const char *key, uint64_t value);
 void bench_emit_float(const char *key, double value);

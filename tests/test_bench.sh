@@ -21,7 +21,7 @@ for s in gcuffd libgc; do
 done
 
 "$run" --list >"$out/list"
-for b in gcbench binary-trees mutate restore noise; do
+for b in gcbench binary-trees mutate restore track noise; do
 	grep -q "^$b " "$out/list" || fail "--list lacks $b"
 done
 
@@ -34,11 +34,15 @@ grep -q "make" "$out/err" || fail "missing programs: the error does not say how 
 "$run" --build "$build" gcbench --systems libgc-zram 2>"$out/err" || fail "a system that does not fit is an error"
 grep -q "not for this benchmark" "$out/err" || fail "no word about a system that does not fit"
 
-"$run" --build "$build" all --systems "$systems,raw" --runs 1 --scale 64 --timeout 120 --json "$out/json" >"$out/table" ||
+"$run" --build "$build" all --systems "$systems,raw,mprotect" --runs 1 --scale 64 --timeout 120 --json "$out/json" >"$out/table" ||
 	fail "bench/run all --systems $systems"
 cat "$out/table"
 for mode in sleep sigbus threads4; do
 	"$run" --build "$build" restore --systems raw --runs 1 --scale 64 --mode $mode --sequential >"$out/$mode" || fail "restore --mode $mode"
+done
+
+for options in "--memory shmem --sequential" "--thp" "--memory hugetlb"; do
+	"$run" --build "$build" track --systems "$systems,raw,mprotect" --runs 2 --scale 64 $options >"$out/track" || fail "track $options"
 done
 
 python3 - "$out/json" "$systems" <<'PY'
@@ -65,6 +69,11 @@ for system in set(sys.argv[2].split(",")) & {"gcuffd"} | {"raw"}:
     restore = {"restore_p50_us", "restore_p99_us", "restore_max_us", "page_mean_us", "pages_per_fault"}
     assert restore <= set(got), (system, restore - set(got))
     assert got["restore_p50_us"] is None or 0 < got["restore_p50_us"] <= got["restore_max_us"], (system, got)
+track = {"first_write_ns", "arm_ns", "scan_clean_ns", "scan_dirty_ns"}
+for system in set(sys.argv[2].split(",")) & {"gcuffd"} | {"raw", "mprotect"}:
+    got = seen["track", system] if ("track", system) in seen else {}
+    assert not got.get("first_write_ns") or track <= set(got) and all(got[m] > 0 for m in track), (system, got)
+assert seen["track", "mprotect"]["first_write_ns"] > 0, seen["track", "mprotect"]
 if "gcuffd" in sys.argv[2]:
     assert head["rung"] in ("stop", "async", "move", "rwp"), head
 PY

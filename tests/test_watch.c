@@ -7,6 +7,7 @@
 
 #include <sys/syscall.h>
 
+#include "sys/os.h"
 #include "sys/uffd.h"
 
 /* ---- what is reported ---- */
@@ -200,6 +201,91 @@ START_TEST(precise_joins_cheap)
 END_TEST
 
 /* Page tables and whole 2 MiB that go. */
+static void drop(size_t i, size_t n) { ck_ok(madvise(page_at(i), n * mem.page, MADV_DONTNEED)); }
+
+/* Where all pages were there a quicker scan is used, up to the first that was not. */
+START_TEST(dropped_among_many)
+{
+	NEED_KIND(ANON, 1024);
+	begin(watch[0]);
+	drop(100, 1);
+	ck_assert(is_set(collected(watch[0]), 100));
+	(void)look(100);
+	ck_assert_uint_eq(collected(watch[0])->count, 0);
+	touch(100);
+	touch(511);
+	touch(512);
+	drop(3, 2);
+	touch(3);
+	(void)look(4);
+	ck_assert(is_set(peeked(watch[0]), 3, 4, 100, 511, 512));
+	ck_assert(is_set(collected(watch[0]), 3, 4, 100, 511, 512));
+	ck_assert_uint_eq(collected(watch[0])->count, 0);
+	drop(0, 1024);
+	struct set *set = collected(watch[0]);
+	ck_assert(set->count == 513 && set->has[0] && set->has[512]);
+	ck_assert_uint_eq(collected(watch[0])->count, 0);
+}
+END_TEST
+
+/* The scan writes straight into the report, unless somebody else is to be told too. */
+START_TEST(reports_without_a_bitmap)
+{
+	NEED_KIND(_i, 8);
+	begin(watch[0]);
+	struct gcuffd_run runs[2];
+	size_t count;
+	void *next;
+	touch(0);
+	touch(2);
+	touch(3);
+	ck_ok(gcuffd_watch_collect(watch[0], mem.at, 8 * mem.page, runs, 1, &count, &next));
+	ck_assert(count == 1 && next == page_at(2));
+	touch(0);
+	ck_ok(gcuffd_watch_create(0, &watch[1]));
+	begin(watch[1]);
+	touch(3);
+	ck_assert(is_set(collected(watch[0]), 0, 2, 3));
+	ck_assert(is_set(collected(watch[1]), 3));
+	ck_ok(gcuffd_watch_destroy(watch[1]));
+	touch(1);
+	touch(2);
+	ck_ok(gcuffd_watch_pin(watch[0], page_at(2), mem.page));
+	ck_assert(is_set(collected(watch[0]), 1, 2));
+}
+END_TEST
+
+static char *replace_at;
+
+static long replacing_ioctl(int fd, unsigned long request, void *arg)
+{
+	const struct gu_pm_scan_arg *scan = arg;
+	if (replace_at && request == GU_PAGEMAP_SCAN && scan->flags & GU_PM_SCAN_WP_MATCHING) {
+		void *p = mmap(replace_at, mem.page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		ck_assert_ptr_eq(p, replace_at);
+		replace_at = NULL;
+	}
+	return gu_os_linux.ioctl(fd, request, arg);
+}
+
+/* The scan fails there and has armed pages that it does not tell of. */
+START_TEST(replaced_during_the_scan)
+{
+	struct gu_os os = gu_os_linux;
+	os.ioctl = replacing_ioctl;
+	NEED_KIND(_i, 8);
+	begin(watch[0]);
+	touch(1);
+	replace_at = page_at(3);
+	gu_os_set(&os);
+	struct set set = *collected(watch[0]);
+	gu_os_set(NULL);
+	ck_assert(!replace_at && set.has[1]);
+	ck_assert(set.has[3] || is_set(collected(watch[0]), 3)); /* a scan in parts may not come to it */
+	ck_assert_uint_eq(collected(watch[0])->count, 0);
+}
+END_TEST
+
 START_TEST(large_and_sparse)
 {
 	size_t len = (size_t)64 << 30, count;
@@ -635,6 +721,8 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(kinds, dropped_pages_count_as_written, 0, KINDS);
 	tcase_add_loop_test(kinds, precise_and_cheap, ANON, PRECISE + 1);
 	tcase_add_test(kinds, precise_joins_cheap);
+	tcase_add_test(kinds, dropped_among_many);
+	tcase_add_loop_test(kinds, reports_without_a_bitmap, 0, KINDS);
 	tcase_add_test(kinds, large_and_sparse);
 	tcase_add_loop_test(kinds, pinned_pages_are_written, 0, KINDS);
 	tcase_add_loop_test(kinds, write_watch, 0, KINDS);
@@ -643,6 +731,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(mappings, unmapped_parts_end, 0, KINDS);
 	tcase_add_loop_test(mappings, mapped_over, 0, KINDS);
 	tcase_add_loop_test(mappings, mapped_over_by_another_kind, 0, HUGE);
+	tcase_add_loop_test(mappings, replaced_during_the_scan, 0, HUGE);
 	tcase_add_loop_test(mappings, unmapped_and_mapped_again, 0, KINDS);
 	tcase_add_loop_test(mappings, grows_by_beginning, 0, KINDS);
 	tcase_add_loop_test(mappings, moved_without_events, 0, KINDS);

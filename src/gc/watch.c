@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * watch.c - the calls of the watch interface, as series of steps. A step is in a section and holds the table's lock, for
- * a chunk at most; between steps the table may change, so each looks up by address where it is.
+ * for a piece at most; between steps the table may change, so each looks up by address where it is.
  */
 #include "gc/watch.h"
 
@@ -16,6 +16,7 @@
 #include "sys/scan.h"
 
 #define CHUNK GU_SCAN_CHUNK
+#define PIECE (16 * CHUNK) /* verified at once; where little was written, scanned at once */
 #define TRIES 1000 /* of looking again, when the mappings change all the time */
 
 struct step {
@@ -59,38 +60,38 @@ static bool cut_precise(const struct gcuffd_watch *w, struct gu_watch_range *p)
 	return precise;
 }
 
-/* The first piece of w's in [at, end), whole huge pages, at most a chunk. */
-static bool find_piece(const struct gcuffd_watch *w, uintptr_t at, uintptr_t end, size_t chunk, struct gu_watch_range *p)
+/* The first piece of w's in [at, end), whole huge pages, at most PIECE. */
+static bool find_piece(const struct gcuffd_watch *w, uintptr_t at, uintptr_t end, struct gu_watch_range *p)
 {
 	if (!gu_watch_next(w, &at, end, p))
 		return false;
 	uintptr_t size = size_of(p);
 	p->start = gu_align_down(p->start, size);
-	p->end = gu_align_up(gu_min(p->end, p->start + gu_max(chunk, size)), size);
+	p->end = gu_align_up(gu_min(p->end, p->start + gu_max(PIECE, size)), size);
 	return true;
 }
 
-/* 1: the table was changed, look again. */
-static int scan_piece(struct gcuffd_watch *w, struct gu_watch_range *p, enum gu_watch_how how)
+/* The piece ends behind what was scanned. 1: the table was changed, look again. */
+static int scan_piece(struct gcuffd_watch *w, struct gu_watch_range *p, enum gu_watch_how how, struct gu_watch_sink *sink)
 {
 	bool precise = cut_precise(w, p);
 	int err = gu_watch_verify(p);
-	if (!err)
-		err = gu_watch_scan(how == GU_WATCH_LOOK ? w : NULL, p, precise, how, &w->stats.found_pages);
+	if (!err) {
+		bool direct = sink && !sink->by_page && !w->pin_count && !gu_watch_has_pending(p) && !gu_watch_has_others(p);
+		err = gu_watch_scan(how == GU_WATCH_LOOK ? w : NULL, p, precise, how, direct ? sink : NULL, &w->stats.found_pages);
+	}
 	return err == -EPERM ? 1 : err; /* replaced since it was verified */
 }
 
 /* ---- collecting ---- */
 
-static bool take_pages(struct gu_watch_range *r, struct gu_watch_span *run, bool reset, struct gu_watch_sink *sink)
+/* run begins with what was not taken. */
+static bool take_pages(const struct gu_watch_range *r, struct gu_watch_span *run, struct gu_watch_sink *sink)
 {
 	uintptr_t size = sink->by_page ? size_of(r) : run->end - run->start;
-	for (; run->start < run->end; run->start += size) {
+	for (; run->start < run->end; run->start += size)
 		if (!sink->take(sink, run->start, run->start + size))
 			return false;
-		if (reset)
-			gu_watch_clear(r, run->start, run->start + size);
-	}
 	return true;
 }
 
@@ -99,28 +100,32 @@ static bool report(struct gcuffd_watch *w, const struct gu_watch_range *p, bool 
 {
 	struct gu_watch_range *r = &w->ranges[gu_watch_find(w, p->start)];
 	struct gu_watch_span run;
-	for (*at = p->start; *at < p->end && gu_watch_run(r, *at, p->end, &run); *at = run.end) {
-		size_t pages = (run.end - run.start) >> GU_PAGE_SHIFT;
-		bool all = take_pages(r, &run, reset, sink);
-		if (reset)
-			w->stats.reported_pages += pages - ((run.end - run.start) >> GU_PAGE_SHIFT);
-		if (!all) {
+	uintptr_t from = p->start;
+	size_t bytes = 0;
+	bool all = true;
+	for (*at = p->end; all && gu_watch_run(r, from, p->end, &run); from = run.end) {
+		uintptr_t start = run.start;
+		all = take_pages(r, &run, sink);
+		bytes += run.start - start;
+		if (!all)
 			*at = run.start;
-			return false;
-		}
 	}
-	*at = p->end;
-	return true;
+	if (reset && bytes) {
+		gu_watch_clear(r, p->start, *at);
+		w->stats.reported_pages += bytes >> GU_PAGE_SHIFT;
+	}
+	return all;
 }
 
 /* Where a piece has memory that can't be watched any more, what lies before that is scanned. */
-static int scan_start(struct gcuffd_watch *w, struct gu_watch_range *p, bool reset)
+static int scan_start(struct gcuffd_watch *w, struct gu_watch_range *p, bool reset, struct gu_watch_sink *sink)
 {
 	enum gu_watch_how how = reset ? GU_WATCH_RESET : GU_WATCH_LOOK;
-	int err = scan_piece(w, p, how);
+	sink = reset ? sink : NULL;
+	int err = scan_piece(w, p, how, sink);
 	while ((err == -EBUSY || err == -ESTALE) && p->end - p->start > size_of(p)) {
 		p->end = p->start + gu_align_up((p->end - p->start) / 2, size_of(p));
-		err = scan_piece(w, p, how);
+		err = scan_piece(w, p, how, sink);
 	}
 	return err;
 }
@@ -128,7 +133,8 @@ static int scan_start(struct gcuffd_watch *w, struct gu_watch_range *p, bool res
 enum { GOES_ON, AGAIN, IS_FULL };
 
 /* A state above, or -errno. */
-static int collect_locked(struct gcuffd_watch *w, uintptr_t *at, uintptr_t end, bool reset, struct gu_watch_sink *sink, bool *found)
+static int collect_locked(struct gcuffd_watch *w, uintptr_t *at, uintptr_t end, bool reset, struct gu_watch_sink *sink,
+			  bool *found)
 {
 	struct gu_watch_range p;
 	int err = gu_watch_ready(w);
@@ -138,15 +144,17 @@ static int collect_locked(struct gcuffd_watch *w, uintptr_t *at, uintptr_t end, 
 	}
 	if (err)
 		return err;
-	if (!find_piece(w, *at, end, CHUNK, &p)) {
+	if (!find_piece(w, *at, end, &p)) {
 		*at = end;
 		return GOES_ON;
 	}
-	*at = p.start;
-	err = scan_start(w, &p, reset);
+	sink->direct = 0;
+	err = scan_start(w, &p, reset, sink);
+	w->stats.reported_pages += sink->direct;
+	*at = sink->direct ? p.end : p.start; /* what was scanned before an error is in the report then */
+	*found |= sink->direct || !err;
 	if (err)
 		return err < 0 ? err : AGAIN;
-	*found = true;
 	gu_watch_note_pins(w, p.start, p.end);
 	return report(w, &p, reset, sink, at) ? GOES_ON : IS_FULL;
 }
@@ -252,11 +260,11 @@ static int arm_locked(struct gcuffd_watch *w, uintptr_t *at, uintptr_t end)
 	int err = gu_watch_ready(w);
 	if (err)
 		return err;
-	if (!find_piece(w, *at, end, CHUNK, &p)) {
+	if (!find_piece(w, *at, end, &p)) {
 		*at = end;
 		return 0;
 	}
-	err = scan_piece(w, &p, GU_WATCH_ARM);
+	err = scan_piece(w, &p, GU_WATCH_ARM, NULL);
 	if (err)
 		return err;
 	gu_watch_clear(&w->ranges[gu_watch_find(w, p.start)], p.start, p.end);

@@ -2,11 +2,12 @@
 /*
  * watch.h - which pages of any memory of the process were written, or accessed, since a watcher last asked.
  * Any thread; no heap is needed. Every call is a series of steps, each in a section and under the table's lock, none
- * longer than a chunk takes to scan.
+ * longer than a chunk takes to scan that was written all over.
  *
  * The process has one userfaultfd for this (an address can be registered with one only), and a page's written bit
  * one owner: whoever scans hands what was found to every watcher of the page, into a bitmap of its own
- * (.inv.watch.every). What is reported is taken from the bitmap alone.
+ * (.inv.watch.every). What is reported is taken from the bitmap, but where a watcher is alone with a page and has nothing
+ * pending: then the bitmap is passed by.
  */
 #ifndef GU_GC_WATCH_H
 #define GU_GC_WATCH_H
@@ -22,6 +23,7 @@ struct gu_watch_sink {
 	bool (*take)(struct gu_watch_sink *sink, uintptr_t start, uintptr_t end);
 	void *out;
 	size_t count, room;
+	uint64_t direct; /* pages that the last scan put into it, past the bitmap */
 	bool by_page; /* take() is called for each page, else for each run */
 };
 

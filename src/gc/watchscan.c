@@ -6,59 +6,111 @@
  * .assume.watch.zap: what dropping armed pages leaves: nothing in anonymous memory; a marker, which reads as not
  * written, in all other.
  */
+#define _GNU_SOURCE
 #include <errno.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/without.h"
 #include "gc/watchtable.h"
 #include "sys/os.h"
+#include "sys/scan.h"
 #include "sys/uffd.h"
 
 #define VEC_LEN 256
+#define MOST_PAGES (GU_SCAN_CHUNK >> GU_PAGE_SHIFT) /* that are found at once */
 
 typedef gu_watch_visit_fn visit_fn;
+typedef void take_fn(void *data, const struct gu_page_region *found, size_t n);
 
-/* A piece is a chunk: huge pages must not be cut, which sys/scan.h's chunks do. */
-static int scan(struct gu_pm_scan_arg arg, uintptr_t start, uintptr_t end, visit_fn *visit, void *data)
+/* Moves arg->start on. */
+static int scan_once(struct gu_pm_scan_arg *arg, take_fn *take, void *data)
 {
 	struct gu_page_region vec[VEC_LEN];
-	arg.size = sizeof(arg);
-	arg.vec = (uintptr_t)vec;
-	arg.vec_len = VEC_LEN;
-	arg.end = end;
-	for (arg.start = start; arg.start < end; arg.start = arg.walk_end) {
-		arg.walk_end = 0;
-		long n = gu_os->ioctl(gu_watch_fds.pagemap, GU_PAGEMAP_SCAN, &arg);
-		if (n < 0)
-			return (int)n;
-		if (arg.walk_end <= arg.start || arg.walk_end > end || n > VEC_LEN)
-			return -EIO;
-		for (long i = 0; i < n; i++)
-			visit(data, vec[i].start, vec[i].end);
-	}
+	arg->size = sizeof(*arg);
+	arg->vec = take ? (uintptr_t)vec : 0;
+	arg->vec_len = take ? VEC_LEN : 0;
+	arg->walk_end = 0;
+	long n = gu_os->ioctl(gu_watch_fds.pagemap, GU_PAGEMAP_SCAN, arg);
+	if (n < 0 && arg->flags & GU_PM_SCAN_WP_MATCHING)
+		gu_watch_note(NULL, arg->start, arg->end, false); /* some of it may be armed, and is not told */
+	if (n < 0)
+		return (int)n;
+	if (arg->walk_end <= arg->start || arg->walk_end > arg->end || (take && n > VEC_LEN))
+		return -EIO;
+	if (take)
+		take(data, vec, (size_t)n);
+	arg->start = arg->walk_end;
 	return 0;
+}
+
+/* A chunk at most: huge pages must not be cut, which sys/scan.h's chunks do. */
+static int scan(struct gu_pm_scan_arg arg, uintptr_t start, uintptr_t end, take_fn *take, void *data)
+{
+	int err = 0;
+	arg.start = start;
+	arg.end = end;
+	while (arg.start < end && !err)
+		err = scan_once(&arg, take, data);
+	return err;
+}
+
+struct each {
+	visit_fn *visit;
+	void *data;
+};
+
+static void take_each(void *data, const struct gu_page_region *found, size_t n)
+{
+	const struct each *e = data;
+	for (size_t i = 0; i < n; i++)
+		e->visit(e->data, found[i].start, found[i].end);
+}
+
+static int scan_each(struct gu_pm_scan_arg arg, const struct gu_watch_range *p, visit_fn *visit, void *data)
+{
+	return scan(arg, p->start, p->end, take_each, &(struct each){visit, data});
 }
 
 struct look {
 	struct gcuffd_watch *only; /* NULL: for everybody */
-	bool reset, there;
+	bool reset, there, full;
 	bool whole; /* pages that are armed are to be seen too: a watcher is new to them */
 	uintptr_t at; /* what lies between the populated pages is empty */
-	uint64_t *pages;
+	uint64_t pages; /* found */
+	struct gu_watch_sink *sink; /* or NULL: what is found quickly goes there, not into a bitmap */
 	int error;
 };
 
-static void visit_written(void *data, uintptr_t start, uintptr_t end)
+static void take_written(void *data, const struct gu_page_region *found, size_t n)
 {
 	struct look *l = data;
-	gu_watch_note(l->only, start, end, l->there);
-	*l->pages += (end - start) >> GU_PAGE_SHIFT;
+	gu_watch_note_found(l->only, found, n, l->there);
+	for (size_t i = 0; i < n; i++)
+		l->pages += (found[i].end - found[i].start) >> GU_PAGE_SHIFT;
 }
 
-/* Pages are armed after everybody was told of them: what happens in between belongs to the epoch that ends. */
-static void visit_accessed(void *data, uintptr_t start, uintptr_t end)
+/* What does not fit is pending. */
+static void take_reported(void *data, const struct gu_page_region *found, size_t n)
 {
 	struct look *l = data;
-	visit_written(data, start, end);
+	size_t i = 0;
+	for (; i < n && l->sink->take(l->sink, found[i].start, found[i].end); i++)
+		l->pages += (found[i].end - found[i].start) >> GU_PAGE_SHIFT;
+	l->sink->direct = l->pages;
+	l->full = i < n;
+	if (l->full)
+		take_written(l, found + i, n - i);
+}
+
+static void visit_written(struct look *l, uintptr_t start, uintptr_t end)
+{
+	take_written(l, &(struct gu_page_region){start, end, 0}, 1);
+}
+
+static void rwprotect(struct look *l, uintptr_t start, uintptr_t end)
+{
 	int err = l->reset ? gu_uffd_rwprotect(gu_watch_fds.uffd, start, end - start, true) : 0;
 	l->error = err && err != -ENOENT ? err : l->error;
 }
@@ -92,7 +144,18 @@ static void visit_populated(void *data, uintptr_t start, uintptr_t end)
 	l->at = end;
 }
 
+/* A zero page that is armed took the place of a marker; one that is not may have been read where a page was dropped. */
+static void take_populated(void *data, const struct gu_page_region *found, size_t n)
+{
+	const uint64_t new_zeros = GU_PAGE_IS_PFNZERO | GU_PAGE_IS_WRITTEN;
+	for (size_t i = 0; i < n; i++)
+		if ((found[i].categories & new_zeros) != new_zeros)
+			visit_populated(data, found[i].start, found[i].end);
+}
+
 static uint64_t flags_of(const struct look *l) { return l->reset ? GU_PM_SCAN_WP_MATCHING | GU_PM_SCAN_CHECK_WPASYNC : 0; }
+
+#define SOMETHING (GU_PAGE_IS_PRESENT | GU_PAGE_IS_SWAPPED)
 
 /* Written pages that hold something of their own; empty ones are not armed. */
 static int scan_cheap(struct look *l, const struct gu_watch_range *p, uint64_t none_of, uint64_t any_of)
@@ -104,7 +167,16 @@ static int scan_cheap(struct look *l, const struct gu_watch_range *p, uint64_t n
 		.category_anyof_mask = any_of,
 		.return_mask = GU_PAGE_IS_WRITTEN,
 	};
-	return scan(arg, p->start, p->end, visit_written, l);
+	return scan(arg, p->start, p->end, take_written, l);
+}
+
+static int scan_populated(struct look *l, struct gu_pm_scan_arg arg, const struct gu_watch_range *p, take_fn *take, void *data)
+{
+	l->at = p->start;
+	int err = scan(arg, p->start, p->end, take, data);
+	if (!err && l->at < p->end)
+		gu_watch_gap(l->only, l->at, p->end, l->reset);
+	return err;
 }
 
 static int scan_dropped(struct look *l, const struct gu_watch_range *p, uint64_t none_of, uint64_t any_of)
@@ -115,32 +187,40 @@ static int scan_dropped(struct look *l, const struct gu_watch_range *p, uint64_t
 		.category_anyof_mask = any_of,
 		.return_mask = GU_PAGE_IS_PRESENT,
 	};
-	l->at = p->start;
-	int err = scan(arg, p->start, p->end, visit_populated, l);
-	if (!err && l->at < p->end)
-		gu_watch_gap(l->only, l->at, p->end, l->reset);
-	return err;
+	return scan_populated(l, arg, p, take_each, &(struct each){visit_populated, l});
 }
 
-static int scan_precise(struct look *l, const struct gu_watch_range *p)
+static int scan_dropped_anon(struct look *l, const struct gu_watch_range *p)
 {
 	struct gu_pm_scan_arg arg = {
+		.category_anyof_mask = SOMETHING,
+		.return_mask = GU_PAGE_IS_PFNZERO | GU_PAGE_IS_WRITTEN,
+	};
+	return scan_populated(l, arg, p, take_populated, l);
+}
+
+static struct gu_pm_scan_arg written_or_empty(const struct look *l)
+{
+	return (struct gu_pm_scan_arg){
 		.flags = flags_of(l),
 		.category_mask = GU_PAGE_IS_WRITTEN,
 		.return_mask = GU_PAGE_IS_WRITTEN,
 	};
-	l->there = true; /* or may be: empty pages are told as written too */
-	return scan(arg, p->start, p->end, visit_written, l);
+}
+
+static int scan_precise(struct look *l, const struct gu_watch_range *p)
+{
+	l->there = p->kind == GU_WATCH_ANON; /* or may be: empty pages are told as written too */
+	return scan(written_or_empty(l), p->start, p->end, take_written, l);
 }
 
 static int scan_category(struct look *l, const struct gu_watch_range *p, uint64_t mask, uint64_t inverted, visit_fn *visit)
 {
 	struct gu_pm_scan_arg arg = {.category_inverted = inverted, .category_mask = mask, .return_mask = GU_PAGE_IS_PRESENT};
-	int err = scan(arg, p->start, p->end, visit, l);
+	int err = scan_each(arg, p, visit, l);
 	return err ? err : l->error;
 }
 
-#define SOMETHING (GU_PAGE_IS_PRESENT | GU_PAGE_IS_SWAPPED)
 #define NOTHING (GU_PAGE_IS_WRITTEN | SOMETHING) /* inverted: no page and no marker */
 
 /* Where all empty pages have markers, one without was dropped. */
@@ -149,9 +229,21 @@ static int scan_empty(struct look *l, const struct gu_watch_range *p)
 	return scan_category(l, p, NOTHING, NOTHING, visit_empty);
 }
 
+/* Nobody is to be told of it. Without a list to fill the kernel is faster by a quarter. */
+static int arm_alone(struct look *l, const struct gu_watch_range *p)
+{
+	struct gu_pm_scan_arg arg = {.flags = flags_of(l), .category_mask = GU_PAGE_IS_WRITTEN};
+	l->pages += (p->end - p->start) >> GU_PAGE_SHIFT;
+	if (p->kind == GU_WATCH_ANON)
+		gu_watch_seen(NULL, p->start, p->end);
+	return scan(arg, p->start, p->end, NULL, NULL);
+}
+
+static bool is_alone(const struct look *l, const struct gu_watch_range *p) { return l->whole && !gu_watch_has_others(p); }
+
 static int scan_shared(struct look *l, const struct gu_watch_range *p)
 {
-	int err = scan_precise(l, p);
+	int err = is_alone(l, p) ? arm_alone(l, p) : scan_precise(l, p);
 	bool told = gu_watch_fds.tells_holes && p->kind != GU_WATCH_HUGE_SHARED;
 	return err || told ? err : scan_empty(l, p);
 }
@@ -162,7 +254,7 @@ static int scan_shared(struct look *l, const struct gu_watch_range *p)
 static int scan_slowly(struct look *l, const struct gu_watch_range *p)
 {
 	int err = scan_cheap(l, p, GU_PAGE_IS_PFNZERO, SOMETHING);
-	return err ? err : scan_dropped(l, p, GU_PAGE_IS_PFNZERO, SOMETHING);
+	return err ? err : scan_dropped_anon(l, p);
 }
 
 #define SPANS 8
@@ -186,7 +278,7 @@ static int scan_unarmed(struct look *l, const struct gu_watch_range *p)
 {
 	struct gu_pm_scan_arg arg = {.category_mask = GU_PAGE_IS_WRITTEN, .return_mask = GU_PAGE_IS_WRITTEN};
 	struct spans s = {.count = 0};
-	int err = scan(arg, p->start, p->end, visit_unarmed, &s);
+	int err = scan_each(arg, p, visit_unarmed, &s);
 	for (size_t i = 0; i < s.count && !err; i++) {
 		struct gu_watch_range part = *p;
 		part.start = s.span[i].start;
@@ -196,13 +288,35 @@ static int scan_unarmed(struct look *l, const struct gu_watch_range *p)
 	return err;
 }
 
+#define RESIDENT_PAGES 4096
+
+/* Nothing in the piece is empty, or was not a moment ago. */
+static bool is_full(const struct gu_watch_range *p)
+{
+	unsigned char resident[RESIDENT_PAGES];
+	for (uintptr_t at = p->start, len; at < p->end; at += len) {
+		len = gu_min(p->end - at, (uintptr_t)RESIDENT_PAGES << GU_PAGE_SHIFT);
+		if (syscall(SYS_mincore, at, len, resident) || memchr(resident, 0, len >> GU_PAGE_SHIFT))
+			return false;
+	}
+	return true;
+}
+
+static int arm_anon(struct look *l, const struct gu_watch_range *p)
+{
+	bool quick = gu_watch_fds.tells_holes && is_alone(l, p) && is_full(p);
+	return quick ? arm_alone(l, p) : scan_slowly(l, p); /* others are not to be told of zero pages that were read */
+}
+
 static int scan_anon(struct look *l, const struct gu_watch_range *p, bool precise)
 {
+	if (!precise && l->whole)
+		return arm_anon(l, p);
 	if (!precise)
-		return l->whole || !gu_watch_fds.tells_holes || gu_is_without(GU_WITHOUT_unarmed) ? scan_slowly(l, p) : scan_unarmed(l, p);
+		return !gu_watch_fds.tells_holes || gu_is_without(GU_WITHOUT_unarmed) ? scan_slowly(l, p) : scan_unarmed(l, p);
 	int err = scan_shared(l, p);
 	bool asks = !(p->flags & GCUFFD_WATCH_PRECISE);
-	return err || !asks ? err : scan_dropped(l, p, GU_PAGE_IS_PFNZERO, SOMETHING);
+	return err || !asks ? err : scan_dropped_anon(l, p);
 }
 
 static int scan_private(struct look *l, const struct gu_watch_range *p)
@@ -219,10 +333,33 @@ static int scan_huge(struct look *l, const struct gu_watch_range *p)
 	return err ? err : scan_dropped(l, p, GU_PAGE_IS_FILE, GU_PAGE_IS_PRESENT);
 }
 
+/* Pages are armed after everybody was told of them: what happens in between belongs to the epoch that ends. */
+static void take_accessed(void *data, const struct gu_page_region *found, size_t n)
+{
+	struct look *l = data;
+	for (size_t i = 0; i < n; i++) {
+		uintptr_t start = found[i].start, end = found[i].end;
+		if (found[i].categories & GU_PAGE_IS_ACCESSED)
+			visit_written(l, start, end), gu_watch_seen(l->only, start, end), rwprotect(l, start, end);
+		else if (found[i].categories & SOMETHING)
+			gu_watch_seen(l->only, start, end);
+		else
+			gu_watch_gap(l->only, start, end, l->reset);
+	}
+}
+
+/* All but pages that are present and armed: those were there. */
 static int scan_accesses(struct look *l, const struct gu_watch_range *p)
 {
-	int err = scan_category(l, p, GU_PAGE_IS_ACCESSED, 0, visit_accessed);
-	return err ? err : scan_dropped(l, p, 0, SOMETHING);
+	struct gu_pm_scan_arg arg = {
+		.category_inverted = GU_PAGE_IS_PRESENT,
+		.category_anyof_mask = GU_PAGE_IS_PRESENT | GU_PAGE_IS_ACCESSED,
+		.return_mask = SOMETHING | GU_PAGE_IS_ACCESSED,
+	};
+	int err = scan(arg, p->start, p->end, take_accessed, l);
+	if (!err && l->whole && gu_watch_has_others(p))
+		err = scan_dropped(l, p, 0, SOMETHING);
+	return err ? err : l->error;
 }
 
 /*
@@ -233,17 +370,73 @@ static int scan_accesses(struct look *l, const struct gu_watch_range *p)
  *   shared                 armed as a marker, which stays when the page is only unmapped
  *   hugetlb                not armed nor told by PAGEMAP_SCAN: shared ones get their markers here
  */
-int gu_watch_scan(struct gcuffd_watch *only, const struct gu_watch_range *p, bool precise, enum gu_watch_how how, uint64_t *pages)
+static int scan_chunk(struct look *l, const struct gu_watch_range *p, bool precise)
 {
-	struct look l = {.only = only, .reset = how != GU_WATCH_LOOK, .whole = how == GU_WATCH_ARM, .pages = pages};
 	if (p->flags & GCUFFD_WATCH_ACCESSES)
-		return scan_accesses(&l, p);
+		return scan_accesses(l, p);
 	switch (p->kind) {
-	case GU_WATCH_ANON: return scan_anon(&l, p, precise);
-	case GU_WATCH_PRIVATE: return scan_private(&l, p);
-	case GU_WATCH_HUGE: return scan_huge(&l, p);
-	default: return scan_shared(&l, p);
+	case GU_WATCH_ANON: return scan_anon(l, p, precise);
+	case GU_WATCH_PRIVATE: return scan_private(l, p);
+	case GU_WATCH_HUGE: return scan_huge(l, p);
+	default: return scan_shared(l, p);
 	}
+}
+
+/* Where one pass tells and arms all, and costs little if it finds little. The part ends where that changes. */
+static bool is_quick(const struct look *l, struct gu_watch_range *part, bool precise)
+{
+	if (l->whole || !gu_watch_fds.tells_holes || part->flags & GCUFFD_WATCH_ACCESSES)
+		return false;
+	if (part->kind != GU_WATCH_ANON)
+		return part->kind == GU_WATCH_SHARED;
+	if (precise)
+		return part->flags & GCUFFD_WATCH_PRECISE;
+	bool there; /* what is empty now was dropped, and its marker takes no more page table than it had */
+	part->end = gu_watch_part(part, part->start, part->end, &there);
+	return there;
+}
+
+/* One call: as much as it has room for, most at pages. */
+static int scan_quickly(struct look *l, struct gu_watch_range *part, uint64_t most)
+{
+	struct gu_pm_scan_arg arg = written_or_empty(l);
+	arg.max_pages = most;
+	arg.start = part->start;
+	arg.end = part->end;
+	l->there = part->kind == GU_WATCH_ANON; /* those of the sink have been there */
+	int err = scan_once(&arg, l->sink && !(part->flags & GCUFFD_WATCH_PRECISE) ? take_reported : take_written, l);
+	part->start = arg.start;
+	return err;
+}
+
+static int scan_next(struct look *l, struct gu_watch_range *part, bool precise)
+{
+	uintptr_t size = (uintptr_t)1 << part->shift;
+	part->end = gu_min(part->end, part->start + gu_max(GU_SCAN_CHUNK, size));
+	l->there = false;
+	int err = scan_chunk(l, part, precise);
+	part->start = part->end;
+	return err;
+}
+
+int gu_watch_scan(struct gcuffd_watch *only, struct gu_watch_range *p, bool precise, enum gu_watch_how how,
+		  struct gu_watch_sink *sink, uint64_t *pages)
+{
+	struct look l = {.only = only, .reset = how != GU_WATCH_LOOK, .whole = how == GU_WATCH_ARM, .sink = sink};
+	struct gu_watch_range part = *p;
+	bool goes_on = true, quick = false;
+	int err = 0;
+	for (part.end = p->start; part.start < p->end && goes_on && !err;) {
+		if (part.start == part.end) {
+			part.end = p->end;
+			quick = is_quick(&l, &part, precise);
+		}
+		err = quick ? scan_quickly(&l, &part, MOST_PAGES - l.pages) : scan_next(&l, &part, precise);
+		goes_on = quick && l.pages < MOST_PAGES && !l.full;
+	}
+	p->end = part.start;
+	*pages += l.pages;
+	return err;
 }
 
 /* Costs a look at each mapping, and none at pages of those that are registered. */
@@ -254,5 +447,5 @@ int gu_watch_find_lost(const struct gu_watch_range *p, gu_watch_visit_fn *visit,
 		.category_mask = GU_PAGE_IS_WPALLOWED,
 		.return_mask = GU_PAGE_IS_WPALLOWED,
 	};
-	return scan(arg, p->start, p->end, visit, data);
+	return scan_each(arg, p, visit, data);
 }

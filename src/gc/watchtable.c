@@ -37,21 +37,32 @@ static void clear_bits(uint64_t *bits, size_t from, size_t to)
 			bits[i] &= ~word_mask(i, from, to);
 }
 
-static void set_bits(uint64_t *bits, size_t from, size_t to)
+static inline void set_bits(uint64_t *bits, size_t from, size_t to)
 {
-	for (size_t i = from / 64; from < to && i <= (to - 1) / 64; i++)
-		bits[i] |= word_mask(i, from, to);
+	if (from >= to)
+		return;
+	size_t i = from / 64, last = (to - 1) / 64;
+	uint64_t first_mask = ~0ull << (from % 64), last_mask = ~0ull >> (63 - (to - 1) % 64);
+	if (i == last) {
+		bits[i] |= first_mask & last_mask;
+		return;
+	}
+	bits[i++] |= first_mask;
+	while (i < last)
+		bits[i++] = ~0ull;
+	bits[last] |= last_mask;
 }
 
 /* The first bit in [from, to) that is set (or, value = ~0, clear); to if there is none. */
-static size_t find_bit(const uint64_t *bits, size_t from, size_t to, uint64_t value)
+static inline size_t find_bit(const uint64_t *bits, size_t from, size_t to, uint64_t value)
 {
-	for (size_t i = from / 64; from < to && i <= (to - 1) / 64; i++) {
-		uint64_t word = (bits[i] ^ value) & word_mask(i, from, to);
-		if (word)
-			return i * 64 + (size_t)__builtin_ctzll(word);
-	}
-	return to;
+	if (from >= to)
+		return to;
+	size_t i = from / 64, last = (to - 1) / 64;
+	uint64_t word = (bits[i] ^ value) & ~0ull << (from % 64);
+	while (!word && i < last)
+		word = bits[++i] ^ value;
+	return word ? gu_min(i * 64 + (size_t)__builtin_ctzll(word), to) : to;
 }
 
 /* src and dst start at their first bit. */
@@ -300,13 +311,16 @@ void gu_watch_move(uintptr_t from, uintptr_t to, size_t len)
 
 typedef void visit_fn(struct gu_watch_range *r, size_t from, size_t to, bool flag);
 
+/* The bits of what of [start, end) is in the range: a huge page counts if a part of it does. */
+static size_t first_bit(const struct gu_watch_range *r, uintptr_t start) { return bit_of(r, gu_max(start, r->start)); }
+static size_t last_bit(const struct gu_watch_range *r, uintptr_t end) { return bit_of(r, gu_min(end, r->end) - 1) + 1; }
+
 static void each_range(struct gcuffd_watch *only, uintptr_t start, uintptr_t end, visit_fn *visit, bool flag)
 {
 	for (struct gcuffd_watch *w = only ? only : gu_watchers; w; w = only ? NULL : w->next)
 		for (size_t i = gu_watch_find(w, start); i < w->count && w->ranges[i].start < end; i++) {
 			struct gu_watch_range *r = &w->ranges[i];
-			uintptr_t last = gu_min(end, r->end) - 1; /* a huge page counts if a part of it does */
-			visit(r, bit_of(r, gu_max(start, r->start)), bit_of(r, last) + 1, flag);
+			visit(r, first_bit(r, start), last_bit(r, end), flag);
 		}
 }
 
@@ -334,10 +348,33 @@ static void gap_bits(struct gu_watch_range *r, size_t from, size_t to, bool forg
 	}
 }
 
+static void note_part(struct gu_watch_range *r, uintptr_t start, uintptr_t end, bool there)
+{
+	note_bits(r, first_bit(r, start), last_bit(r, end), there);
+}
+
 /* .inv.watch.every */
 void gu_watch_note(struct gcuffd_watch *only, uintptr_t start, uintptr_t end, bool there)
 {
 	each_range(only, start, end, note_bits, there);
+}
+
+static void note_found(struct gcuffd_watch *w, const struct gu_page_region *found, size_t n, bool there)
+{
+	size_t i = gu_watch_find(w, found[0].start);
+	for (size_t k = 0; k < n; k++) {
+		uintptr_t start = found[k].start, end = found[k].end;
+		while (i < w->count && w->ranges[i].end <= start)
+			i++;
+		for (size_t j = i; j < w->count && w->ranges[j].start < end; j++)
+			note_part(&w->ranges[j], start, end, there);
+	}
+}
+
+void gu_watch_note_found(struct gcuffd_watch *only, const struct gu_page_region *found, size_t n, bool there)
+{
+	for (struct gcuffd_watch *w = only ? only : gu_watchers; w && n; w = only ? NULL : w->next)
+		note_found(w, found, n, there);
 }
 
 void gu_watch_seen(struct gcuffd_watch *only, uintptr_t start, uintptr_t end)
@@ -363,6 +400,36 @@ bool gu_watch_run(const struct gu_watch_range *r, uintptr_t start, uintptr_t end
 	run->start = r->origin + (from << r->shift);
 	run->end = r->origin + (find_bit(r->pending, from, to, ~0ull) << r->shift);
 	return true;
+}
+
+#define LONG_PART 512 /* pages */
+
+uintptr_t gu_watch_part(const struct gu_watch_range *r, uintptr_t start, uintptr_t end, bool *there)
+{
+	size_t at = bit_of(r, start), to = bit_of(r, end), gap = find_bit(r->there, at, to, ~0ull);
+	*there = gap - at >= LONG_PART || gap == to;
+	if (*there)
+		return r->origin + (gap << r->shift);
+	do {
+		at = find_bit(r->there, gap, to, 0);
+		gap = find_bit(r->there, at, to, ~0ull);
+	} while (at < to && gap - at < LONG_PART);
+	return r->origin + (at << r->shift);
+}
+
+bool gu_watch_has_pending(const struct gu_watch_range *p)
+{
+	size_t to = last_bit(p, p->end);
+	return find_bit(p->pending, bit_of(p, p->start), to, 0) < to;
+}
+
+bool gu_watch_has_others(const struct gu_watch_range *piece)
+{
+	for (const struct gcuffd_watch *w = gu_watchers; w; w = w->next)
+		for (size_t i = gu_watch_find(w, piece->start); i < w->count && w->ranges[i].start < piece->end; i++)
+			if (w->ranges[i].pending != piece->pending)
+				return true;
+	return false;
 }
 
 /* ---- pins ---- */

@@ -73,11 +73,18 @@ void gu_watch_move(uintptr_t from, uintptr_t to, size_t len);
 
 /* Pages were written, for only that watcher or for all: there is set too if they are there. */
 void gu_watch_note(struct gcuffd_watch *only, uintptr_t start, uintptr_t end, bool there);
+/* The same for what one call of PAGEMAP_SCAN found. */
+void gu_watch_note_found(struct gcuffd_watch *only, const struct gu_page_region *found, size_t n, bool there);
 /* Pages hold something. */
 void gu_watch_seen(struct gcuffd_watch *only, uintptr_t start, uintptr_t end);
 /* Pages are empty: those that were there count as written. forget: and are not there any more. */
 void gu_watch_gap(struct gcuffd_watch *only, uintptr_t start, uintptr_t end, bool forget);
 void gu_watch_clear(struct gu_watch_range *r, uintptr_t start, uintptr_t end);
+/* The end of the part from start whose pages were all there, which is long unless it is the last; or of the part before one. */
+uintptr_t gu_watch_part(const struct gu_watch_range *r, uintptr_t start, uintptr_t end, bool *there);
+bool gu_watch_has_pending(const struct gu_watch_range *piece);
+/* Somebody else watches a page of the piece of a watcher's range. */
+bool gu_watch_has_others(const struct gu_watch_range *piece);
 /* The first run of pending pages in [start, end); false if there is none. */
 bool gu_watch_run(const struct gu_watch_range *r, uintptr_t start, uintptr_t end, struct gu_watch_span *run);
 
@@ -137,8 +144,13 @@ enum gu_watch_how {
 	GU_WATCH_ARM,   /* the same for the first time for a watcher */
 };
 
-int gu_watch_scan(struct gcuffd_watch *only, const struct gu_watch_range *piece, bool precise, enum gu_watch_how how,
-		  uint64_t *pages);
+/*
+ * The piece ends where the scan did: behind a chunk, or where it is quick (see is_quick()) behind as many found pages.
+ * Adds these to *pages. sink (or NULL): takes what is found quickly, in order of address and before anything that is
+ * pending then; only for who has the piece alone, with nothing pending in it.
+ */
+int gu_watch_scan(struct gcuffd_watch *only, struct gu_watch_range *piece, bool precise, enum gu_watch_how how,
+		  struct gu_watch_sink *sink, uint64_t *pages);
 /* Visits the pages of mappings that are not registered for writes. */
 int gu_watch_find_lost(const struct gu_watch_range *piece, gu_watch_visit_fn *visit, void *data);
 
