@@ -5,6 +5,7 @@
 #include "api/api.h"
 #include "ctl/pacer.h"
 #include "gc/mark.h"
+#include "gc/mutator.h"
 #include "space/arena.h"
 #include "space/block.h"
 #include "space/sizeclass.h"
@@ -209,6 +210,42 @@ static void check_heap(void)
 			gu_block_check(&heap->space, &heap->space.blocks[i]);
 }
 
+/* ---- runs ---- */
+
+static struct gu_block run_block;
+static struct gu_run moving;
+static uint32_t moved_enough;
+
+static uint64_t mask_of(uint32_t group) { return group * 0x9e3779b97f4a7c15u; }
+
+/* As next_group() does. */
+static void *move_on(void *arg)
+{
+	(void)arg;
+	for (uint32_t g = 1; !__atomic_load_n(&moved_enough, __ATOMIC_RELAXED); g++) {
+		gu_store_relaxed(&moving.group, g);
+		gu_store_release(&moving.mask, mask_of(g));
+		gu_store_relaxed(&moving.mask, 0);
+	}
+	return NULL;
+}
+
+START_TEST(runs_that_move_on)
+{
+	pthread_t t;
+	moving.block = &run_block;
+	run_block.owner = &moving;
+	ck_ok(pthread_create(&t, NULL, move_on, NULL));
+	for (unsigned i = 0, n = check_rounds(2000000); i < n; i++) {
+		uint32_t group = gu_load_relaxed(&moving.group);
+		uint64_t mask = gu_run_ahead(&run_block, group);
+		must(!mask || mask == mask_of(group), "group %u has %#lx", group, mask);
+	}
+	__atomic_store_n(&moved_enough, 1, __ATOMIC_RELAXED);
+	ck_ok(pthread_join(t, NULL));
+}
+END_TEST
+
 START_TEST(checks)
 {
 	NEED_RUNG(_i);
@@ -246,6 +283,7 @@ static Suite *make_suite(void)
 	ADD(pacing_at_random);
 	ADD(blocks);
 	ADD(space);
+	ADD(runs_that_move_on);
 	tcase_add_loop_test(test_case(suite, "checks"), checks, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	return suite;
 }

@@ -13,12 +13,13 @@
 static bool next_group(struct gu_run *run, bool reuse, bool black)
 {
 	struct gu_block *b = run->block;
-	while (++run->group < gu_block_groups(b)) {
-		uint64_t cells = gu_block_take_group(b, run->group, reuse, black);
+	for (uint32_t g = run->group + 1; g < gu_block_groups(b); g++) {
+		gu_store_relaxed(&run->group, g);
+		uint64_t cells = gu_block_take_group(b, g, reuse, black);
 		if (!cells)
 			continue;
-		run->base = gu_block_cell_addr(b, run->group * 64);
-		gu_store_relaxed(&run->mask, cells);
+		run->base = gu_block_cell_addr(b, g * 64);
+		gu_store_release(&run->mask, cells); /* pairs with gu_run_ahead() */
 		return true;
 	}
 	return false;
@@ -38,7 +39,7 @@ static int next_block(struct gu_cache *c, struct gu_run *run, unsigned kind, uns
 	struct gu_block *b;
 	if (run->block) {
 		gu_arena_retire(run->block->arena, run->block, idle);
-		run->block = NULL;
+		gu_store_relaxed(&run->block, NULL);
 	}
 	flush_allocated(c);
 	int err = gu_arena_take(c->arena, kind, class, !idle && !gu_heap_without(c->arena->heap, GU_WITHOUT_fresh), run, &b);
@@ -46,8 +47,8 @@ static int next_block(struct gu_cache *c, struct gu_run *run, unsigned kind, uns
 		return err;
 	run->cell = (uint32_t)b->cell;
 	run->zero = b->zero;
-	run->group = UINT32_MAX; /* the next one is 0 */
-	run->block = b;
+	gu_store_relaxed(&run->group, UINT32_MAX); /* the next one is 0 */
+	gu_store_relaxed(&run->block, b);
 	return 0;
 }
 
@@ -117,12 +118,7 @@ void *gu_alloc_large(struct gu_thread *t, struct gcuffd_arena *a, size_t size, s
 
 /* ---- finding and freeing ---- */
 
-/* Whether the cell is only set aside. The owner's fields may change under a racing look; the cell asked for is not concerned. */
-static bool set_aside(const struct gu_block *b, uint32_t cell)
-{
-	const struct gu_run *owner = gu_load_acquire(&b->owner);
-	return owner && gu_load_relaxed(&owner->group) == cell >> 6 && (gu_load_relaxed(&owner->mask) >> (cell & 63) & 1);
-}
+static bool set_aside(const struct gu_block *b, uint32_t cell) { return gu_run_ahead(b, cell >> 6) >> (cell & 63) & 1; }
 
 bool gu_object_find(const struct gcuffd_heap *h, uintptr_t at, struct gu_found *f)
 {

@@ -188,10 +188,7 @@ void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
 static uint64_t object_cells(const struct gu_block *b, uint32_t g)
 {
 	uint64_t cells = gu_load_relaxed(&b->bits[g].mark) & gu_load_relaxed(&b->bits[g].start) & ~gu_load_relaxed(&b->bits[g].freed);
-	const struct gu_run *owner = gu_load_acquire(&b->owner);
-	if (owner && gu_load_relaxed(&owner->group) == g && gu_load_relaxed(&owner->block) == b)
-		cells &= ~gu_load_relaxed(&owner->mask);
-	return cells;
+	return cells & ~gu_run_ahead(b, g);
 }
 
 static void scan_cell_part(struct gu_marker *m, const struct gu_block *b, uint32_t cell, uintptr_t lo, uintptr_t hi)

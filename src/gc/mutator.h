@@ -22,13 +22,31 @@
  * them yet; whoever asks whether a cell is an object consults the owner's mask.
  */
 struct gu_run {
-	uint64_t mask;  /* guard: the thread; read by others during a stop */
+	uint64_t mask;  /* atomic; written by the thread */
 	uintptr_t base; /* of the group's first cell */
 	uint32_t cell;
 	bool zero;      /* the cells are known to be zero */
-	uint32_t group;
-	struct gu_block *block;
+	uint32_t group;         /* atomic; written by the thread, before mask */
+	struct gu_block *block; /* the same */
 };
+
+static inline bool gu_run_is_at(const struct gu_run *run, const struct gu_block *b, uint32_t group)
+{
+	return gu_load_relaxed(&run->block) == b && gu_load_relaxed(&run->group) == group;
+}
+
+/*
+ * The cells of the group that are in its owner's mask. The owner may move on under a look: it changes group and block before
+ * the mask, so a mask that is another group's is seen with a run that is elsewhere.
+ */
+static inline uint64_t gu_run_ahead(const struct gu_block *b, uint32_t group)
+{
+	const struct gu_run *owner = gu_load_acquire(&b->owner);
+	if (!owner || !gu_run_is_at(owner, b, group))
+		return 0;
+	uint64_t mask = gu_load_acquire(&owner->mask); /* pairs with next_group() */
+	return gu_run_is_at(owner, b, group) ? mask : 0;
+}
 
 struct gu_cache {
 	struct gcuffd_arena *arena;
