@@ -228,6 +228,15 @@ static inline size_t count_entries(size_t from, size_t to, uint64_t mask)
 	return n;
 }
 
+static inline bool is_swapped(const void *page)
+{
+	uint64_t entry = 0;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	must(pread(fd, &entry, 8, (off_t)((uintptr_t)page / GU_PAGE * 8)) == 8, "errno %d", errno);
+	close(fd);
+	return entry & IN_SWAP;
+}
+
 /* Bytes of [start, end) that are in huge pages. */
 static inline size_t count_huge(const void *start, const void *end)
 {

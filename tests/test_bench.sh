@@ -42,6 +42,7 @@ for mode in sleep sigbus threads4; do
 done
 
 for options in "--memory shmem --sequential" "--thp" "--memory hugetlb"; do
+	# shellcheck disable=SC2086 # words
 	"$run" --build "$build" track --systems "$systems,raw,mprotect" --runs 2 --scale 64 $options >"$out/track" || fail "track $options"
 done
 

@@ -13,7 +13,7 @@
 #include "base/meta.h"
 #include "fake_os.h"
 #include "gc/pins.h"
-#include "pages.h"
+#include "machine.h"
 #include "sys/uapi.h"
 
 static struct gcuffd_heap *heap;
@@ -1048,6 +1048,19 @@ START_TEST(many_threads_pin)
 	ck_ok(gcuffd_heap_destroy(heap));
 }
 END_TEST
+
+/* In Check's own process, so that all is undone whatever happens to a test. */
+static void begin_machine(void)
+{
+	begin_swap();
+	begin_ksm();
+}
+
+static void end_machine(void)
+{
+	end_ksm();
+	end_swap();
+}
 
 static Suite *make_suite(void)
 {

@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#include "swap.h"
+#include "machine.h"
 #include "sys/scan.h"
 #include "sys/uffd.h"
 

@@ -16,7 +16,7 @@
 #include "sys/scan.h"
 
 #define CHUNK GU_SCAN_CHUNK
-#define PIECE (16 * CHUNK) /* verified at once; where little was written, scanned at once */
+#define PIECE (64 * CHUNK) /* verified at once; where little was written, scanned at once */
 #define TRIES 1000 /* of looking again, when the mappings change all the time */
 
 struct step {

@@ -76,6 +76,7 @@ static int scan_each(struct gu_pm_scan_arg arg, const struct gu_watch_range *p, 
 struct look {
 	struct gcuffd_watch *only; /* NULL: for everybody */
 	bool reset, there, full;
+	bool loses; /* armed pages may lose their entry: huge ones of shared memory */
 	bool whole; /* pages that are armed are to be seen too: a watcher is new to them */
 	uintptr_t at; /* what lies between the populated pages is empty */
 	uint64_t pages; /* found */
@@ -340,12 +341,17 @@ static void take_accessed(void *data, const struct gu_page_region *found, size_t
 	for (size_t i = 0; i < n; i++) {
 		uintptr_t start = found[i].start, end = found[i].end;
 		if (found[i].categories & GU_PAGE_IS_ACCESSED)
-			visit_written(l, start, end), gu_watch_seen(l->only, start, end), rwprotect(l, start, end);
-		else if (found[i].categories & SOMETHING)
-			gu_watch_seen(l->only, start, end);
-		else
+			visit_written(l, start, end), rwprotect(l, start, end);
+		if (!(found[i].categories & (GU_PAGE_IS_ACCESSED | SOMETHING)))
 			gu_watch_gap(l->only, start, end, l->reset);
+		else if (!l->loses || !(found[i].categories & GU_PAGE_IS_ACCESSED))
+			gu_watch_seen(l->only, start, end);
 	}
+}
+
+static void visit_seen(void *data, uintptr_t start, uintptr_t end)
+{
+	gu_watch_seen(((struct look *)data)->only, start, end);
 }
 
 /* All but pages that are present and armed: those were there. */
@@ -356,7 +362,11 @@ static int scan_accesses(struct look *l, const struct gu_watch_range *p)
 		.category_anyof_mask = GU_PAGE_IS_PRESENT | GU_PAGE_IS_ACCESSED,
 		.return_mask = SOMETHING | GU_PAGE_IS_ACCESSED,
 	};
+	uint64_t before = l->pages;
+	l->loses = p->kind == GU_WATCH_SHARED;
 	int err = scan(arg, p->start, p->end, take_accessed, l);
+	if (!err && l->loses && l->pages > before)
+		err = scan_category(l, p, GU_PAGE_IS_PRESENT, 0, visit_seen);
 	if (!err && l->whole && gu_watch_has_others(p))
 		err = scan_dropped(l, p, 0, SOMETHING);
 	return err ? err : l->error;
