@@ -241,6 +241,7 @@ END_TEST
 /* A thread of the process that only the kernel uses: it can't be stopped and has no roots. */
 START_TEST(worker_of_a_ring)
 {
+	SHADOW;
 	struct io_uring_params p = {0};
 	int ring = (int)syscall(SYS_io_uring_setup, 1, &p), pipes[2];
 	if (ring < 0)
