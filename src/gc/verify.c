@@ -18,6 +18,7 @@ struct shadow {
 	uintptr_t start;
 	size_t bytes, cell;
 	uint32_t ncells, first; /* first: index of its first cell in the bit sets */
+	uint32_t made;
 	uint8_t kind;
 };
 
@@ -79,7 +80,7 @@ void gu_verify_destroy(struct gcuffd_heap *h)
 
 static void shadow_block(struct shadow_set *s, struct gu_block *b)
 {
-	s->list[s->n++] = (struct shadow){b, b->start, b->bytes, b->cell, b->ncells, (uint32_t)s->cells, b->kind};
+	s->list[s->n++] = (struct shadow){b, b->start, b->bytes, b->cell, b->ncells, (uint32_t)s->cells, gu_load_relaxed(&b->made), b->kind};
 	s->cells += b->ncells;
 }
 
@@ -256,11 +257,12 @@ typedef bool wrong_fn(const struct shadow *s, uint32_t cell);
 
 static bool is_gone(const struct shadow *s, uint32_t cell) { return !has_bit(s->block->bits[cell / 64].start, cell); }
 
+/* Mutators run. A block that was given back and made anew, maybe of the same size in the same place, has lost its dropped bits. */
 static bool is_gone_undropped(const struct shadow *s, uint32_t cell)
 {
-	bool reused = s->block->start != s->start || s->block->cell != s->cell; /* its dropped bits are gone */
-	bool gone = s->block->state == GU_BLOCK_FREE || is_gone(s, cell);
-	return !reused && gone && !has_bit(s->block->bits[cell / 64].dropped, cell);
+	bool gone = gu_load_acquire(&s->block->state) == GU_BLOCK_FREE || !has_bit(gu_load_acquire(&s->block->bits[cell / 64].start), cell);
+	bool dropped = has_bit(gu_load_acquire(&s->block->bits[cell / 64].dropped), cell);
+	return gone && !dropped && gu_load_relaxed(&s->block->made) == s->made;
 }
 
 static bool is_unmarked(const struct shadow *s, uint32_t cell)

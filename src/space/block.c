@@ -81,6 +81,7 @@ struct gu_block *gu_block_new(struct gu_space *s, uint32_t ncells, bool typed)
 	gu_unlock(&s->lock);
 	if (!b)
 		return NULL;
+	gu_add_seqcst(&b->made, 1); /* before the bits are another's: pairs with is_gone_undropped() */
 	b->ncells = ncells;
 	b->next = b->prev = NULL;
 	b->owner = NULL;

@@ -60,6 +60,7 @@ struct gu_block {
 	uint8_t armed;   /* guard: collector; pages may be write-protected */
 	uint8_t pinned;  /* atomic, changes under the heap's lock; an object in it has pins (gc/pins.h) */
 	struct gu_block *next, *prev; /* guard: the arena's lock, or the space's for free descriptors */
+	uint32_t made;                /* atomic; how often the descriptor was taken */
 	struct gu_run *owner;         /* atomic; CURRENT only; changes under the arena's lock */
 	uint32_t nfreed;              /* atomic; about how many freed bits are set: a hint, the bits decide */
 	uint32_t live;                /* guard: collector; cells found live by the last sweep */
