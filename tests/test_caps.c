@@ -5,11 +5,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 
 #include "base/check.h"
 #include "fake_os.h"
@@ -383,21 +380,12 @@ static int try_unprivileged(void)
 
 START_TEST(nobody_gets_async)
 {
-	int status = -1;
 	char c = '0';
 	int fd = open("/proc/sys/vm/unprivileged_userfaultfd", O_RDONLY);
 	long n = fd >= 0 ? read(fd, &c, 1) : 0;
 	if (geteuid() != 0 || n < 1 || c != '0' || !gu_caps()->has_wp_async)
 		GU_SKIP("needs async write-protect, root, and vm.unprivileged_userfaultfd=0");
-	fflush(stdout);
-	pid_t pid = fork();
-	if (pid == 0) {
-		if (setgroups(0, NULL) || setgid(65534) || setuid(65534) || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
-			_exit(1);
-		_exit(try_unprivileged());
-	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert_int_eq(status, 0);
+	in_child_as_nobody(try_unprivileged);
 	close(fd);
 }
 END_TEST

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/meta.h"
 #include "fake_os.h"
+#include "sys/files.h"
 #include "test.h"
 
 START_TEST(memory_calls)
@@ -140,6 +141,35 @@ START_TEST(a_thread_can_have_a_descriptor_table_of_its_own)
 }
 END_TEST
 
+static int kept[4]; /* -1: closed in the thread's table */
+
+static void *keep_two(void *unused)
+{
+	int keep[3] = {kept[2], -1, kept[0]};
+	(void)unused;
+	long result = gu_files_own(keep, 3);
+	for (int i = 0; i < 4; i++)
+		kept[i] = fcntl(kept[i], F_GETFD) < 0 ? -1 : kept[i];
+	return (void *)result;
+}
+
+START_TEST(only_what_is_kept_is_open)
+{
+	int fds[4];
+	pthread_t thread;
+	void *result;
+	for (int i = 0; i < 4; i++)
+		fds[i] = kept[i] = gu_os->open("/dev/null", O_RDONLY);
+	ck_ok(pthread_create(&thread, NULL, keep_two, NULL));
+	ck_ok(pthread_join(thread, &result));
+	ck_assert_ptr_null(result);
+	for (int i = 0; i < 4; i++)
+		ck_assert_int_eq(kept[i], i % 2 ? -1 : fds[i]);
+	for (int i = 0; i < 4; i++)
+		ck_ok(gu_os->close(fds[i]));
+}
+END_TEST
+
 START_TEST(the_nth_call_fails)
 {
 	void *p[3] = {NULL, NULL, NULL};
@@ -192,6 +222,7 @@ static Suite *make_suite(void)
 	tcase_add_test(real, futex_wakes);
 	tcase_add_test(real, reads_memory_that_may_not_be_there);
 	tcase_add_test(real, a_thread_can_have_a_descriptor_table_of_its_own);
+	tcase_add_test(real, only_what_is_kept_is_open);
 	tcase_add_test(faked, the_nth_call_fails);
 	tcase_add_test(faked, metadata_takes_its_memory_through_the_table);
 	return suite;

@@ -776,9 +776,11 @@ START_TEST(the_kernel_writes_in_a_cycle)
 	buffer = whole_pages(6);
 	if (!ring_register(&ring, buffer, size))
 		GU_SKIP("no buffer can be registered (errno %d)", errno);
-	written = 1;
-	ck_ok(gcuffd_collect(heap));
-	write_in_a_cycle(when, size);
+	for (int tries = 0; tries < (when == NOT_PINNED ? 20 : 1) && !stats_of(heap).verify_failures; tries++) { /* a stale word can save it */
+		written = 1;
+		ck_ok(gcuffd_collect(heap));
+		write_in_a_cycle(when, size);
+	}
 	if (when == NOT_PINNED) { /* the heap is broken on purpose: it is left alone */
 		ck_assert_uint_gt(stats_of(heap).verify_failures, 0);
 		ck_assert_ptr_nonnull(strstr(core_log, "reachable but not marked"));

@@ -5,10 +5,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <pthread.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "base/check.h"
@@ -228,20 +226,11 @@ static int sysctl_unprivileged(void)
 /* As nobody: user-mode faults only, and yet the kernel's writes into armed pages are noted. */
 START_TEST(works_unprivileged)
 {
-	int status = -1;
 	bool have = make_heap(1);
 	drop_heap();
 	if (!have || geteuid() != 0 || sysctl_unprivileged())
 		GU_SKIP("needs async write-protect, root, and vm.unprivileged_userfaultfd=0");
-	fflush(stdout);
-	pid_t pid = fork();
-	if (pid == 0) {
-		if (setgroups(0, NULL) || setgid(65534) || setuid(65534) || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
-			_exit(1);
-		_exit(try_unprivileged());
-	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status 0x%x", status);
+	in_child_as_nobody(try_unprivileged);
 }
 END_TEST
 

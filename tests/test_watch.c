@@ -691,19 +691,10 @@ static int try_unprivileged(void)
 
 START_TEST(works_unprivileged)
 {
-	int status = -1;
 	NEED_WATCH();
 	if (geteuid() != 0 || !make_memory(_i, 4))
 		GU_SKIP("needs root, to become nobody");
-	fflush(stdout);
-	pid_t pid = fork();
-	if (pid == 0) {
-		if (setgroups(0, NULL) || setgid(65534) || setuid(65534) || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
-			_exit(1);
-		_exit(try_unprivileged());
-	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	ck_assert_int_eq(status, 0);
+	in_child_as_nobody(try_unprivileged);
 }
 END_TEST
 

@@ -67,12 +67,18 @@ int gcuffd_arena_create(struct gcuffd_heap *h, const char *name, struct gcuffd_a
 	return err;
 }
 
+/* The block of that number, or NULL where it is not in use or another arena's. */
+static struct gu_block *block_of(struct gcuffd_arena *a, uint32_t number)
+{
+	struct gu_block *b = &a->space->blocks[number];
+	return gu_load_acquire(&b->state) != GU_BLOCK_FREE && b->arena == a ? b : NULL;
+}
+
 static void release_blocks(struct gcuffd_arena *a)
 {
-	struct gu_space *s = a->space;
-	for (uint32_t i = 1; i <= gu_block_count(s); i++) {
-		struct gu_block *b = &s->blocks[i];
-		if (gu_load_acquire(&b->state) != GU_BLOCK_FREE && b->arena == a)
+	for (uint32_t i = 1; i <= gu_block_count(a->space); i++) {
+		struct gu_block *b = block_of(a, i);
+		if (b)
 			gu_arena_release(a, b);
 	}
 	memset(a->partial, 0, sizeof(a->partial));
@@ -92,11 +98,12 @@ static void lock_cycles(struct gcuffd_heap *h)
 
 static bool has_pins(struct gcuffd_arena *a)
 {
-	struct gu_space *s = a->space;
-	for (uint32_t i = 1; i <= gu_block_count(s); i++)
-		if (gu_load_acquire(&s->blocks[i].state) != GU_BLOCK_FREE && s->blocks[i].arena == a && gu_load_relaxed(&s->blocks[i].pinned))
-			return true;
-	return false;
+	bool any = gu_load_relaxed(&a->heap->npins), found = false;
+	for (uint32_t i = 1; any && !found && i <= gu_block_count(a->space); i++) {
+		const struct gu_block *b = block_of(a, i);
+		found = b && gu_load_relaxed(&b->pinned);
+	}
+	return found;
 }
 
 static int empty_arena(struct gcuffd_arena *a, bool end)

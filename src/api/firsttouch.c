@@ -4,11 +4,7 @@
 #include "api/firsttouch.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <sched.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/atomic.h"
@@ -16,6 +12,7 @@
 #include "base/meta.h"
 #include "base/without.h"
 #include "gc/stop.h"
+#include "sys/files.h"
 #include "sys/os.h"
 #include "sys/uffd.h"
 
@@ -61,36 +58,13 @@ void gu_first_set(struct gu_first *f, const struct gcuffd_lazy_options *o)
 
 /* ---- threads ---- */
 
-static void close_between(int from, int to)
-{
-	if (from < to && syscall(SYS_close_range, (unsigned)from, (unsigned)to - 1, 0)) /* before 5.9 */
-		for (int fd = from; fd < to && fd < 65536; fd++)
-			gu_os->close(fd);
-}
-
-/* The smallest of those to be kept that is not below from; INT_MAX if there is none. */
-static int next_kept(const struct gu_first *f, int from)
-{
-	int next = f->resolver.uffd >= from ? f->resolver.uffd : INT_MAX;
-	if (f->pagemap >= from && f->pagemap < next)
-		next = f->pagemap;
-	for (unsigned i = 0; i < f->options.nfds; i++)
-		if (f->fds[i] >= from && f->fds[i] < next)
-			next = f->fds[i];
-	return next;
-}
-
 /* .inv.resolver.files */
 static void own_files(struct gu_first *f)
 {
-	if (gu_os->unshare(CLONE_FILES)) {
+	int keep[GU_FIRST_FDS + 2] = {f->resolver.uffd, f->pagemap};
+	memcpy(keep + 2, f->fds, f->options.nfds * sizeof(keep[0]));
+	if (gu_files_own(keep, f->options.nfds + 2))
 		gu_store_seqcst(&f->shares, true); /* gu_first_begin() gives up: the program could close the descriptor */
-		return;
-	}
-	for (int from = 0, kept; from < INT_MAX; from = kept == INT_MAX ? INT_MAX : kept + 1) {
-		kept = next_kept(f, from);
-		close_between(from, kept);
-	}
 }
 
 static void *thread_main(void *arg)
@@ -123,25 +97,18 @@ static int start_thread(struct gu_first *f)
 {
 	struct gu_first_thread *t = &f->threads[f->nthreads];
 	pthread_attr_t attr;
-	sigset_t all, old;
 	int err = make_buffer(f, t);
 	if (err)
 		return err;
-	sigfillset(&all);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK);
-	gu_stop_expect();
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
-	err = pthread_create(&t->id, &attr, thread_main, t);
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, 8);
+	err = gu_stop_start(&t->id, &attr, thread_main, t);
 	pthread_attr_destroy(&attr);
-	if (!err) {
+	if (err)
+		free_buffer(f, t);
+	else
 		f->nthreads++;
-		return 0;
-	}
-	gu_stop_unexpect();
-	free_buffer(f, t);
-	return -err;
+	return err;
 }
 
 static int start_threads(struct gu_first *f)

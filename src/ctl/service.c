@@ -8,8 +8,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -25,6 +23,7 @@
 #include "gc/track.h"
 #include "gc/verify.h"
 #include "space/ahead.h"
+#include "sys/files.h"
 #include "sys/os.h"
 
 #define STACK ((size_t)256 << 10)
@@ -382,14 +381,10 @@ static void serve(struct gcuffd_heap *h)
 /* A table of its own: the program may close all it knows, and a stray child inherits nothing. */
 static void own_files(struct gcuffd_heap *h)
 {
-	if (gu_os->unshare(CLONE_FILES)) {
+	if (gu_files_own(NULL, 0))
 		gu_log(&h->log, GU_LOG_WARN, "service threads share the program's descriptors: unshare was refused");
-		return;
-	}
-	if (syscall(SYS_close_range, 0, ~0u, 0)) /* before 5.9 */
-		for (int fd = 0; fd < 65536; fd++)
-			gu_os->close(fd);
-	gu_log_detach();
+	else
+		gu_log_detach();
 }
 
 static void begin(struct gcuffd_heap *h)
@@ -443,16 +438,14 @@ static int start_thread(struct gu_service *s, void *(*fn)(void *))
 	s->nthreads++; /* before the thread runs: the collector starts further ones itself */
 	pthread_attr_init(&attr);
 	pthread_attr_setstack(&attr, s->stacks[i], STACK);
-	gu_stop_expect();
-	int err = pthread_create(&s->threads[i], &attr, fn, s);
+	int err = gu_stop_start(&s->threads[i], &attr, fn, s);
 	pthread_attr_destroy(&attr);
 	if (err) {
-		gu_stop_unexpect();
 		gu_meta_unmap(s->stacks[i], STACK);
 		gu_store_release(&s->stacks[i], NULL);
 		s->nthreads--;
 	}
-	return -err;
+	return err;
 }
 
 static void *collector_main(void *arg)
@@ -476,11 +469,7 @@ static void *collector_main(void *arg)
 
 static int start_locked(struct gu_service *s)
 {
-	sigset_t all, old;
-	sigfillset(&all);
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
 	int err = start_thread(s, collector_main);
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, 8);
 	while (!err && !gu_load_acquire(&s->ready))
 		gu_os->futex_wait(&s->ready, 0, -1);
 	s->started = !err;

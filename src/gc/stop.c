@@ -197,8 +197,18 @@ int gu_blocking_leave(void)
 
 /* ---- the stopper's side ---- */
 
-void gu_stop_expect(void) { gu_add_seqcst(&expected, 1); }
-void gu_stop_unexpect(void) { gu_sub_seqcst(&expected, 1); }
+int gu_stop_start(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+{
+	sigset_t all, old;
+	sigfillset(&all);
+	gu_add_seqcst(&expected, 1);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+	int err = pthread_create(thread, attr, fn, arg);
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, 8);
+	if (err)
+		gu_sub_seqcst(&expected, 1);
+	return -err;
+}
 
 void gu_stop_exempt(bool on)
 {
@@ -209,7 +219,7 @@ void gu_stop_exempt(bool on)
 			break;
 	}
 	if (on)
-		gu_stop_unexpect();
+		gu_sub_seqcst(&expected, 1);
 }
 
 static bool is_exempt(pid_t tid)

@@ -7,6 +7,7 @@
 #ifndef GU_GC_STOP_H
 #define GU_GC_STOP_H
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -43,11 +44,10 @@ int gu_blocking_enter(void);
 int gu_blocking_leave(void);
 
 /*
- * Service threads are no mutators, found or not. Whoever makes one calls expect first, so that no stopper takes
- * the new thread for a mutator before it has said what it is (.inv.stop.exempt); unexpect if it can't be made.
+ * Makes a service thread, with all signals blocked. Service threads are no mutators, found or not: the first thing that fn does
+ * is gu_stop_exempt(true), and until then no stopper takes the new thread for a mutator (.inv.stop.exempt). -errno.
  */
-void gu_stop_expect(void);
-void gu_stop_unexpect(void);
+int gu_stop_start(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
 void gu_stop_exempt(bool on);
 void gu_stop_forked(void);
 

@@ -16,8 +16,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -25,6 +23,7 @@
 #include "base/meta.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
+#include "sys/files.h"
 #include "sys/os.h"
 #include "sys/uffd.h"
 
@@ -86,18 +85,6 @@ static bool read_events(struct ring *r)
 	return n != -EBADF && n != -EINVAL;
 }
 
-/* In the new table the descriptor keeps its number. */
-static void own_files(struct ring *r)
-{
-	r->own_files = !gu_os->unshare(CLONE_FILES);
-	if (!r->own_files)
-		return;
-	unsigned fd = (unsigned)r->uffd;
-	if (fd > 0)
-		syscall(SYS_close_range, 0, fd - 1, 0);
-	syscall(SYS_close_range, fd + 1, ~0u, 0);
-}
-
 static void wait_for(uint32_t *word)
 {
 	while (!gu_load_acquire(word))
@@ -113,7 +100,7 @@ static void set(uint32_t *word)
 static void serve(struct ring *r)
 {
 	struct pollfd p = {r->uffd, POLLIN, 0};
-	own_files(r);
+	r->own_files = !gu_files_own(&r->uffd, 1);
 	set(&r->ready);
 	while (!gu_load_seqcst(&r->quit))
 		if (syscall(SYS_ppoll, &p, 1, NULL, NULL, 0) > 0 && (gu_load_seqcst(&r->quit) || !read_events(r)))
@@ -145,18 +132,11 @@ static void free_ring(struct ring *r)
 static int start_thread(struct ring *r)
 {
 	pthread_attr_t attr;
-	sigset_t all, old;
-	sigfillset(&all);
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
 	pthread_attr_init(&attr);
 	pthread_attr_setstack(&attr, r->stack, STACK);
-	gu_stop_expect();
-	int err = pthread_create(&r->thread, &attr, reader_main, r);
-	if (err)
-		gu_stop_unexpect();
+	int err = gu_stop_start(&r->thread, &attr, reader_main, r);
 	pthread_attr_destroy(&attr);
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, 8);
-	return -err;
+	return err;
 }
 
 static int make_reader(struct ring **out)
