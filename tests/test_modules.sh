@@ -21,3 +21,4 @@ END
 ${CC:-cc} -O2 -fPIC -shared -o "$dir/module.so" "$dir/module.c"
 GU_DLMOD=$dir/module.so CK_RUN_CASE=modules "$test_roots"
 GU_DLMOD=$dir/module.so CK_RUN_CASE=modules_in_cycles "$test_roots"
+GU_DLMOD=$dir/module.so CK_RUN_CASE=too_many_modules "$test_roots"

@@ -5,13 +5,20 @@
  * pointer moves between places, and in a process with many mappings or sparse ones.
  */
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "base/own.h"
 #include "core.h"
+#include "gc/roots.h"
+#include "sys/maps.h"
+#include "sys/os.h"
 
 #define STAMP 0xfeedface12345678u
 
@@ -290,10 +297,9 @@ struct module {
 	void *volatile *(*data)(void), *volatile *(*tls)(void);
 };
 
-static struct module load(void)
+static struct module load_from(const char *path)
 {
 	struct module m;
-	const char *path = getenv("GU_DLMOD"); /* tests/test_modules.sh makes it */
 	m.handle = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
 	if (!m.handle)
 		return m;
@@ -302,6 +308,8 @@ static struct module load(void)
 	must(m.data && m.tls, "dlsym");
 	return m;
 }
+
+static struct module load(void) { return load_from(getenv("GU_DLMOD")); /* tests/test_modules.sh makes it */ }
 
 static void *module_thread(void *arg)
 {
@@ -335,6 +343,52 @@ START_TEST(modules)
 		dlclose(m.handle);
 		must_die("data of a module that is gone");
 	}
+	end();
+}
+END_TEST
+
+#define TOO_MANY 520
+
+/* A copy, for a file is loaded but once. Its descriptor stays open: the next copy has another name. */
+static int copy_module(struct module *m)
+{
+	char path[64];
+	struct stat st;
+	int from = open(getenv("GU_DLMOD"), O_RDONLY), to = memfd_create("module", 0);
+	must(from >= 0 && to >= 0 && !fstat(from, &st), "errno %d", errno);
+	must(sendfile(to, from, NULL, (size_t)st.st_size) == st.st_size, "errno %d", errno);
+	close(from);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", to);
+	*m = load_from(path);
+	must(m->handle, "%s", dlerror());
+	return to;
+}
+
+/* With TLS of more modules than the collector lists nothing is swept, since it may be pointed to from there. */
+START_TEST(too_many_modules)
+{
+	NO_SANITIZER("it keeps copies of pointers");
+	NEED_RUNG(_i);
+	static struct module m[TOO_MANY];
+	int fd[TOO_MANY];
+	begin(_i);
+	if (!getenv("GU_DLMOD")) {
+		end();
+		GU_SKIP("no module in GU_DLMOD");
+	}
+	for (int i = 0; i < TOO_MANY; i++)
+		fd[i] = copy_module(&m[i]);
+	store(m[TOO_MANY - 1].tls());
+	scrub();
+	for (int i = 0; i < 3; i++)
+		ck_assert_int_eq(gcuffd_collect(heap), -ENOMEM);
+	ck_assert(is_alive(heap, hidden));
+	*m[TOO_MANY - 1].tls() = NULL;
+	for (int i = 0; i < TOO_MANY; i++) {
+		dlclose(m[i].handle);
+		close(fd[i]);
+	}
+	must_die("TLS of a module that is gone");
 	end();
 }
 END_TEST
@@ -374,6 +428,174 @@ START_TEST(modules_in_cycles)
 	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
 	pthread_join(t, NULL);
 	end();
+}
+END_TEST
+
+/* ---- memory that was a module's when roots were listed, and is the library's by the stop ---- */
+
+#define LEFT_LEN ((size_t)16 << 12)
+#define LEFT_OWN ((size_t)4 << 12) /* from the eighth page on */
+
+static char left[LEFT_LEN] __attribute__((aligned(4096))); /* as if in a module that is unloaded */
+
+struct left_seen {
+	size_t below, above, own;
+};
+
+static size_t common(uintptr_t a, uintptr_t b, uintptr_t c, uintptr_t d)
+{
+	uintptr_t lo = a > c ? a : c, hi = b < d ? b : d;
+	return hi > lo ? hi - lo : 0;
+}
+
+static void see_left(void *data, uintptr_t start, uintptr_t end, bool foreign)
+{
+	struct left_seen *s = data;
+	uintptr_t own = (uintptr_t)left + LEFT_LEN / 2;
+	(void)foreign;
+	s->below += common(start, end, (uintptr_t)left, own);
+	s->own += common(start, end, own, own + LEFT_OWN);
+	s->above += common(start, end, own + LEFT_OWN, (uintptr_t)left + LEFT_LEN);
+}
+
+static struct left_seen look_at_left(void)
+{
+	struct left_seen seen = {0, 0, 0};
+	struct gu_root_visit visit = {see_left, &seen};
+	gu_roots_each(heap, &visit);
+	return seen;
+}
+
+/* It is full of addresses, the verifier's of those of blocks: with them the first object of each would be alive. */
+START_TEST(what_the_library_mapped_since)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	ck_ok(gcuffd_collect(heap)); /* lists roots, which stay as they are until the next cycle */
+	struct left_seen seen = look_at_left();
+	ck_assert_uint_eq(seen.own, LEFT_OWN);
+	ck_assert(gu_own_add((uintptr_t)left + LEFT_LEN / 2, LEFT_OWN));
+	for (int i = 0; i < 2; i++) {
+		seen = look_at_left();
+		ck_assert_uint_eq(seen.own, 0);
+		ck_assert_uint_eq(seen.below, LEFT_LEN / 2);
+		ck_assert_uint_eq(seen.above, LEFT_LEN / 2 - LEFT_OWN);
+	}
+	gu_own_remove((uintptr_t)left + LEFT_LEN / 2, LEFT_OWN);
+	TRY_SLOT((void *volatile *)(left + LEFT_LEN / 2), "what is no more the library's");
+	end();
+}
+END_TEST
+
+static uint32_t in_second_stop; /* set by the collector, which maps in left from then on */
+static size_t mapped_left;
+
+static int note_second_stop(pid_t pid, pid_t tid, int sig)
+{
+	if (gu_load_relaxed(&heap->phase) == GU_PHASE_MARK)
+		in_second_stop = 1;
+	return gu_os_linux.tgkill(pid, tid, sig);
+}
+
+static int map_in_left(void *hint, size_t len, int prot, int flags, void **out)
+{
+	if (!in_second_stop || mapped_left + len > LEFT_LEN)
+		return gu_os_linux.mmap(hint, len, prot, flags, out);
+	mapped_left += len;
+	return gu_os_linux.mmap(left + mapped_left - len, len, prot, flags | MAP_FIXED, out);
+}
+
+/* Whether the hidden pointer is in left, where the library mapped something. */
+static bool left_has_it(void)
+{
+	uint64_t word;
+	for (size_t at = 0; at < mapped_left; at += 8)
+		if (gu_os_linux.process_vm_readv(getpid(), &word, left + at, 8) == 8 && (word ^ HIDE_MASK) == hidden)
+			return true;
+	return false;
+}
+
+static void *run_till_quit(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	while (!__atomic_load_n(&quit, __ATOMIC_RELAXED))
+		sched_yield();
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+/* The object is dead, and the first of its block. */
+START_TEST(verifier_maps_where_a_module_was)
+{
+	NEED_RUNG(_i);
+	if (_i == GCUFFD_RUNG_STOP)
+		GU_SKIP("has but one stop");
+	pthread_t t;
+	void *again;
+	struct gu_os os = gu_os_linux;
+	os.tgkill = note_second_stop;
+	os.mmap = map_in_left;
+	begin(_i);
+	quit = in_second_stop = 0;
+	mapped_left = 0;
+	ck_ok(pthread_create(&t, NULL, run_till_quit, NULL));
+	make(100);
+	scrub();
+	gu_os_set(&os);
+	collect();
+	gu_os_set(NULL);
+	ck_assert(left_has_it());
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	pthread_join(t, NULL);
+	end();
+	ck_ok(gu_os_linux.mmap(left, LEFT_LEN, PROT_READ | PROT_WRITE, MAP_FIXED, &again));
+}
+END_TEST
+
+static uintptr_t tls_start; /* of the mapping that holds the main thread's TLS */
+static size_t read_beside_tls;
+
+static void see_beside_tls(void *data, uintptr_t start, uintptr_t end, bool foreign)
+{
+	(void)data, (void)foreign;
+	read_beside_tls += common(start, end, tls_start - 4096, tls_start);
+}
+
+/* How much TLS there is below a TCB is a guess upwards. */
+START_TEST(what_the_library_mapped_beside_tls)
+{
+	NEED_RUNG(_i);
+	struct gu_root_visit visit = {see_beside_tls, NULL};
+	uintptr_t own_start, own_end;
+	struct gu_map map;
+	begin(_i);
+	ck_ok(gcuffd_collect(heap));
+	must_ok(gu_maps_find((uintptr_t)pthread_self(), &map));
+	tls_start = map.start;
+	bool is_own = gu_own_next(tls_start - 4096, &own_start, &own_end) && own_start < tls_start;
+	ck_assert(is_own || gu_own_add(tls_start - 4096, 4096));
+	read_beside_tls = 0;
+	gu_roots_each(heap, &visit);
+	ck_assert_uint_eq(read_beside_tls, 0);
+	if (!is_own)
+		gu_own_remove(tls_start - 4096, 4096);
+	TRY_SLOT(&in_tls, "TLS of the main thread");
+	end();
+}
+END_TEST
+
+/* What a program names is read in any case: it may be an object of another heap. */
+START_TEST(named_in_another_heap)
+{
+	NEED_RUNG(_i);
+	struct gcuffd_heap *other = heap_make("rung=%s", rung_names[_i]);
+	char *range = gcuffd_alloc(other, 200000);
+	begin(_i);
+	ck_ok(gcuffd_root_add(heap, range, 200000));
+	TRY_SLOT((void *volatile *)(range + 4096), "an object of another heap");
+	ck_ok(gcuffd_root_remove(heap, range));
+	end();
+	ck_ok(gcuffd_heap_destroy(other));
 }
 END_TEST
 
@@ -964,7 +1186,12 @@ static Suite *make_suite(void)
 	ADD(deep_stacks);
 	ADD(static_tls);
 	ADD(modules);
+	ADD(too_many_modules);
 	ADD(modules_in_cycles);
+	ADD(what_the_library_mapped_since);
+	ADD(verifier_maps_where_a_module_was);
+	ADD(what_the_library_mapped_beside_tls);
+	ADD(named_in_another_heap);
 	ADD(alternate_stacks);
 	ADD(alternate_stack_above);
 	ADD(alternate_stack_on_own);

@@ -97,7 +97,7 @@ START_TEST(finds_dropped_card)
 	NEED_RUNG(_i);
 	struct gcuffd_stats s = run(with_rung(_i, ",plant_drop_card=1"), 2 * SHORT);
 	ck_assert_uint_gt(s.verify_failures, 0);
-	ck_assert_ptr_nonnull(strstr(core_log, "reachable but not marked"));
+	ck_assert_ptr_nonnull(strstr(core_log, "reachable but not marked (led to by the word at 0x"));
 }
 END_TEST
 
@@ -128,6 +128,9 @@ START_TEST(finds_skipped_tls)
 		ck_ok(gcuffd_collect(heap));
 	}
 	ck_assert_uint_gt(stats_of(heap).verify_failures, 0);
+	char from[100];
+	snprintf(from, sizeof(from), "led to by the word at %#lx in memory without a name, through 0 objects", (unsigned long)&in_tls);
+	ck_assert_msg(strstr(core_log, from) != NULL, "%s", core_log);
 }
 END_TEST
 

@@ -22,7 +22,8 @@ struct reading {
 
 static void add_tls(struct gu_modules *m, size_t id, size_t size, size_t align)
 {
-	if (m->ntls < GU_TLS_MODULES)
+	m->full |= m->ntls == GU_TLS_MODULES;
+	if (!m->full)
 		m->tls[m->ntls++] = (struct gu_tls_module){id, size};
 	m->tls_static += size + align;
 }
@@ -44,12 +45,13 @@ static int read_module(struct dl_phdr_info *info, size_t size, void *data)
 	return r->segment ? 0 : 1;
 }
 
-void gu_modules_read(struct gu_modules *m, void (*segment)(void *data, uintptr_t start, uintptr_t end), void *data)
+bool gu_modules_read(struct gu_modules *m, void (*segment)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
 	struct reading r = {m, segment, data};
 	memset(m, 0, sizeof(*m));
 	m->tls_static = 2048; /* the loader's surplus for late static TLS */
 	dl_iterate_phdr(read_module, &r);
+	return !m->full;
 }
 
 bool gu_modules_changed(const struct gu_modules *m)

@@ -17,11 +17,12 @@ struct gu_modules {
 	unsigned long long adds, subs; /* the loader's counts of loads and unloads when this was read */
 	size_t tls_static;             /* bound on the bytes of static TLS below (or above) a TCB */
 	size_t ntls;
+	bool full; /* there are more than these */
 	struct gu_tls_module tls[GU_TLS_MODULES];
 };
 
-/* Visits each writable segment and fills *modules. */
-void gu_modules_read(struct gu_modules *modules, void (*segment)(void *data, uintptr_t start, uintptr_t end), void *data);
+/* Visits each writable segment and fills *modules. false: not all have room there. */
+bool gu_modules_read(struct gu_modules *modules, void (*segment)(void *data, uintptr_t start, uintptr_t end), void *data);
 /* Whether objects were loaded or unloaded since. */
 bool gu_modules_changed(const struct gu_modules *modules);
 

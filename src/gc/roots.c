@@ -181,7 +181,8 @@ static int list_all(struct gcuffd_heap *h, struct rootlist *l)
 		err = list_process(h, l);
 		gu_threads_unlock();
 	} else {
-		gu_modules_read(&h->rootset->modules, add_segment, l);
+		if (!gu_modules_read(&h->rootset->modules, add_segment, l))
+			l->full = true;
 		l->sorted = l->n;
 	}
 	return err ? err : l->full ? -ENOMEM : 0;
@@ -321,11 +322,28 @@ static void remark_root(struct gcuffd_heap *h, struct gu_marker *m, const struct
 		scan_root(h, m, r, at, r->end);
 }
 
+/*
+ * Segments were listed before the stop. Where one was unloaded since, the library may have mapped something by now, the
+ * verifier even since the remark: a list of blocks, by which the first object of each would be reachable.
+ */
+static int cut_own(struct rootlist *l)
+{
+	for (size_t i = 0, n = l->n; i < n; i++) {
+		struct root *r = &l->root[i];
+		uintptr_t own_start, own_end, end = r->end;
+		if (r->whole || !gu_own_next(r->start, &own_start, &own_end) || own_start >= end)
+			continue;
+		r->end = gu_max(r->start, own_start);
+		add_but_own(l, own_end, end, r->anon_only);
+	}
+	return l->full ? -ENOMEM : 0;
+}
+
 /* A list that is not whole must not lead to a sweep. */
 static int relist_in_stop(struct gcuffd_heap *h, struct rootlist *l)
 {
 	if (!gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
-		return 0;
+		return cut_own(l);
 	l->n = 0;
 	l->full = false;
 	list_explicit(h, l);
@@ -417,6 +435,18 @@ static void visit_stack(struct gcuffd_heap *h, struct gu_thread *t, const struct
 	}
 }
 
+/* The bounds of what is around a TCB are guesses upwards: what the library mapped beside it is left out. */
+static void visit_around(uintptr_t tcb, uintptr_t start, uintptr_t end, const struct gu_root_visit *v)
+{
+	uintptr_t own_start, own_end;
+	bool found;
+	while ((found = gu_own_next(start, &own_start, &own_end)) && own_end <= tcb)
+		start = own_end;
+	if (found && own_start > tcb)
+		end = gu_min(end, own_start);
+	v->range(v->data, gu_align_down(start, 8), gu_align_down(end, 8), true);
+}
+
 static void visit_thread_tls(struct gcuffd_heap *h, const struct gu_thread *t, const struct gu_root_visit *v)
 {
 	const struct gu_modules *m = &h->rootset->modules;
@@ -425,9 +455,9 @@ static void visit_thread_tls(struct gcuffd_heap *h, const struct gu_thread *t, c
 		return;
 	if (t->self < t->sp || t->self >= t->stack_hi) /* the main thread: static TLS below the TCB, its descriptor above */
 #if defined(__aarch64__)
-		v->range(v->data, gu_align_down(t->self, 8), t->self + 2304 + m->tls_static, true);
+		visit_around(t->self, t->self, t->self + 2304 + m->tls_static, v);
 #else
-		v->range(v->data, gu_align_down(t->self - m->tls_static, 8), t->self + 2304, true);
+		visit_around(t->self, t->self - m->tls_static, t->self + 2304, v);
 #endif
 	if (!gu_modules_tls(m, t->self, visit_tls, &p))
 		gu_mark_unreadable(h);

@@ -3,15 +3,19 @@
 #include "gc/verify.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/meta.h"
+#include "base/own.h"
 #include "gc/mutator.h"
 #include "gc/roots.h"
+#include "sys/maps.h"
 #include "sys/os.h"
 
 #define REPORTS 8
+#define FROM_ROOT ((uintptr_t)1)
 
 struct shadow {
 	struct gu_block *block;
@@ -26,13 +30,17 @@ struct shadow_set {
 	struct shadow *list;
 	size_t n, list_len;
 	uint64_t *reached;
-	size_t cells, reached_len;
+	uintptr_t *from; /* by cell: where the word lies that led to it first; in a root: FROM_ROOT is added */
+	size_t cells, reached_len, from_len;
 };
 
 struct report {
 	const char *what;
 	uintptr_t object;
 	size_t size;
+	uintptr_t root; /* where the path to it begins */
+	unsigned steps; /* objects in between */
+	char where[GU_MAP_NAME];
 };
 
 struct gu_verifier {
@@ -63,6 +71,7 @@ static void drop_set(struct shadow_set *s)
 {
 	gu_meta_unmap(s->list, s->list_len);
 	gu_meta_unmap(s->reached, s->reached_len);
+	gu_meta_unmap(s->from, s->from_len);
 	memset(s, 0, sizeof(*s));
 }
 
@@ -129,7 +138,9 @@ static int list_objects(struct gcuffd_heap *h, struct shadow_set *s)
 	}
 	s->reached_len = gu_align_up(s->cells / 8 + 8, GU_PAGE);
 	s->reached = gu_meta_map(s->reached_len);
-	if (!s->list || !s->reached) {
+	s->from_len = gu_align_up(s->cells * sizeof(*s->from) + 8, GU_PAGE);
+	s->from = gu_meta_map(s->from_len);
+	if (!s->list || !s->reached || !s->from) {
 		drop_set(s);
 		return -ENOMEM;
 	}
@@ -164,7 +175,7 @@ static bool is_object(const struct shadow *s, uint32_t cell)
 
 /* ---- the trace ---- */
 
-static void reach(struct gu_verifier *v, uintptr_t word, bool base_only)
+static void reach(struct gu_verifier *v, uintptr_t word, uintptr_t from, bool base_only)
 {
 	struct shadow *s = shadow_at(&v->set, word);
 	if (!s)
@@ -176,13 +187,14 @@ static void reach(struct gu_verifier *v, uintptr_t word, bool base_only)
 	if (has_bit(v->set.reached[number / 64], number % 64))
 		return;
 	v->set.reached[number / 64] |= 1ull << (number % 64);
+	v->set.from[number] = from;
 	v->stack[v->depth++] = word - (word - s->start) % s->cell;
 }
 
-static GU_READS_STACKS void reach_words(struct gu_verifier *v, const uintptr_t *p, size_t n, bool base_only)
+static GU_READS_STACKS void reach_words(struct gu_verifier *v, const uintptr_t *p, size_t n, uintptr_t from, bool base_only)
 {
 	for (size_t i = 0; i < n; i++)
-		reach(v, p[i], base_only);
+		reach(v, p[i], from + i * 8, base_only);
 }
 
 static void scan_object(struct gcuffd_heap *h, struct gu_verifier *v, uintptr_t object)
@@ -191,13 +203,13 @@ static void scan_object(struct gcuffd_heap *h, struct gu_verifier *v, uintptr_t 
 	bool base_only = gu_heap_is(h, GCUFFD_NO_INTERIOR);
 	const uintptr_t *p = (const uintptr_t *)object;
 	if (s->kind == GCUFFD_CONSERVATIVE)
-		reach_words(v, p, s->cell / 8, base_only);
+		reach_words(v, p, s->cell / 8, object, base_only);
 	if (s->kind != GCUFFD_TYPED)
 		return;
 	const struct gcuffd_type *t = h->types[s->block->types[(object - s->start) / s->cell]];
 	for (size_t i = 0; i < t->words && i < s->cell / 8; i++)
 		if (has_bit(t->bitmap[i / 64], i % 64))
-			reach(v, p[i], base_only);
+			reach(v, p[i], (uintptr_t)&p[i], base_only);
 }
 
 struct tracing {
@@ -217,12 +229,12 @@ static void trace_range(void *data, uintptr_t start, uintptr_t end, bool foreign
 	for (uintptr_t at = start; foreign && at < end;) {
 		long got = gu_os->process_vm_readv(gu_os->getpid(), t->v->buffer, (void *)at, gu_min(end - at, BUFFER));
 		if (got >= 8)
-			reach_words(t->v, t->v->buffer, (size_t)got / 8, false);
+			reach_words(t->v, t->v->buffer, (size_t)got / 8, at + FROM_ROOT, false);
 		at = got >= 8 ? at + ((size_t)got & ~7ul) : gu_align_down(at, GU_PAGE) + GU_PAGE;
 		empty_stack(t);
 	}
 	if (!foreign && end > start)
-		reach_words(t->v, (const uintptr_t *)start, (end - start) / 8, false);
+		reach_words(t->v, (const uintptr_t *)start, (end - start) / 8, start + FROM_ROOT, false);
 	empty_stack(t);
 }
 
@@ -246,10 +258,37 @@ static int trace(struct gcuffd_heap *h)
 
 /* ---- the checks ---- */
 
+static void name_mapping(uintptr_t at, char *name)
+{
+	struct gu_map map;
+	uintptr_t start, end;
+	if (gu_own_next(at, &start, &end) && start <= at)
+		snprintf(name, GU_MAP_NAME, "memory that the library mapped");
+	else if (gu_maps_find(at, &map))
+		snprintf(name, GU_MAP_NAME, "an unknown mapping");
+	else
+		snprintf(name, GU_MAP_NAME, "%s", map.name[0] ? map.name : "memory without a name");
+}
+
+/* Back along the path by which the trace came to the cell. */
+static void find_root(struct shadow_set *set, const struct shadow *s, uint32_t cell, struct report *r)
+{
+	uintptr_t from = set->from[s->first + cell];
+	for (; !(from & FROM_ROOT); r->steps++) {
+		const struct shadow *on = shadow_at(set, from);
+		from = set->from[on->first + (from - on->start) / on->cell];
+	}
+	r->root = from - FROM_ROOT;
+	name_mapping(r->root, r->where);
+}
+
 static uint64_t complain(struct gu_verifier *v, const char *what, const struct shadow *s, uint32_t cell)
 {
-	if (v->nreports < REPORTS)
-		v->reports[v->nreports++] = (struct report){what, s->start + cell * s->cell, s->cell};
+	if (v->nreports < REPORTS) {
+		struct report *r = &v->reports[v->nreports++];
+		*r = (struct report){.what = what, .object = s->start + cell * s->cell, .size = s->cell};
+		find_root(&v->set, s, cell, r);
+	}
 	return 1;
 }
 
@@ -313,8 +352,8 @@ uint64_t gu_verify_swept(struct gcuffd_heap *h)
 void gu_verify_report(struct gcuffd_heap *h)
 {
 	struct gu_verifier *v = h->verifier;
-	for (size_t i = 0; i < v->nreports; i++)
-		gu_log(&h->log, GU_LOG_ERROR, "verifier: object %#lx of %zu bytes: %s", (unsigned long)v->reports[i].object,
-		       v->reports[i].size, v->reports[i].what);
+	for (const struct report *r = v->reports; r < v->reports + v->nreports; r++)
+		gu_log(&h->log, GU_LOG_ERROR, "verifier: object %#lx of %zu bytes: %s (led to by the word at %#lx in %s, through %u objects)",
+		       (unsigned long)r->object, r->size, r->what, (unsigned long)r->root, r->where, r->steps);
 	v->nreports = 0;
 }
