@@ -77,6 +77,7 @@ TEST_UNUSED static int heap_try(struct gcuffd_heap **heap, const char *format, .
 	va_end(args);
 	gcuffd_options_init(&o);
 	o.reservation = (size_t)4 << 30;
+	o.stop_timeout_ms = 20000 * check_slow(); /* the machine may be busy: only tests of it say less */
 	ck_assert_msg(gcuffd_options_parse(&o, text, &bad) == 0, "bad options: %s", bad);
 	o.log = core_keep_line;
 	return gcuffd_heap_create(&o, heap);
@@ -201,6 +202,30 @@ TEST_UNUSED static size_t status_kb(const char *name)
 			kb = strtoul(line + strlen(name), NULL, 10);
 	fclose(f);
 	return kb;
+}
+
+/* Exact, unlike VmRSS, whose parts are kept by processor. */
+TEST_UNUSED static size_t rss_kb(void)
+{
+	char line[256];
+	size_t kb = 0;
+	FILE *f = fopen("/proc/self/smaps_rollup", "r");
+	if (!f)
+		return status_kb("VmRSS:");
+	while (fgets(line, sizeof(line), f))
+		if (!strncmp(line, "Rss:", 4))
+			kb = strtoul(line + 4, NULL, 10);
+	fclose(f);
+	return kb;
+}
+
+/* How many threads the process has. One that was joined may be listed for a moment: until most at most are left. */
+TEST_UNUSED static size_t settled_threads(size_t most)
+{
+	size_t n;
+	for (int ms = 0; (n = status_kb("Threads:")) > most && ms < 10000; ms++)
+		usleep(1000);
+	return n;
 }
 
 #endif

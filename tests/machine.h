@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/swap.h>
 
 #include "watch.h"
@@ -151,13 +150,21 @@ static inline void restore_settings(const struct setting *s, size_t count)
 
 static struct setting thp_settings[] = {{THP "enabled", "madvise", ""}, {THP "shmem_enabled", "advise", ""}};
 
+static int thp_lock = -1;
+
+/* Locked meanwhile: a second program waits, or it would take these for the machine's. */
 static inline void begin_thp(void)
 {
+	thp_lock = lock_file(thp_settings[0].path);
 	read_settings(thp_settings, 2);
 	change_settings(thp_settings, 2);
 }
 
-static inline void end_thp(void) { restore_settings(thp_settings, 2); }
+static inline void end_thp(void)
+{
+	restore_settings(thp_settings, 2);
+	unlock_file(thp_lock);
+}
 
 #define KSM "/sys/kernel/mm/ksm/"
 
@@ -166,40 +173,32 @@ static struct setting ksm_settings[] = {
 };
 
 /* Two programs must not take the other's settings for the machine's. */
-static inline int lock_ksm(void)
-{
-	int fd = open(KSM "run", O_RDONLY | O_CLOEXEC);
-	if (fd >= 0)
-		flock(fd, LOCK_EX);
-	return fd;
-}
-
 static inline void begin_ksm(void)
 {
-	int fd = lock_ksm();
+	int fd = lock_file(KSM "run");
 	read_settings(ksm_settings, 3);
-	close(fd);
+	unlock_file(fd);
 }
 
 static inline void end_ksm(void)
 {
-	int fd = lock_ksm();
+	int fd = lock_file(KSM "run");
 	restore_settings(ksm_settings, 3);
-	close(fd);
+	unlock_file(fd);
 }
 
 /* Merges marked pages until so many are. */
 static inline bool run_ksm(int pages)
 {
 	char text[32];
-	int fd = lock_ksm();
+	int fd = lock_file(KSM "run");
 	bool all = false, ok = change_settings(ksm_settings, 3);
 	for (int i = 0; ok && !all && i < 200; i++) {
 		usleep(50000);
 		all = read_text("/proc/self/ksm_merging_pages", text, sizeof(text)) && atoi(text) >= pages;
 	}
 	restore_settings(ksm_settings, 3);
-	close(fd);
+	unlock_file(fd);
 	return all;
 }
 

@@ -12,6 +12,7 @@
 
 #include <check.h>
 #include <grp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -75,6 +76,13 @@ TEST_UNUSED static uint64_t test_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* For a child that a test forks, which may hang: ends it before the test ends. Check handles the signal. */
+TEST_UNUSED static void limit_child(void)
+{
+	signal(SIGALRM, SIG_DFL);
+	alarm(200 * check_slow());
+}
+
 /* In a child process without privilege, which may read its own page map. fn gives 0, or the number of what is wrong there. */
 TEST_UNUSED static void in_child_as_nobody(int (*fn)(void))
 {
@@ -118,7 +126,7 @@ TEST_UNUSED static struct test_rng test_rng(uint64_t own) { return (struct test_
 TEST_UNUSED static TCase *test_case(Suite *suite, const char *name)
 {
 	TCase *tcase = tcase_create(name);
-	tcase_set_timeout(tcase, (120 + 4 * check_seconds()) * check_slow());
+	tcase_set_timeout(tcase, (300 + 4 * check_seconds()) * check_slow());
 	suite_add_tcase(suite, tcase);
 	return tcase;
 }

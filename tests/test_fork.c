@@ -72,7 +72,7 @@ static void wait_for(pid_t pid)
 /* In a child: what the parent had is there, and everything works. */
 static void use_child(int rung, int depth)
 {
-	alarm(20 * check_slow());
+	limit_child();
 	check_list(head);
 	for (int i = 0; i < (int)check_rounds(2000); i++)
 		head = push(i % 1000 ? head : NULL);
@@ -134,7 +134,7 @@ static void *fork_here(void *arg)
 	pid_t pid = fork();
 	must(pid >= 0, "errno %d", errno);
 	if (!pid) {
-		alarm(20 * check_slow());
+		limit_child();
 		must_ok(gcuffd_thread_attach());
 		must(gcuffd_alloc(heap, 100) != NULL, "errno %d", errno);
 		must_ok(gcuffd_collect(heap));
@@ -226,9 +226,8 @@ START_TEST(fork_beside_libc)
 	static void (*uses[])(struct test_rng *) = {use_malloc, use_stdio, use_loader, use_environment};
 	enum { USES = sizeof(uses) / sizeof(uses[0]) };
 	pthread_t t[USES], collector;
-	alarm(100 * check_slow());
-	heap = heap_make("start_size=1M,stop_timeout_ms=10000,verify=1");
-	ck_ok(heap_try(&second, "start_size=1M,stop_timeout_ms=10000,hard_limit=64M"));
+	heap = heap_make("start_size=1M,verify=1");
+	ck_ok(heap_try(&second, "start_size=1M,hard_limit=64M"));
 	int rung = (int)stats_of(heap).rung;
 	quit = 0;
 	for (int i = 0; i < USES; i++)

@@ -450,14 +450,18 @@ START_TEST(one_looks_for_messages)
 }
 END_TEST
 
+#define FILLERS 4u
+
 static uint32_t inside, most_inside; /* atomic */
 
+/* Others have time to come inside, but for those whose message the same thread has read. */
 static int fill_slowly(void *data, size_t offset, size_t len, void *into)
 {
 	uint32_t now = __atomic_add_fetch(&inside, 1, __ATOMIC_SEQ_CST), most = __atomic_load_n(&most_inside, __ATOMIC_SEQ_CST);
 	while (now > most && !__atomic_compare_exchange_n(&most_inside, &most, now, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 		;
-	usleep(3000);
+	for (int ms = 0; __atomic_load_n(&most_inside, __ATOMIC_SEQ_CST) < FILLERS && ms < 100; ms++)
+		usleep(1000);
 	int err = fill(data, offset, len, into);
 	__atomic_fetch_sub(&inside, 1, __ATOMIC_SEQ_CST);
 	return err;
@@ -465,7 +469,7 @@ static int fill_slowly(void *data, size_t offset, size_t len, void *into)
 
 static void *touch_quarter(void *arg)
 {
-	for (size_t p = (uintptr_t)arg; p < 128; p += 4)
+	for (size_t p = (uintptr_t)arg; p < 128; p += FILLERS)
 		check_page(p);
 	return NULL;
 }
@@ -473,19 +477,19 @@ static void *touch_quarter(void *arg)
 /* Who fills slowly does not keep the others from their messages. */
 START_TEST(slow_fills_run_at_once)
 {
-	struct gcuffd_lazy_options o = {.size = sizeof(o), .threads = 4, .around = PAGE};
-	pthread_t t[4];
+	struct gcuffd_lazy_options o = {.size = sizeof(o), .threads = FILLERS, .around = PAGE};
+	pthread_t t[FILLERS];
 	void *start;
 	NEED_LAZY();
 	memset(asked, 0, sizeof(asked));
 	bad_page = SIZE_MAX;
 	ck_ok(gcuffd_lazy_map(PAGES * PAGE, fill_slowly, NULL, &o, &lazy, &start));
 	memory = start;
-	for (size_t i = 0; i < 4; i++)
+	for (size_t i = 0; i < FILLERS; i++)
 		ck_ok(pthread_create(&t[i], NULL, touch_quarter, (void *)i));
-	for (size_t i = 0; i < 4; i++)
+	for (size_t i = 0; i < FILLERS; i++)
 		pthread_join(t[i], NULL);
-	ck_assert_uint_eq(most_inside, 4);
+	ck_assert_uint_eq(most_inside, FILLERS);
 	ck_ok(gcuffd_lazy_unmap(lazy));
 }
 END_TEST

@@ -125,13 +125,22 @@ START_TEST(too_large)
 }
 END_TEST
 
+static void *fill_reservation(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	must(fill(10000) >= 40 << 20, "not even 40 MiB of 64");
+	scrub();
+	return unused;
+}
+
 /* Without a limit the reservation is one. */
 START_TEST(reservation_is_used_up)
 {
+	pthread_t t;
 	heap = heap_make("reservation=64M,start_size=1M");
-	ck_assert_uint_ge(fill(10000), 40 << 20);
+	ck_ok(pthread_create(&t, NULL, fill_reservation, NULL));
+	ck_ok(pthread_join(t, NULL));
 	head = NULL;
-	scrub();
 	ck_assert_ptr_nonnull(gcuffd_alloc(heap, 10000));
 	ck_ok(gcuffd_heap_destroy(heap));
 }
@@ -257,18 +266,7 @@ static void *churn(void *arg)
 	return NULL;
 }
 
-static ssize_t rss_bytes(void)
-{
-	char line[256];
-	ssize_t kb = 0;
-	FILE *f = fopen("/proc/self/smaps_rollup", "r"); /* exact, unlike status */
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, "Rss:", 4))
-			kb = strtol(line + 4, NULL, 10);
-	if (f)
-		fclose(f);
-	return kb << 10;
-}
+static ssize_t rss_bytes(void) { return (ssize_t)rss_kb() << 10; }
 
 /* Every thread takes a block of 64 KiB for each of the 36 classes it uses: where these don't fit, ENOMEM is frequent. */
 struct tight {
@@ -365,24 +363,40 @@ START_TEST(small_limits)
 }
 END_TEST
 
-/* A soft limit makes cycles frequent, not allocations fail. */
+/* Stops interrupt sleep. */
+static void rest(uint64_t ns)
+{
+	for (uint64_t over = test_now_ns() + ns; test_now_ns() < over;)
+		usleep(1000);
+}
+
+/* Cycles beside 32 MB of a list while 80 MB of garbage are made, slowly: so as many as are due, not as there is time for. */
+static uint64_t cycles_of_garbage(void)
+{
+	uint64_t since = test_now_ns();
+	must_ok(gcuffd_collect(heap));
+	uint64_t cycle_ns = test_now_ns() - since, before = stats_of(heap).cycles;
+	for (int i = 0; i < 100000; i++) {
+		must(gcuffd_alloc(heap, 800) != NULL, "errno %d", errno);
+		if (i % 1000 == 0)
+			rest(cycle_ns / 6 + 1000000);
+	}
+	return stats_of(heap).cycles - before;
+}
+
+/* A soft limit makes cycles frequent, not allocations fail: beyond it a cycle is due after a quarter of the usual. */
 START_TEST(soft_limit)
 {
 	uint64_t cycles[2];
 	for (int soft = 0; soft < 2; soft++) {
 		heap = heap_make("start_size=1M,soft_limit=%s", soft ? "16M" : "0");
-		for (int i = 0; i < 40000; i++) { /* 32 MiB live, then garbage */
+		for (int i = 0; i < 40000; i++) {
 			struct node *n = gcuffd_alloc(heap, 800);
 			must(n != NULL, "errno %d", errno);
 			n->next = head;
 			head = n;
 		}
-		for (int i = 0; i < 100000; i++) {
-			must(gcuffd_alloc(heap, 800) != NULL, "errno %d", errno);
-			if (i % 1000 == 0)
-				usleep(2000); /* so that cycles are as many as are due, and not as many as there is time for */
-		}
-		cycles[soft] = stats_of(heap).cycles;
+		cycles[soft] = cycles_of_garbage();
 		printf("soft limit %s: %lu cycles\n", soft ? "16M" : "none", cycles[soft]);
 		head = NULL;
 		ck_ok(gcuffd_heap_destroy(heap));

@@ -39,6 +39,8 @@ static pthread_t start_collecting(int rung, const char *more)
 
 static void stop_collecting(pthread_t t)
 {
+	for (uint64_t now = test_now_ns(); goes_on(heap, now, 3);)
+		usleep(1000);
 	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
 	pthread_join(t, NULL);
 	verified(heap);

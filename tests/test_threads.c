@@ -24,6 +24,7 @@
 
 #define STAMP 0x600d0b1ec7600d0bu
 #define SECOND 1000000000ull
+#define STOP_SECONDS 60u
 
 struct node {
 	struct node *next;
@@ -90,7 +91,7 @@ static __attribute__((noinline)) void must_die(uint64_t hidden)
 
 static void begin(const char *rung, const char *more)
 {
-	heap = heap_make("rung=%s,verify=1,start_size=1M,stop_timeout_ms=10000,%s", rung, more);
+	heap = heap_make("rung=%s,verify=1,start_size=1M,stop_timeout_ms=%u,%s", rung, STOP_SECONDS * 1000, more);
 	quit = 0;
 	head = NULL;
 	for (int i = 0; i < 1000; i++)
@@ -177,7 +178,7 @@ static void must_be_put_off(void)
 {
 	uint64_t since = test_now_ns(), was = stats_of(heap).cycles_put_off;
 	ck_assert_int_eq(gcuffd_collect(heap), -ETIMEDOUT);
-	ck_assert_uint_lt(test_now_ns() - since, 5 * SECOND); /* well below the time-out */
+	ck_assert_uint_lt(test_now_ns() - since, STOP_SECONDS / 2 * SECOND); /* well below the time-out */
 	ck_assert_uint_gt(stats_of(heap).cycles_put_off, was);
 }
 
@@ -232,8 +233,8 @@ START_TEST(deaf_thread_and_garbage)
 	must_live(d.hidden);
 	set(&d.leave);
 	pthread_join(d.thread, NULL);
-	ck_ok(gcuffd_collect(heap));
-	ck_assert_uint_gt(stats_of(heap).last_freed_bytes, steps * step / 2);
+	ck_ok(gcuffd_collect(heap)); /* or one that was under way */
+	ck_assert_uint_gt(stats_of(heap).freed_bytes, after.freed_bytes + steps * step / 2);
 	end();
 }
 END_TEST
@@ -508,7 +509,7 @@ static bool collect_or_not(void)
 	uint64_t since = test_now_ns();
 	int err = gcuffd_collect(heap);
 	must(!err || err == -ETIMEDOUT, "error %d", err);
-	must(test_now_ns() - since < 5 * SECOND, "that took long");
+	must(test_now_ns() - since < STOP_SECONDS / 2 * SECOND, "that took long");
 	return !err;
 }
 
@@ -567,7 +568,7 @@ START_TEST(aio_threads)
 		churn(8);
 		end_reading(fds[1]);
 	}
-	uint64_t give_up = test_now_ns() + 20 * SECOND;
+	uint64_t give_up = test_now_ns() + STOP_SECONDS * SECOND;
 	while (!collect_or_not()) {
 		must(test_now_ns() < give_up, "cycles are put off for ever");
 		rest(SECOND / 10);
@@ -622,7 +623,7 @@ START_TEST(no_thread_for_now)
 	ck_assert_int_eq(gcuffd_collect(heap), -EAGAIN);
 	ck_assert_uint_eq(stats_of(heap).cycles, 0);
 	allow_threads(true);
-	for (uint64_t give_up = test_now_ns() + 20 * SECOND; !stats_of(heap).cycles;) {
+	for (uint64_t give_up = test_now_ns() + STOP_SECONDS * SECOND; !stats_of(heap).cycles;) {
 		must(test_now_ns() < give_up, "no cycle begins");
 		churn(1);
 	}
@@ -812,7 +813,7 @@ START_TEST(refused_calls)
 		SHADOW;
 	pid_t pid = fork();
 	if (!pid) {
-		alarm(60 * check_slow());
+		limit_child();
 		live_with(&refusals[_i / 2], _i % 2);
 		_exit(0);
 	}
@@ -832,7 +833,7 @@ static void *fork_later(void *arg)
 	mask_stops(SIG_UNBLOCK);
 	pid_t pid = fork();
 	if (!pid) {
-		alarm(20 * check_slow());
+		limit_child();
 		must_ok(gcuffd_thread_attach());
 		churn(8);
 		must_ok(gcuffd_collect(heap));
@@ -862,7 +863,7 @@ START_TEST(given_up_thread_forks)
 	SHADOW;
 	pid_t pid = fork();
 	if (!pid) {
-		alarm(30 * check_slow());
+		limit_child();
 		give_up_on_forker();
 		_exit(0);
 	}
@@ -891,7 +892,7 @@ START_TEST(deaf_thread_without_membarrier)
 	SHADOW;
 	pid_t pid = fork();
 	if (!pid) {
-		alarm(30 * check_slow());
+		limit_child();
 		deaf_without_membarrier();
 		_exit(0);
 	}

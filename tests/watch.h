@@ -11,6 +11,7 @@
 #include <grp.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -247,14 +248,36 @@ static inline bool write_text(const char *path, const char *text)
 	return n >= 0;
 }
 
+/* Against other programs of these tests. -1: no such file. */
+static inline int lock_file(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	while (fd >= 0 && flock(fd, LOCK_EX) && errno == EINTR)
+		;
+	return fd;
+}
+
+/* A child that goes on may have the descriptor too. */
+static inline void unlock_file(int fd)
+{
+	if (fd < 0)
+		return;
+	flock(fd, LOCK_UN);
+	close(fd);
+}
+
+#define NR_HUGE "/proc/sys/vm/nr_hugepages"
+
 /* Two programs may do so at once: so by a difference. */
 static inline bool add_huge_pages(long more)
 {
 	char text[32];
-	if (!read_text("/proc/sys/vm/nr_hugepages", text, sizeof(text)))
-		return false;
+	int fd = lock_file(NR_HUGE);
+	bool ok = read_text(NR_HUGE, text, sizeof(text));
 	snprintf(text, sizeof(text), "%ld", atol(text) + more);
-	return write_text("/proc/sys/vm/nr_hugepages", text);
+	ok = ok && write_text(NR_HUGE, text);
+	unlock_file(fd);
+	return ok;
 }
 
 static inline void more_huge_pages(void) { has_more_huge = add_huge_pages(MORE_HUGE); }
