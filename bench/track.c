@@ -121,6 +121,7 @@ static void end_gcuffd(const struct area *a)
 #define SCAN_WP_MATCHING 1
 #define SCAN_CHECK_WPASYNC 2
 #define IS_WRITTEN 2
+#define IS_PRESENT 8
 #define IS_ACCESSED 0x200
 #define VEC_LEN 512 /* as many as the kernel itself keeps before it copies them out */
 
@@ -210,6 +211,12 @@ static void collect_raw(const struct area *a)
 	};
 	arg.flags = raw_accesses ? 0 : SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC;
 	arg.category_mask = arg.return_mask = raw_accesses ? IS_ACCESSED : IS_WRITTEN;
+	if (raw_accesses && args->memory == BENCH_SHMEM) {
+		/* What the kernel has unmapped was accessed, maybe: of shared memory it keeps no note. */
+		arg.category_mask = 0;
+		arg.category_inverted = IS_PRESENT;
+		arg.category_anyof_mask = IS_PRESENT | IS_ACCESSED;
+	}
 	for (run_count = 0; arg.start < arg.end; arg.start = arg.walk_end) {
 		long n = ioctl(pagemap, IOC_SCAN, &arg);
 

@@ -41,7 +41,9 @@ static void check_table(const struct gu_caps *caps)
 	ck_assert(!caps->has_wp_async || (caps->has_uffd && caps->has_pagemap_scan));
 	ck_assert(!caps->has_rwp_async || caps->has_rwp);
 	ck_assert(caps->has_move == caps->list[GU_CAP_MOVE].has);
+	ck_assert(!caps->has_wp_holes || caps->has_wp_async);
 	ck_assert(caps->has_poison == caps->list[GU_CAP_POISON].has);
+	ck_assert(caps->has_wp_holes == caps->list[GU_CAP_WP_HOLES].has);
 	ck_assert(caps->has_set_mode == caps->list[GU_CAP_SET_MODE].has);
 }
 
@@ -366,6 +368,30 @@ START_TEST(a_fork_elsewhere_does_not_hide_move)
 }
 END_TEST
 
+/* Tells nothing of a range without page tables: no page of what is as large as that was touched. */
+static long blind_to_holes(int fd, unsigned long request, void *arg)
+{
+	struct gu_pm_scan_arg *scan = arg;
+	if (request != GU_PAGEMAP_SCAN || scan->end - scan->start < GU_REGION)
+		return gu_os_linux.ioctl(fd, request, arg);
+	scan->walk_end = scan->end;
+	return 0;
+}
+
+START_TEST(holes_may_not_be_told)
+{
+	int best = auto_rung();
+	if (!gu_caps()->has_wp_async)
+		GU_SKIP("no async write-protect");
+	use_fake();
+	fake_os.ioctl = blind_to_holes;
+	const struct gu_caps *caps = probe();
+	ck_assert(caps->has_wp_async && !caps->has_wp_holes);
+	ck_assert_int_eq(caps->list[GU_CAP_WP_HOLES].error, 0);
+	ck_assert_int_eq(auto_rung(), best);
+}
+END_TEST
+
 /* As nobody. 0, or the number of what is wrong. */
 static int try_unprivileged(void)
 {
@@ -410,6 +436,7 @@ static Suite *make_suite(void)
 	tcase_add_test(fakes, older_kernels);
 	tcase_add_test(fakes, a_kernel_that_lies_is_found_out);
 	tcase_add_test(fakes, a_fork_elsewhere_does_not_hide_move);
+	tcase_add_test(fakes, holes_may_not_be_told);
 	return suite;
 }
 

@@ -228,6 +228,28 @@ START_TEST(dropped_among_many)
 }
 END_TEST
 
+/* What is empty in a page table that has pages may be armed with them: nothing is told of it, until it is written. */
+START_TEST(populated_in_part)
+{
+	NEED_KIND(ANON, 1024);
+	for (size_t i = 0; i < 1024; i++)
+		touch(i);
+	for (size_t i = 1; i < 1024; i += 3)
+		drop(i, 1);
+	drop(400, 300);
+	begin(watch[0]);
+	for (size_t i = 1; i < 1024; i += 9)
+		(void)look(i);
+	ck_assert_uint_eq(peeked(watch[0])->count, 0);
+	ck_assert_uint_eq(collected(watch[0])->count, 0);
+	touch(1), touch(4), touch(500), touch(699), touch(1022), touch(1023);
+	ck_assert(is_set(collected(watch[0]), 1, 4, 500, 699, 1022, 1023));
+	drop(0, 2), drop(399, 1), drop(1023, 1);
+	ck_assert(is_set(collected(watch[0]), 0, 1, 399, 1023));
+	ck_assert_uint_eq(collected(watch[0])->count, 0);
+}
+END_TEST
+
 /* The scan writes straight into the report, unless somebody else is to be told too. */
 START_TEST(reports_without_a_bitmap)
 {
@@ -713,6 +735,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(kinds, precise_and_cheap, ANON, PRECISE + 1);
 	tcase_add_test(kinds, precise_joins_cheap);
 	tcase_add_test(kinds, dropped_among_many);
+	tcase_add_test(kinds, populated_in_part);
 	tcase_add_loop_test(kinds, reports_without_a_bitmap, 0, KINDS);
 	tcase_add_test(kinds, large_and_sparse);
 	tcase_add_loop_test(kinds, pinned_pages_are_written, 0, KINDS);

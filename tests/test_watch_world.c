@@ -711,6 +711,44 @@ START_TEST(accesses)
 }
 END_TEST
 
+/* Pages that were accessed and pages that went are told in one order, whatever the report has room for. */
+START_TEST(accesses_in_order)
+{
+	NEED_KIND(_i, 64);
+	mem.flags = GCUFFD_WATCH_ACCESSES;
+	if (!gu_caps()->has_rwp_async)
+		GU_SKIP("no read-write protection");
+	if (mem.kind == FILE_COPY)
+		GU_SKIP("not of files");
+	for (size_t i = 0; i < 64; i++)
+		touch(i);
+	begin(watch[0]);
+	for (size_t max = 1; max < 12; max++) {
+		struct gcuffd_run runs[12];
+		size_t count, told = 0;
+		uintptr_t last = 0;
+		for (size_t i = 0; i < 64; i += 8) {
+			touch(i);
+			ck_ok(madvise(page_at(i + 3), 2 * mem.page, MADV_DONTNEED));
+			(void)look(i + 6);
+		}
+		for (void *at = page_at(0), *next; at; at = next) {
+			size_t rest = (size_t)((char *)page_at(63) - (char *)at) + mem.page;
+			ck_ok(gcuffd_watch_collect(watch[0], at, rest, runs, max, &count, &next));
+			for (size_t i = 0; i < count; last = (uintptr_t)runs[i++].end) {
+				ck_assert_uint_ge((uintptr_t)runs[i].start, last);
+				told += (size_t)((char *)runs[i].end - (char *)runs[i].start) / mem.page;
+			}
+		}
+		ck_assert_uint_eq(told, 32);
+		for (size_t i = 3; i < 64; i += 8)
+			touch(i), touch(i + 1);
+		ck_assert_uint_eq(collected(watch[0])->count, 16);
+		ck_assert_uint_eq(collected(watch[0])->count, 0);
+	}
+}
+END_TEST
+
 /* ---- calls that fail ---- */
 
 /* Whatever fails, nothing that was written is left out of the reports of that call and the next. */
@@ -956,6 +994,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(kernel, huge_pages_split, 0, HUGE);
 	tcase_add_test(kernel, merged_pages);
 	tcase_add_loop_test(kernel, accesses, 0, HUGE);
+	tcase_add_loop_test(kernel, accesses_in_order, 0, HUGE);
 	tcase_add_checked_fixture(failing, NULL, fake_remove);
 	tcase_add_test(failing, each_failing_call);
 	tcase_add_test(failing, each_failing_creation);

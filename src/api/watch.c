@@ -10,6 +10,7 @@
 #include "base/without.h"
 #include "gc/mutator.h"
 #include "space/hooks.h"
+#include "sys/uapi.h"
 #include "sys/os.h"
 
 static void enter_thread(void) { gu_enter(); }
@@ -114,6 +115,23 @@ static bool take_run(struct gu_watch_sink *sink, uintptr_t start, uintptr_t end)
 	return true;
 }
 
+static size_t take_runs(struct gu_watch_sink *sink, const struct gu_page_region *found, size_t n)
+{
+	struct gcuffd_run *runs = sink->out, *at = runs + sink->count, *end = runs + sink->room;
+	size_t i = 0;
+	for (; i < n; i++) {
+		void *from = (void *)(uintptr_t)found[i].start, *to = (void *)(uintptr_t)found[i].end;
+		if (at > runs && at[-1].end == from)
+			at[-1].end = to;
+		else if (at < end)
+			*at++ = (struct gcuffd_run){from, to};
+		else
+			break;
+	}
+	sink->count = (size_t)(at - runs);
+	return i;
+}
+
 static bool take_page(struct gu_watch_sink *sink, uintptr_t start, uintptr_t end)
 {
 	void **addresses = sink->out;
@@ -134,7 +152,7 @@ static int report(struct gcuffd_watch *watch, const void *start, size_t length, 
 		  struct gcuffd_run *runs, size_t max, size_t *count, void **next)
 {
 	struct range r;
-	struct gu_watch_sink sink = {.take = take_run, .out = runs, .room = max};
+	struct gu_watch_sink sink = {.take = take_run, .take_found = take_runs, .out = runs, .room = max};
 	int err = max ? make_open_range(start, length, &r) : -EINVAL;
 	*count = 0;
 	*next = (void *)(uintptr_t)start;

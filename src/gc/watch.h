@@ -18,9 +18,13 @@
 
 #include "gcuffd.h"
 
+struct gu_page_region;
+
 /* Takes what is reported: false when there is no room, and then nothing was taken. */
 struct gu_watch_sink {
 	bool (*take)(struct gu_watch_sink *sink, uintptr_t start, uintptr_t end);
+	/* The same for what one call of PAGEMAP_SCAN found, or NULL: how many were taken. */
+	size_t (*take_found)(struct gu_watch_sink *sink, const struct gu_page_region *found, size_t n);
 	void *out;
 	size_t count, room;
 	uint64_t direct; /* pages that the last scan put into it, past the bitmap */

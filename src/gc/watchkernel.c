@@ -91,29 +91,6 @@ static int make_alive(void)
 	return 0;
 }
 
-static void count_bytes(void *data, uintptr_t start, uintptr_t end) { *(size_t *)data += end - start; }
-
-static bool sees_hole(int uffd, int pagemap, uintptr_t start)
-{
-	size_t seen = 0;
-	return !gu_meta_commit((void *)start, GU_REGION) && !gu_uffd_register(uffd, start, GU_REGION, GU_UFFD_REGISTER_WP, NULL) &&
-	       !gu_scan_written(pagemap, start, start + GU_REGION, false, count_bytes, &seen) && seen == GU_REGION;
-}
-
-/* With a userfaultfd of its own: without events, and closed before the memory goes. */
-static bool probe_holes(int pagemap)
-{
-	size_t len = 2 * GU_REGION;
-	char *p = gu_meta_reserve(len);
-	int uffd = p ? gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC, NULL) : -ENOMEM;
-	bool told = uffd >= 0 && !gu_is_without(GU_WITHOUT_holes) && sees_hole(uffd, pagemap, gu_align_up((uintptr_t)p, GU_REGION));
-	if (uffd >= 0)
-		gu_os->close(uffd);
-	if (p)
-		gu_meta_unreserve(p, len);
-	return told;
-}
-
 static int open_files(bool events)
 {
 	uint64_t features = GU_UFFD_FEATURE_WP_ASYNC;
@@ -137,7 +114,11 @@ static int open_context(bool events)
 	if (!err)
 		err = open_files(events);
 	if (!err)
-		gu_watch_fds = (struct gu_watch_fds){context.uffd.fd, context.pagemap.fd, probe_holes(context.pagemap.fd)};
+		gu_watch_fds = (struct gu_watch_fds){
+			.uffd = context.uffd.fd,
+			.pagemap = context.pagemap.fd,
+			.tells_holes = gu_caps()->has_wp_holes && !gu_is_without(GU_WITHOUT_holes),
+		};
 	if (!err && events)
 		err = gu_watch_reader_start(context.uffd.fd);
 	if (err)

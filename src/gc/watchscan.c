@@ -18,19 +18,20 @@
 #include "sys/scan.h"
 #include "sys/uffd.h"
 
-#define VEC_LEN 256
+#define VEC_LEN 512 /* as many as the kernel itself keeps before it copies them out */
+#define FEW 8
 #define MOST_PAGES (GU_SCAN_CHUNK >> GU_PAGE_SHIFT) /* that are found at once */
 
 typedef gu_watch_visit_fn visit_fn;
 typedef void take_fn(void *data, const struct gu_page_region *found, size_t n);
 
-/* Moves arg->start on. */
+/* Moves arg->start on. take() does not scan. vec_len 0: as long as there is. */
 static int scan_once(struct gu_pm_scan_arg *arg, take_fn *take, void *data)
 {
-	struct gu_page_region vec[VEC_LEN];
+	static struct gu_page_region vec[VEC_LEN]; /* guard: gu_watch_lock */
 	arg->size = sizeof(*arg);
 	arg->vec = take ? (uintptr_t)vec : 0;
-	arg->vec_len = take ? VEC_LEN : 0;
+	arg->vec_len = !take ? 0 : arg->vec_len ? arg->vec_len : VEC_LEN;
 	arg->walk_end = 0;
 	long n = gu_os->ioctl(gu_watch_fds.pagemap, GU_PAGEMAP_SCAN, arg);
 	if (n < 0 && arg->flags & GU_PM_SCAN_WP_MATCHING)
@@ -76,11 +77,13 @@ static int scan_each(struct gu_pm_scan_arg arg, const struct gu_watch_range *p, 
 struct look {
 	struct gcuffd_watch *only; /* NULL: for everybody */
 	bool reset, there, full;
-	bool loses; /* armed pages may lose their entry: huge ones of shared memory */
 	bool whole; /* pages that are armed are to be seen too: a watcher is new to them */
-	uintptr_t at; /* what lies between the populated pages is empty */
-	uint64_t pages; /* found */
+	uintptr_t at; /* what lies between the populated pages is empty, or the other way round */
+	uintptr_t end; /* of what is scanned quickly */
+	uint64_t pages, idle; /* found; looked at besides: empty, or in swap and armed */
 	struct gu_watch_sink *sink; /* or NULL: what is found quickly goes there, not into a bitmap */
+	struct gu_watch_range *piece;
+	struct gu_watch_span lost; /* armed there, pages may have lost their entry: huge ones of shared memory */
 	int error;
 };
 
@@ -92,13 +95,21 @@ static void take_written(void *data, const struct gu_page_region *found, size_t 
 		l->pages += (found[i].end - found[i].start) >> GU_PAGE_SHIFT;
 }
 
+static size_t take_each_found(struct gu_watch_sink *sink, const struct gu_page_region *found, size_t n)
+{
+	size_t i = 0;
+	while (i < n && sink->take(sink, found[i].start, found[i].end))
+		i++;
+	return i;
+}
+
 /* What does not fit is pending. */
 static void take_reported(void *data, const struct gu_page_region *found, size_t n)
 {
 	struct look *l = data;
-	size_t i = 0;
-	for (; i < n && l->sink->take(l->sink, found[i].start, found[i].end); i++)
-		l->pages += (found[i].end - found[i].start) >> GU_PAGE_SHIFT;
+	size_t i = (l->sink->take_found ? l->sink->take_found : take_each_found)(l->sink, found, n);
+	for (size_t k = 0; k < i; k++)
+		l->pages += (found[k].end - found[k].start) >> GU_PAGE_SHIFT;
 	l->sink->direct = l->pages;
 	l->full = i < n;
 	if (l->full)
@@ -289,24 +300,38 @@ static int scan_unarmed(struct look *l, const struct gu_watch_range *p)
 	return err;
 }
 
-#define RESIDENT_PAGES 4096
+static uintptr_t table_end(uintptr_t at, uintptr_t end) { return gu_min(gu_align_down(at, GU_REGION) + GU_REGION, end); }
 
-/* Nothing in the piece is empty, or was not a moment ago. */
-static bool is_full(const struct gu_watch_range *p)
+/*
+ * Bit i: there is a page where the i-th page table of the chunk adjoins another. Then most likely all that it maps is there; if not,
+ * markers for the others take no more page table than there is. The zero page counts too: it has an entry. Of two page tables one
+ * call tells: it costs what arming 20 to 40 pages does.
+ */
+static unsigned find_tables(const struct gu_watch_range *p)
 {
-	unsigned char resident[RESIDENT_PAGES];
-	for (uintptr_t at = p->start, len; at < p->end; at += len) {
-		len = gu_min(p->end - at, (uintptr_t)RESIDENT_PAGES << GU_PAGE_SHIFT);
-		if (syscall(SYS_mincore, at, len, resident) || memchr(resident, 0, len >> GU_PAGE_SHIFT))
-			return false;
+	unsigned found = 0, bit = 0;
+	for (uintptr_t at = p->start; at < p->end; at = table_end(at, p->end), bit += 2) {
+		unsigned char there[2] = {0, 0};
+		at = table_end(at, p->end);
+		if (!syscall(SYS_mincore, at - GU_PAGE, at < p->end ? 2 * GU_PAGE : GU_PAGE, there))
+			found |= ((there[0] & 1u) | (there[1] & 1u) << 1) << bit;
 	}
-	return true;
+	return found;
 }
 
+/* Others are not to be told of zero pages that were read. */
 static int arm_anon(struct look *l, const struct gu_watch_range *p)
 {
-	bool quick = gu_watch_fds.tells_holes && is_alone(l, p) && is_full(p);
-	return quick ? arm_alone(l, p) : scan_slowly(l, p); /* others are not to be told of zero pages that were read */
+	unsigned tables = gu_watch_fds.tells_holes && is_alone(l, p) ? find_tables(p) : 0;
+	struct gu_watch_range part = *p;
+	int err = 0;
+	for (; part.start < p->end && !err; part.start = part.end) {
+		bool quick = tables & 1;
+		for (part.end = part.start; part.end < p->end && (tables & 1) == quick; tables >>= 1)
+			part.end = table_end(part.end, p->end);
+		err = quick ? arm_alone(l, &part) : scan_slowly(l, &part);
+	}
+	return err;
 }
 
 static int scan_anon(struct look *l, const struct gu_watch_range *p, bool precise)
@@ -334,6 +359,36 @@ static int scan_huge(struct look *l, const struct gu_watch_range *p)
 	return err ? err : scan_dropped(l, p, GU_PAGE_IS_FILE, GU_PAGE_IS_PRESENT);
 }
 
+static void tell(struct look *l, uintptr_t start, uintptr_t end)
+{
+	struct gu_page_region found = {start, end, 0};
+	(l->sink && !l->full ? take_reported : take_written)(l, &found, 1);
+}
+
+/* Those of the pages that were there are told, in their turn: what is pending would come after all that is not. */
+static void tell_gap(struct look *l, uintptr_t start, uintptr_t end)
+{
+	struct gu_watch_span run;
+	gu_watch_gap(l->only, start, end, l->reset);
+	while (l->sink && !l->full && gu_watch_run(l->piece, start, end, &run)) {
+		gu_watch_clear(l->piece, run.start, run.end);
+		tell(l, run.start, run.end);
+		start = run.end;
+	}
+}
+
+/* Where huge pages of shared memory are armed they may lose their entry. */
+static void see_accessed(struct look *l, uintptr_t start, uintptr_t end, uint64_t categories)
+{
+	const uint64_t losing = GU_PAGE_IS_HUGE | GU_PAGE_IS_ACCESSED;
+	if (l->piece->kind != GU_WATCH_SHARED || (categories & losing) != losing) {
+		l->sink ? gu_watch_seen_here(l->piece, start, end) : gu_watch_seen(l->only, start, end);
+		return;
+	}
+	l->lost.start = l->lost.end ? l->lost.start : start;
+	l->lost.end = end;
+}
+
 /* Pages are armed after everybody was told of them: what happens in between belongs to the epoch that ends. */
 static void take_accessed(void *data, const struct gu_page_region *found, size_t n)
 {
@@ -341,12 +396,28 @@ static void take_accessed(void *data, const struct gu_page_region *found, size_t
 	for (size_t i = 0; i < n; i++) {
 		uintptr_t start = found[i].start, end = found[i].end;
 		if (found[i].categories & GU_PAGE_IS_ACCESSED)
-			visit_written(l, start, end), rwprotect(l, start, end);
+			tell(l, start, end), rwprotect(l, start, end);
+		else
+			l->idle += (end - start) >> GU_PAGE_SHIFT;
 		if (!(found[i].categories & (GU_PAGE_IS_ACCESSED | SOMETHING)))
-			gu_watch_gap(l->only, start, end, l->reset);
-		else if (!l->loses || !(found[i].categories & GU_PAGE_IS_ACCESSED))
-			gu_watch_seen(l->only, start, end);
+			tell_gap(l, start, end);
+		else
+			see_accessed(l, start, end, found[i].categories);
 	}
+}
+
+/* A huge page that the last one has a part of is left to the next call: arming a part would split it. */
+static void take_some_accessed(void *data, const struct gu_page_region *found, size_t n)
+{
+	struct look *l = data;
+	struct gu_page_region last = {0, 0, 0};
+	if (n)
+		last = found[--n];
+	uintptr_t whole = gu_align_down(last.end, GU_REGION);
+	if (last.categories & GU_PAGE_IS_HUGE && whole < last.end && last.end < l->end && (n || whole > last.start))
+		l->at = last.end = gu_max(whole, last.start);
+	take_accessed(l, found, n);
+	take_accessed(l, &last, last.start < last.end);
 }
 
 static void visit_seen(void *data, uintptr_t start, uintptr_t end)
@@ -354,22 +425,68 @@ static void visit_seen(void *data, uintptr_t start, uintptr_t end)
 	gu_watch_seen(((struct look *)data)->only, start, end);
 }
 
-/* All but pages that are present and armed: those were there. */
-static int scan_accesses(struct look *l, const struct gu_watch_range *p)
+static int see_lost(struct look *l)
 {
-	struct gu_pm_scan_arg arg = {
+	struct gu_watch_range lost = {.start = l->lost.start, .end = l->lost.end};
+	l->lost = (struct gu_watch_span){0, 0};
+	return lost.end ? scan_category(l, &lost, GU_PAGE_IS_PRESENT, 0, visit_seen) : l->error;
+}
+
+/* All but pages that are present and armed: those were there. */
+static struct gu_pm_scan_arg accessed_or_empty(void)
+{
+	return (struct gu_pm_scan_arg){
 		.category_inverted = GU_PAGE_IS_PRESENT,
 		.category_anyof_mask = GU_PAGE_IS_PRESENT | GU_PAGE_IS_ACCESSED,
-		.return_mask = SOMETHING | GU_PAGE_IS_ACCESSED,
+		.return_mask = SOMETHING | GU_PAGE_IS_ACCESSED | GU_PAGE_IS_HUGE,
 	};
-	uint64_t before = l->pages;
-	l->loses = p->kind == GU_WATCH_SHARED;
-	int err = scan(arg, p->start, p->end, take_accessed, l);
-	if (!err && l->loses && l->pages > before)
-		err = scan_category(l, p, GU_PAGE_IS_PRESENT, 0, visit_seen);
-	if (!err && l->whole && gu_watch_has_others(p))
-		err = scan_dropped(l, p, 0, SOMETHING);
-	return err ? err : l->error;
+}
+
+static void visit_hole(void *data, uintptr_t start, uintptr_t end)
+{
+	struct look *l = data;
+	if (l->at < start)
+		gu_watch_seen(NULL, l->at, start);
+	l->at = end;
+}
+
+#define RESIDENT_PAGES 4096
+
+/* Nothing in the piece is empty, or was not a moment ago: of anonymous memory mincore(2) tells that sooner than a scan. */
+static bool is_full(const struct gu_watch_range *p)
+{
+	static unsigned char resident[RESIDENT_PAGES]; /* guard: gu_watch_lock */
+	for (uintptr_t at = p->start, len; at < p->end && p->kind == GU_WATCH_ANON; at += len) {
+		len = gu_min(p->end - at, (uintptr_t)RESIDENT_PAGES << GU_PAGE_SHIFT);
+		if (syscall(SYS_mincore, at, len, resident) || memchr(resident, 0, len >> GU_PAGE_SHIFT))
+			return false;
+	}
+	return p->kind == GU_WATCH_ANON;
+}
+
+/* Nobody is to be told, so arming comes first: what is left to look for then is little, and costs little. */
+static int arm_accesses(struct look *l, const struct gu_watch_range *p)
+{
+	bool full = is_full(p);
+	rwprotect(l, p->start, p->end);
+	l->pages += (p->end - p->start) >> GU_PAGE_SHIFT;
+	l->at = p->start;
+	int err = l->error || full ? l->error : scan_category(l, p, SOMETHING, SOMETHING, visit_hole);
+	if (!err)
+		visit_hole(l, p->end, p->end);
+	return err;
+}
+
+static bool is_huge(const struct gu_watch_range *p) { return p->kind >= GU_WATCH_HUGE; }
+
+static int scan_accesses(struct look *l, const struct gu_watch_range *p)
+{
+	if (is_alone(l, p) && !is_huge(p))
+		return arm_accesses(l, p);
+	int err = scan(accessed_or_empty(), p->start, p->end, take_accessed, l);
+	if (!err)
+		err = see_lost(l);
+	return err || !l->whole || !gu_watch_has_others(p) ? err : scan_dropped(l, p, 0, SOMETHING);
 }
 
 /*
@@ -395,7 +512,9 @@ static int scan_chunk(struct look *l, const struct gu_watch_range *p, bool preci
 /* Where one pass tells and arms all, and costs little if it finds little. The part ends where that changes. */
 static bool is_quick(const struct look *l, struct gu_watch_range *part, bool precise)
 {
-	if (l->whole || !gu_watch_fds.tells_holes || part->flags & GCUFFD_WATCH_ACCESSES)
+	if (part->flags & GCUFFD_WATCH_ACCESSES)
+		return !l->whole && !is_huge(part);
+	if (l->whole || !gu_watch_fds.tells_holes)
 		return false;
 	if (part->kind != GU_WATCH_ANON)
 		return part->kind == GU_WATCH_SHARED;
@@ -405,6 +524,8 @@ static bool is_quick(const struct look *l, struct gu_watch_range *part, bool pre
 	part->end = gu_watch_part(part, part->start, part->end, &there);
 	return there;
 }
+
+typedef int scan_fn(struct look *l, struct gu_watch_range *part, uint64_t most);
 
 /* One call: as much as it has room for, most at pages. */
 static int scan_quickly(struct look *l, struct gu_watch_range *part, uint64_t most)
@@ -419,10 +540,26 @@ static int scan_quickly(struct look *l, struct gu_watch_range *part, uint64_t mo
 	return err;
 }
 
+/* The same. Found again is what it leaves. */
+static int scan_accesses_quickly(struct look *l, struct gu_watch_range *part, uint64_t most)
+{
+	struct gu_pm_scan_arg arg = accessed_or_empty();
+	arg.max_pages = gu_max(most, (uint64_t)GU_REGION >> GU_PAGE_SHIFT); /* a huge page at least */
+	arg.start = part->start;
+	arg.end = part->end;
+	l->at = 0;
+	l->end = part->end;
+	int err = scan_once(&arg, take_some_accessed, l);
+	part->start = l->at ? l->at : arg.start;
+	return err ? err : see_lost(l);
+}
+
+#define LEAST_HUGE ((uintptr_t)64) /* pages; they cost what small ones do */
+
 static int scan_next(struct look *l, struct gu_watch_range *part, bool precise)
 {
-	uintptr_t size = (uintptr_t)1 << part->shift;
-	part->end = gu_min(part->end, part->start + gu_max(GU_SCAN_CHUNK, size));
+	uintptr_t chunk = is_alone(l, part) ? 2 * GU_SCAN_CHUNK : GU_SCAN_CHUNK; /* in the same time: there is nothing to tell */
+	part->end = gu_min(part->end, part->start + gu_max(chunk, is_huge(part) ? LEAST_HUGE << part->shift : 0));
 	l->there = false;
 	int err = scan_chunk(l, part, precise);
 	part->start = part->end;
@@ -432,7 +569,7 @@ static int scan_next(struct look *l, struct gu_watch_range *part, bool precise)
 int gu_watch_scan(struct gcuffd_watch *only, struct gu_watch_range *p, bool precise, enum gu_watch_how how,
 		  struct gu_watch_sink *sink, uint64_t *pages)
 {
-	struct look l = {.only = only, .reset = how != GU_WATCH_LOOK, .whole = how == GU_WATCH_ARM, .sink = sink};
+	struct look l = {.only = only, .reset = how != GU_WATCH_LOOK, .whole = how == GU_WATCH_ARM, .sink = sink, .piece = p};
 	struct gu_watch_range part = *p;
 	bool goes_on = true, quick = false;
 	int err = 0;
@@ -441,8 +578,10 @@ int gu_watch_scan(struct gcuffd_watch *only, struct gu_watch_range *p, bool prec
 			part.end = p->end;
 			quick = is_quick(&l, &part, precise);
 		}
-		err = quick ? scan_quickly(&l, &part, MOST_PAGES - l.pages) : scan_next(&l, &part, precise);
-		goes_on = quick && l.pages < MOST_PAGES && !l.full;
+		uint64_t most = MOST_PAGES - l.pages - l.idle;
+		scan_fn *scan_some = part.flags & GCUFFD_WATCH_ACCESSES ? scan_accesses_quickly : scan_quickly;
+		err = quick ? scan_some(&l, &part, most) : scan_next(&l, &part, precise);
+		goes_on = quick && l.pages + l.idle < MOST_PAGES && !l.full;
 	}
 	p->end = part.start;
 	*pages += l.pages;
@@ -456,6 +595,7 @@ int gu_watch_find_lost(const struct gu_watch_range *p, gu_watch_visit_fn *visit,
 		.category_inverted = GU_PAGE_IS_WPALLOWED,
 		.category_mask = GU_PAGE_IS_WPALLOWED,
 		.return_mask = GU_PAGE_IS_WPALLOWED,
+		.vec_len = FEW, /* the kernel makes one too, each time, and mostly for nothing */
 	};
 	return scan_each(arg, p, visit, data);
 }

@@ -382,6 +382,11 @@ void gu_watch_seen(struct gcuffd_watch *only, uintptr_t start, uintptr_t end)
 	each_range(only, start, end, seen_bits, false);
 }
 
+void gu_watch_seen_here(struct gu_watch_range *r, uintptr_t start, uintptr_t end)
+{
+	set_bits(r->there, bit_of(r, start), bit_of(r, end));
+}
+
 void gu_watch_gap(struct gcuffd_watch *only, uintptr_t start, uintptr_t end, bool forget)
 {
 	each_range(only, start, end, gap_bits, forget);

@@ -77,6 +77,8 @@ void gu_watch_note(struct gcuffd_watch *only, uintptr_t start, uintptr_t end, bo
 void gu_watch_note_found(struct gcuffd_watch *only, const struct gu_page_region *found, size_t n, bool there);
 /* Pages hold something. */
 void gu_watch_seen(struct gcuffd_watch *only, uintptr_t start, uintptr_t end);
+/* The same for pages of the range, whoever else watches them. */
+void gu_watch_seen_here(struct gu_watch_range *r, uintptr_t start, uintptr_t end);
 /* Pages are empty: those that were there count as written. forget: and are not there any more. */
 void gu_watch_gap(struct gcuffd_watch *only, uintptr_t start, uintptr_t end, bool forget);
 void gu_watch_clear(struct gu_watch_range *r, uintptr_t start, uintptr_t end);
@@ -131,7 +133,7 @@ int gu_watch_verify(struct gu_watch_range *piece);
 
 struct gu_watch_fds {
 	int uffd, pagemap;
-	bool tells_holes; /* a registered range reads as written where it has no page table (kernels of 2026) */
+	bool tells_holes; /* a registered range reads as written where it has no page table: gu_caps()->has_wp_holes */
 };
 
 extern struct gu_watch_fds gu_watch_fds __attribute__((visibility("hidden"))); /* guard: gu_watch_lock */

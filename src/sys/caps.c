@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * caps.c - the probes. Each runs once, on a descriptor and two pages of its own, under pthread_once;
+ * caps.c - the probes. Each runs once, on a descriptor and a few pages of its own, under pthread_once;
  * the result is never written again. A probe touches an armed page first by a system call, on a
  * descriptor with the SIGBUS feature: a kernel that does not resolve the fault by itself then says
  * EFAULT, and nobody sleeps for ever.
@@ -158,6 +158,25 @@ static int probe_wp_async(struct gu_caps *caps, const struct scratch *s)
 	return expect_written(s, false, 2);
 }
 
+static void count_bytes(void *data, uintptr_t start, uintptr_t end) { *(size_t *)data += end - start; }
+
+/* Nobody touches the memory: it has no page table. */
+static int probe_wp_holes(struct gu_caps *caps, const struct scratch *s)
+{
+	void *mem;
+	size_t seen = 0;
+	(void)caps;
+	int result = gu_os->mmap(NULL, 2 * GU_REGION, PROT_READ | PROT_WRITE, MAP_NORESERVE, &mem);
+	if (result)
+		return result;
+	uintptr_t start = gu_align_up((uintptr_t)mem, GU_REGION);
+	result = gu_uffd_register(s->uffd, start, GU_REGION, GU_UFFD_REGISTER_WP, NULL);
+	if (!result)
+		result = gu_scan_written(s->pagemap, start, start + GU_REGION, false, count_bytes, &seen);
+	gu_os->munmap(mem, 2 * GU_REGION);
+	return result ? result : seen == GU_REGION ? 0 : -EOPNOTSUPP;
+}
+
 /* Unregistered before it is read: a page that did not arrive reads as zero then, and does not block. */
 static int probe_move(struct gu_caps *caps, const struct scratch *s)
 {
@@ -264,6 +283,8 @@ static const struct spec specs[GU_CAP_COUNT] = {
 		"and a dumpable process", 0, 0, probe_pagemap_scan},
 	[GU_CAP_WP_ASYNC] = {"wp-async", "Linux 6.7", BIT(GU_CAP_UFFD) | BIT(GU_CAP_PAGEMAP_SCAN),
 		GU_UFFD_FEATURE_WP_ASYNC, probe_wp_async},
+	[GU_CAP_WP_HOLES] = {"wp-holes", "Linux 7.3, or an update of 2026 to an older one", BIT(GU_CAP_WP_ASYNC),
+		GU_UFFD_FEATURE_WP_ASYNC, probe_wp_holes},
 	[GU_CAP_MOVE] = {"move", "Linux 6.8", BIT(GU_CAP_UFFD), GU_UFFD_FEATURE_MOVE, probe_move},
 	[GU_CAP_POISON] = {"poison", "Linux 6.6", BIT(GU_CAP_UFFD), GU_UFFD_FEATURE_POISON, probe_poison},
 	[GU_CAP_RWP] = {"rwp", "Linux 7.3 on x86-64 or arm64", BIT(GU_CAP_UFFD) | BIT(GU_CAP_PAGEMAP_SCAN),
@@ -343,6 +364,7 @@ static void set_flags(struct gu_caps *caps)
 	caps->has_kernel_faults = list[GU_CAP_KERNEL_FAULTS].has;
 	caps->has_pagemap_scan = list[GU_CAP_PAGEMAP_SCAN].has;
 	caps->has_wp_async = list[GU_CAP_WP_ASYNC].has;
+	caps->has_wp_holes = list[GU_CAP_WP_HOLES].has;
 	caps->has_move = list[GU_CAP_MOVE].has;
 	caps->has_poison = list[GU_CAP_POISON].has;
 	caps->has_rwp = list[GU_CAP_RWP].has;

@@ -18,6 +18,7 @@ enum gu_cap {
 	GU_CAP_KERNEL_FAULTS, /* one that handles faults of system calls too */
 	GU_CAP_PAGEMAP_SCAN,
 	GU_CAP_WP_ASYNC,      /* first writes are noted and pages re-armed, through scan.h */
+	GU_CAP_WP_HOLES,      /* what is registered for it reads as written where it has no page table, too */
 	GU_CAP_MOVE,
 	GU_CAP_POISON,
 	GU_CAP_RWP,           /* sync read-write protection */
@@ -42,6 +43,7 @@ struct gu_caps {
 	bool has_kernel_faults;
 	bool has_pagemap_scan;
 	bool has_wp_async;
+	bool has_wp_holes;
 	bool has_move;
 	bool has_poison;
 	bool has_rwp;
