@@ -13,7 +13,22 @@ struct node {
 	char room[];
 };
 
-static struct node *volatile head; /* a data segment */
+/* In a data segment. Many lists, so that a stale word on a stack keeps a small part of the nodes. */
+#define LISTS 256u
+static struct node *volatile heads[LISTS];
+
+static void keep(struct node *n)
+{
+	static unsigned next;
+	n->next = heads[next % LISTS];
+	heads[next++ % LISTS] = n;
+}
+
+static void drop_all(void)
+{
+	for (unsigned i = 0; i < LISTS; i++)
+		heads[i] = NULL;
+}
 
 /* Adds to the list until no more is to be had; bytes. */
 static __attribute__((noinline)) size_t fill(size_t size)
@@ -25,8 +40,7 @@ static __attribute__((noinline)) size_t fill(size_t size)
 		if (!n)
 			break;
 		memset(n->room, 1, size - sizeof(*n));
-		n->next = head;
-		head = n;
+		keep(n);
 		total += size;
 		must(total <= LIMIT, "more than the limit, of %zu", size);
 	}
@@ -66,7 +80,7 @@ static void fill_and_drop(size_t size, size_t least)
 		pthread_t t;
 		ck_ok(pthread_create(&t, NULL, fill_up, &f));
 		ck_ok(pthread_join(t, NULL));
-		head = NULL;
+		drop_all();
 		must(gcuffd_alloc(heap, size) != NULL, "nothing to be had after dropping all: errno %d", errno);
 		must_be_within();
 	}
@@ -80,7 +94,7 @@ START_TEST(fills_up)
 		heap = heap_make("rung=%s,hard_limit=64M,start_size=1M", rung_names[_i]);
 		fill_and_drop(sizes[i], LIMIT / 100 * (sizes[i] > 1000000 ? 70 : 80));
 		ck_assert_uint_gt(stats_of(heap).cycles, 2);
-		head = NULL;
+		drop_all();
 		ck_ok(gcuffd_heap_destroy(heap));
 	}
 }
@@ -140,7 +154,7 @@ START_TEST(reservation_is_used_up)
 	heap = heap_make("reservation=64M,start_size=1M");
 	ck_ok(pthread_create(&t, NULL, fill_reservation, NULL));
 	ck_ok(pthread_join(t, NULL));
-	head = NULL;
+	drop_all();
 	ck_assert_ptr_nonnull(gcuffd_alloc(heap, 10000));
 	ck_ok(gcuffd_heap_destroy(heap));
 }
@@ -328,10 +342,9 @@ static __attribute__((noinline)) void must_go_on(size_t limit)
 	for (size_t total = 0; total < limit / 4; total += 1000) {
 		struct node *n = gcuffd_alloc(heap, 1000);
 		must(n != NULL, "after %zu KiB: errno %d", total >> 10, errno);
-		n->next = head;
-		head = n;
+		keep(n);
 	}
-	head = NULL;
+	drop_all();
 }
 
 static void try_tight(int rung, const struct tight *c)
@@ -393,12 +406,11 @@ START_TEST(soft_limit)
 		for (int i = 0; i < 40000; i++) {
 			struct node *n = gcuffd_alloc(heap, 800);
 			must(n != NULL, "errno %d", errno);
-			n->next = head;
-			head = n;
+			keep(n);
 		}
 		cycles[soft] = cycles_of_garbage();
 		printf("soft limit %s: %lu cycles\n", soft ? "16M" : "none", cycles[soft]);
-		head = NULL;
+		drop_all();
 		ck_ok(gcuffd_heap_destroy(heap));
 	}
 	ck_assert_uint_gt(cycles[1], cycles[0]);
