@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sys_gcuffd.h - sys.h for libgcuffd: one heap with default options and a hard limit.
+ * sys_gcuffd.h - sys.h for libgcuffd: one heap with default options, but for a hard limit and those that a benchmark needs.
  */
 #ifndef BENCH_SYS_GCUFFD_H
 #define BENCH_SYS_GCUFFD_H
@@ -19,6 +19,9 @@ static inline void sys_init(const struct bench_args *args)
 	int err;
 
 	gcuffd_options_init(&options);
+	err = args->options ? gcuffd_options_parse(&options, args->options, NULL) : 0;
+	if (err)
+		bench_fail("gcuffd_options_parse", -err);
 	options.hard_limit = sys_heap_limit(args);
 	bench_emit_int("heap_kib", options.hard_limit >> 10);
 	err = gcuffd_heap_create(&options, &sys_heap);

@@ -39,6 +39,15 @@ static const struct option long_options[] = {
 	{ "thp", no_argument, NULL, 'P' },
 	{ "dirty", required_argument, NULL, 'D' },
 	{ "large", required_argument, NULL, 'G' },
+	{ "target", required_argument, NULL, 'A' },
+	{ "store-memory", required_argument, NULL, 'B' },
+	{ "store-file", required_argument, NULL, 'C' },
+	{ "collections", required_argument, NULL, 'N' },
+	{ "settle", required_argument, NULL, 'E' },
+	{ "fork", no_argument, NULL, 'f' },
+	{ "verify", no_argument, NULL, 'v' },
+	{ "steps", no_argument, NULL, 'p' },
+	{ "rung", required_argument, NULL, 'u' },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -48,7 +57,8 @@ static _Noreturn void usage(const char *program)
 		"usage: %s [--limit BYTES] [--heap BYTES] [--seed N] [--depth N] [--live MIB] [--seconds S]\n"
 		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n"
 		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--sequential]\n"
-		"       [--systems LIST] [--rounds N] [--memory anon|shmem|hugetlb] [--thp] [--dirty PERCENT] [--large MIB]\n",
+		"       [--systems LIST] [--rounds N] [--memory anon|shmem|hugetlb] [--thp] [--dirty PERCENT] [--large MIB]\n"
+		"       [--target MIB] [--store-memory MIB] [--store-file MIB] [--collections N] [--settle S] [--fork] [--verify] [--steps] [--rung NAME]\n",
 		program);
 	exit(2);
 }
@@ -73,6 +83,11 @@ static uint64_t parse_count(const char *program, const char *text)
 		return value;
 	fprintf(stderr, "%s: '%s' is not a whole number\n", program, text);
 	usage(program);
+}
+
+static size_t parse_mib(const char *program, const char *text, double least)
+{
+	return (size_t)parse_number(program, text, least, 1 << 22) << 20;
 }
 
 /* Where text is among count names; what: of what they are names. */
@@ -108,7 +123,7 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 'd': args->depth = (unsigned)parse_number(program, optarg, 6, 30); break;
 	case 'c': args->cluster = (unsigned)parse_number(program, optarg, 1, 16); break;
 	case 'r': args->rate = (unsigned)parse_number(program, optarg, 1, 1e8); break;
-	case 'L': args->live = (size_t)parse_number(program, optarg, 1, 1 << 22) << 20; break;
+	case 'L': args->live = parse_mib(program, optarg, 1); break;
 	case 't': args->seconds = parse_number(program, optarg, 0.01, 86400); break;
 	case 'm': args->measure_live = true; break;
 	case 'i': args->idle = true; break;
@@ -125,7 +140,16 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 'Y': args->memory = parse_memory(program, optarg); break;
 	case 'P': args->thp = true; break;
 	case 'D': args->dirty = parse_number(program, optarg, 0.001, 100); break;
-	case 'G': args->large = (size_t)parse_number(program, optarg, 0, 1 << 22) << 20; break;
+	case 'G': args->large = parse_mib(program, optarg, 0); break;
+	case 'A': args->target = parse_mib(program, optarg, 1); break;
+	case 'B': args->store_memory = parse_mib(program, optarg, 1); break;
+	case 'C': args->store_file = parse_mib(program, optarg, 0); break;
+	case 'N': args->collections = (unsigned)parse_number(program, optarg, 2, 1000); break;
+	case 'E': args->settle = parse_number(program, optarg, 0.1, 86400); break;
+	case 'f': args->fork = true; break;
+	case 'v': args->verify = true; break;
+	case 'p': args->steps = true; break;
+	case 'u': args->rung = optarg; break;
 	default: usage(program);
 	}
 }
@@ -137,11 +161,14 @@ void bench_args_parse(struct bench_args *args, int argc, char **argv)
 	*args = (struct bench_args){
 		.seed = 1, .depth = 18, .cluster = 6, .rate = 16000, .live = (size_t)1 << 30, .seconds = 20,
 		.around = 16384, .touchers = 1, .rounds = 5, .dirty = 12.5, .large = (size_t)4 << 30,
+		.target = (size_t)512 << 20, .store_file = (size_t)8 << 30, .collections = 10, .settle = 120,
 	};
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)
 		apply_option(args, c, argv[0]);
 	if (optind != argc)
 		usage(argv[0]);
+	if (!args->store_memory)
+		args->store_memory = args->target / 16 > 1 << 20 ? args->target / 16 : 1 << 20;
 }
 
 /* ---- histogram */

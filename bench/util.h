@@ -23,9 +23,9 @@ struct bench_args {
 	uint64_t seed;
 	unsigned depth;     /* of the stretch tree (gcbench) or of the trees (binary-trees) */
 	unsigned cluster;   /* mutate: depth of the trees that are replaced */
-	unsigned rate;      /* mutate: operations in a second */
-	size_t live;        /* mutate: live bytes; restore, track: bytes of memory */
-	double seconds;     /* mutate: length of the timed part */
+	unsigned rate;      /* mutate: operations in a second; coldset: until collections begin */
+	size_t live;        /* mutate, coldset: live bytes; restore, track: bytes of memory */
+	double seconds;     /* mutate: length of the timed part; coldset: between collections, in all */
 	bool measure_live;  /* only count live bytes (malloc build) */
 	bool idle;          /* mutate: no operations */
 	bool incremental;   /* libgc: its incremental mode */
@@ -42,6 +42,17 @@ struct bench_args {
 	bool thp;           /* track: huge pages for the range */
 	double dirty;       /* track: per cent of the pages that are written */
 	size_t large;       /* track: bytes of the second memory; 0: none */
+	/* coldset */
+	size_t target;         /* what the process should have resident */
+	size_t store_memory;   /* of that, what pages taken out may take compressed; 0: a sixteenth */
+	size_t store_file;     /* what they may take in a file; 0: none */
+	unsigned collections;
+	double settle;         /* most seconds that it waits for what is cold to go */
+	bool fork;             /* have a child for a while, early on */
+	bool verify;
+	bool steps;            /* tell on stdout how far it is, and wait for a line each time */
+	const char *rung;      /* NULL: the best one */
+	const char *options;   /* gcuffd: more options, as text; NULL: none */
 };
 
 /* Fills *args from the command line; exits with a usage line on a bad one. */

@@ -66,12 +66,14 @@ enum gcuffd_kind {
 #define GCUFFD_PROCESS_ROOTS 0x8u /* all private writable memory and every thread of the process is a root */
 #define GCUFFD_NO_PACING     0x10u /* collect only on gcuffd_collect() and before ENOMEM */
 #define GCUFFD_PAST_END      0x20u /* a pointer one past the end keeps its object alive (costs a byte each) */
+#define GCUFFD_COLD          0x40u /* pages may be taken out to a store, and come back on first touch: gcuffd_cool() (6.8) */
 
 /* gcuffd_options.debug: faults planted on purpose, which GCUFFD_VERIFY must find */
 #define GCUFFD_PLANT_DROP_CARD   0x1u
 #define GCUFFD_PLANT_SKIP_TLS    0x2u
 #define GCUFFD_PLANT_EARLY_SWEEP 0x4u
 
+enum gcuffd_codec { GCUFFD_CODEC_LZ4 = 0, GCUFFD_CODEC_ZSTD };
 enum gcuffd_log_level { GCUFFD_LOG_ERROR = 0, GCUFFD_LOG_WARN, GCUFFD_LOG_INFO, GCUFFD_LOG_DEBUG };
 
 /*
@@ -95,6 +97,11 @@ struct gcuffd_options {
 	void (*log)(void *data, int level, const char *line); /* Default: a line on stderr */
 	void *log_data;
 	unsigned without;         /* optimisations that are left out: bits that gcuffd_options_parse() makes of names */
+	size_t resident_target;   /* with GCUFFD_COLD: pages that are not touched are taken out while the heap takes more than this. 0: only on request */
+	size_t store_memory;      /* compressed memory for pages taken out, at most. Default: a quarter of RAM; of resident_target an eighth with a file, else three quarters */
+	size_t store_file;        /* bytes of a file for what exceeds that; 0: no file */
+	const char *store_path;   /* directory of that file, which has no name there. Default /var/tmp. As long as the heap */
+	enum gcuffd_codec store_codec;
 };
 
 /* Fills *options with defaults and its size. */
@@ -256,6 +263,44 @@ GCUFFD_API int gcuffd_collect(struct gcuffd_heap *heap);
 
 /* Gives freed memory back to the OS now. */
 GCUFFD_API int gcuffd_trim(struct gcuffd_heap *heap);
+
+/* ---- cold memory ------------------------------------------------------------------------ */
+
+/*
+ * Takes the pages of [start, start + size) out to the store: whole pages of blocks that nobody allocates from. NULL: all of the
+ * heap. They come back on first touch, by whomever. Returns when it is done; *taken (may be NULL) says how many pages were taken out.
+ * -EOPNOTSUPP: the heap was made without GCUFFD_COLD, or is on a rung below move, or system calls could not touch what is out;
+ * -ENOSPC: the store is full, -EIO: it can't be written, -ENOMEM: pages that could not be stored are in place.
+ * Pinned pages, pages shared with a child and pages of hot arenas stay. Any thread; not from a signal handler.
+ */
+GCUFFD_API int gcuffd_cool(struct gcuffd_heap *heap, const void *start, size_t size, size_t *taken);
+/* Brings them back. -EIO: a page could not be read and is poisoned: who touches it gets SIGBUS. -ENOMEM; -EOPNOTSUPP. */
+GCUFFD_API int gcuffd_warm(struct gcuffd_heap *heap, const void *start, size_t size);
+/* Whether pages of the arena may be taken out from now on; they may in the beginning. Those that are out stay so until touched. */
+GCUFFD_API int gcuffd_arena_set_hot(struct gcuffd_arena *arena, int hot);
+
+struct gcuffd_cold_stats {
+	size_t size;               /* set by the caller: sizeof */
+	uint64_t out_pages;        /* now */
+	uint64_t evicted_pages;    /* taken out so far */
+	uint64_t restored_pages;   /* brought back so far, by touch or by gcuffd_warm() */
+	uint64_t collector_pages;  /* of these, because the collector touched them */
+	uint64_t dropped_pages;    /* never brought back: what was on them died */
+	uint64_t bounced_pages;    /* touched on their way to the store */
+	uint64_t busy_pages;       /* not taken out: shared or pinned by the kernel */
+	uint64_t poisoned_pages;
+	uint64_t summary_bytes;    /* now: where pages that are out point to */
+	uint64_t store_pages;      /* now; of these one word over and over: */
+	uint64_t store_same_pages;
+	uint64_t store_memory_bytes;
+	uint64_t store_file_bytes;
+	uint64_t store_reads;      /* of the file */
+	uint64_t store_write_errors;
+	uint64_t store_read_errors;
+};
+
+/* -EINVAL: size. Any thread. */
+GCUFFD_API int gcuffd_cold_stats(struct gcuffd_heap *heap, struct gcuffd_cold_stats *stats);
 
 #define GCUFFD_STATS_VERSION 1
 

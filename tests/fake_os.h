@@ -21,6 +21,7 @@
 
 enum fake_call {
 	FAKE_ANY, FAKE_MMAP, FAKE_MUNMAP, FAKE_MPROTECT, FAKE_MADVISE, FAKE_OPEN, FAKE_READ, FAKE_PREAD, FAKE_IOCTL,
+	FAKE_CREATE, FAKE_UNLINK, FAKE_SET_FLAGS, FAKE_FLOCK, FAKE_PWRITEV, FAKE_FALLOCATE, FAKE_FDATASYNC, FAKE_FADVISE,
 	FAKE_USERFAULTFD, FAKE_UNSHARE, FAKE_FUTEX_WAIT, FAKE_TGKILL, FAKE_VM_READV, FAKE_COUNT
 };
 
@@ -83,6 +84,33 @@ static long fake_pread(int fd, void *buffer, size_t len, off_t at)
 	FAKE_OR_REAL(FAKE_PREAD, 0, NULL, gu_os_linux.pread(fd, buffer, len, at));
 }
 
+static int fake_create(const char *path, int flags, unsigned mode)
+{
+	FAKE_OR_REAL(FAKE_CREATE, 0, path, gu_os_linux.create(path, flags, mode));
+}
+
+static int fake_unlink(const char *path) { FAKE_OR_REAL(FAKE_UNLINK, 0, path, gu_os_linux.unlink(path)); }
+
+static int fake_set_flags(int fd, int flags) { FAKE_OR_REAL(FAKE_SET_FLAGS, 0, NULL, gu_os_linux.set_flags(fd, flags)); }
+static int fake_flock(int fd, int how) { FAKE_OR_REAL(FAKE_FLOCK, 0, NULL, gu_os_linux.flock(fd, how)); }
+
+static long fake_pwritev(int fd, const struct iovec *pieces, int n, off_t at)
+{
+	FAKE_OR_REAL(FAKE_PWRITEV, 0, NULL, gu_os_linux.pwritev(fd, pieces, n, at));
+}
+
+static int fake_fallocate(int fd, int mode, off_t at, off_t len)
+{
+	FAKE_OR_REAL(FAKE_FALLOCATE, 0, NULL, gu_os_linux.fallocate(fd, mode, at, len));
+}
+
+static int fake_fdatasync(int fd) { FAKE_OR_REAL(FAKE_FDATASYNC, 0, NULL, gu_os_linux.fdatasync(fd)); }
+
+static int fake_fadvise(int fd, off_t at, off_t len, int advice)
+{
+	FAKE_OR_REAL(FAKE_FADVISE, 0, NULL, gu_os_linux.fadvise(fd, at, len, advice));
+}
+
 static long fake_ioctl(int fd, unsigned long request, void *arg)
 {
 	FAKE_OR_REAL(FAKE_IOCTL, request, NULL, gu_os_linux.ioctl(fd, request, arg));
@@ -121,6 +149,14 @@ __attribute__((unused)) static void fake_install(void)
 	fake_os.open = fake_open;
 	fake_os.read = fake_read;
 	fake_os.pread = fake_pread;
+	fake_os.create = fake_create;
+	fake_os.unlink = fake_unlink;
+	fake_os.set_flags = fake_set_flags;
+	fake_os.flock = fake_flock;
+	fake_os.pwritev = fake_pwritev;
+	fake_os.fallocate = fake_fallocate;
+	fake_os.fdatasync = fake_fdatasync;
+	fake_os.fadvise = fake_fadvise;
 	fake_os.ioctl = fake_ioctl;
 	fake_os.userfaultfd = fake_userfaultfd;
 	fake_os.unshare = fake_unshare;

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/meta.h"
 #include "base/own.h"
+#include "base/slab.h"
 #include "fake_os.h"
 #include "test.h"
 
@@ -227,6 +228,51 @@ START_TEST(meta_survives_every_failure)
 }
 END_TEST
 
+static bool is_all(const unsigned char *p, size_t n, unsigned char c) { return p[0] == c && !memcmp(p, p + 1, n - 1); }
+
+/* Pieces of all sizes come and go; each keeps what was written to it, is zero when it is new, and the last one takes all memory with it. */
+START_TEST(slabs)
+{
+	enum { PIECES = 3000 };
+	static struct { unsigned char *piece; size_t size; unsigned char mark; } p[PIECES];
+	struct test_rng rng = test_rng(0);
+	struct gu_slab slab;
+	memset(&slab, 0, sizeof(slab));
+	size_t before = gu_meta_used(), most = 0;
+	for (unsigned round = 0; round < 60000 / check_slow(); round++) {
+		size_t i = test_below(&rng, PIECES);
+		if (p[i].piece) {
+			ck_assert(is_all(p[i].piece, p[i].size, p[i].mark));
+			gu_slab_free(&slab, p[i].piece);
+			p[i].piece = NULL;
+			continue;
+		}
+		p[i].size = 1 + test_below(&rng, GU_SLAB_MOST);
+		p[i].mark = (unsigned char)(1 + round % 255);
+		p[i].piece = gu_slab_alloc(&slab, p[i].size);
+		ck_assert_ptr_nonnull(p[i].piece);
+		ck_assert_uint_eq((uintptr_t)p[i].piece % 8, 0);
+		ck_assert(is_all(p[i].piece, p[i].size, 0));
+		memset(p[i].piece, p[i].mark, p[i].size);
+		most = gu_max(most, slab.bytes);
+		if (round % 5000 == 0)
+			gu_slab_check(&slab);
+	}
+	ck_assert_uint_gt(most, 0);
+	for (size_t i = 0; i < PIECES; i++)
+		if (p[i].piece)
+			gu_slab_free(&slab, p[i].piece);
+	ck_assert_uint_eq(slab.bytes, 0);
+	ck_assert_uint_eq(gu_meta_used(), before);
+	fake_install();
+	fake_fail(FAKE_MMAP, 1, -ENOMEM);
+	gu_os_set(gu_os);
+	ck_assert_ptr_null(gu_slab_alloc(&slab, 100));
+	gu_slab_check(&slab);
+	fake_remove();
+}
+END_TEST
+
 /* ---- lock ---- */
 
 static struct gu_lock low, high;
@@ -415,6 +461,7 @@ static Suite *make_suite(void)
 	tcase_add_test(meta, meta_pieces_do_not_overlap);
 	tcase_add_test(meta, meta_reservations);
 	tcase_add_test(meta, meta_survives_every_failure);
+	tcase_add_test(meta, slabs);
 	tcase_add_test(lock, locks_exclude);
 	tcase_add_test(lock, trylock_says_no);
 	tcase_add_test(lock, rank_is_enforced_in_debug_builds);

@@ -21,7 +21,7 @@ for s in gcuffd libgc; do
 done
 
 "$run" --list >"$out/list"
-for b in gcbench binary-trees mutate restore track noise; do
+for b in gcbench binary-trees mutate restore track coldset noise; do
 	grep -q "^$b " "$out/list" || fail "--list lacks $b"
 done
 
@@ -29,12 +29,14 @@ if "$run" --build "$build" nonesuch 2>"$out/err"; then fail "an unknown benchmar
 grep -q "unknown benchmark 'nonesuch'" "$out/err" || fail "no clear error for an unknown benchmark"
 if "$run" --build "$build" gcbench --peer nonesuch 2>"$out/err"; then fail "an unknown system was taken"; fi
 grep -q "unknown system 'nonesuch'" "$out/err" || fail "no clear error for an unknown system"
+if "$run" --build "$build" coldset --collections 1 2>"$out/err"; then fail "one collection was taken"; fi
+grep -q "at least 2" "$out/err" || fail "no clear error for too few collections"
 if "$run" --build "$out" gcbench 2>"$out/err"; then fail "missing programs were not noticed"; fi
 grep -q "make" "$out/err" || fail "missing programs: the error does not say how to build them"
 "$run" --build "$build" gcbench --systems libgc-zram 2>"$out/err" || fail "a system that does not fit is an error"
 grep -q "not for this benchmark" "$out/err" || fail "no word about a system that does not fit"
 
-"$run" --build "$build" all --systems "$systems,raw,mprotect" --runs 1 --scale 64 --timeout 120 --json "$out/json" >"$out/table" ||
+"$run" --build "$build" all --systems "$systems,raw,mprotect" --runs 1 --scale 64 --settle 5 --collections 4 --timeout 120 --json "$out/json" >"$out/table" ||
 	fail "bench/run all --systems $systems"
 cat "$out/table"
 for mode in sleep sigbus threads4; do
@@ -45,6 +47,29 @@ for options in "--memory shmem --sequential" "--thp" "--memory hugetlb"; do
 	# shellcheck disable=SC2086 # words
 	"$run" --build "$build" track --systems "$systems,raw,mprotect" --runs 2 --scale 64 $options >"$out/track" || fail "track $options"
 done
+
+# Pages can be taken out on rungs move and rwp: elsewhere nothing is, and nothing may be wrong either.
+case $systems in
+*gcuffd*)
+	"$run" --build "$build" coldset --systems gcuffd --runs 1 --live 16 --target 6 --settle 4 --collections 2 --seconds 1 --fork --verify >"$out/coldset" ||
+		fail "coldset --fork --verify"
+	;;
+esac
+
+# Swap of its own, in a group of its own: both are gone afterwards, also when it is interrupted.
+left() { ls -d /sys/fs/cgroup/memory/gcuffd-bench-* 2>/dev/null || true; }
+case ${CHECK_SECONDS:-5}:$systems in # minutes: where there is time
+[6-9][0-9]*:*libgc*|[1-9][0-9][0-9]*:*libgc*)
+	before=$(left)
+	if "$run" --build "$build" coldset --systems libgc-zram --runs 1 --live 64 --sum 64 --settle 3 --seconds 1 --collect-timeout 60 --json "$out/zram" >"$out/table" 2>"$out/err"; then
+		grep -q '"sum_kib"' "$out/zram" || fail "libgc-zram: no sum"
+		timeout -s INT 3 "$run" --build "$build" coldset --systems libgc-zram --runs 1 --live 64 --sum 64 >"$out/table" 2>"$out/err" || true
+	else
+		grep -Eq "need root|no zram|no memory cgroups|no swap on zram" "$out/err" || { cat "$out/err"; fail "coldset on libgc-zram"; }
+	fi
+	[ "$before" = "$(left)" ] || fail "a memory cgroup was left behind"
+	;;
+esac
 
 python3 - "$out/json" "$systems" <<'PY'
 import json, sys
@@ -70,6 +95,13 @@ for system in set(sys.argv[2].split(",")) & {"gcuffd"} | {"raw"}:
     restore = {"restore_p50_us", "restore_p99_us", "restore_max_us", "page_mean_us", "pages_per_fault"}
     assert restore <= set(got), (system, restore - set(got))
     assert got["restore_p50_us"] is None or 0 < got["restore_p50_us"] <= got["restore_max_us"], (system, got)
+for system in sys.argv[2].split(","):
+    got = seen["coldset", system]
+    assert {"hot_ops_between_per_s", "returned_pages"} <= set(got), (system, got)
+    assert system == "malloc" or got["full_gc_s"] > 0, (system, got)
+    assert system != "gcuffd" or got["live_after_kib"] < got["live_before_kib"], (system, got)
+    assert system != "gcuffd" or got["restored_pages"] == 0 and got["returned_pages"] == 0, got
+    assert system != "gcuffd" or head["rung"] not in ("move", "rwp") or got["out_pages"] > 0, got
 track = {"first_write_ns", "arm_ns", "scan_clean_ns", "scan_dirty_ns"}
 for system in set(sys.argv[2].split(",")) & {"gcuffd"} | {"raw", "mprotect"}:
     got = seen["track", system] if ("track", system) in seen else {}

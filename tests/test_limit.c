@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_limit.c - the hard limit: kept, reached only after collecting, survived; from one thread and from many. */
+#include "base/meta.h"
 #include "core.h"
 
 #define LIMIT ((size_t)64 << 20)
@@ -417,6 +418,46 @@ START_TEST(soft_limit)
 }
 END_TEST
 
+/* ---- what marking takes ---- */
+
+#define TANGLED 200000u
+
+struct tangled {
+	struct tangled *edge[3];
+};
+
+/* Most of a graph without order is gray at some time. */
+static void *tangle(void *arg)
+{
+	struct test_rng rng = test_rng(1);
+	must_ok(gcuffd_thread_attach());
+	struct tangled **all = gcuffd_alloc(heap, TANGLED * sizeof(*all));
+	for (size_t i = 0; i < TANGLED; i++)
+		all[i] = gcuffd_alloc(heap, sizeof(struct tangled));
+	for (size_t i = 0; i < TANGLED * 3; i++)
+		all[i / 3]->edge[i % 3] = all[test_below(&rng, TANGLED)];
+	heads[0] = (struct node *)all[0];
+	scrub();
+	must_ok(gcuffd_thread_detach());
+	return arg;
+}
+
+START_TEST(packets_are_given_back)
+{
+	pthread_t thread;
+	heap = heap_make("pacing=0,mark_threads=1");
+	ck_ok(gcuffd_collect(heap));
+	must_ok(pthread_create(&thread, NULL, tangle, NULL));
+	must_ok(pthread_join(thread, NULL));
+	size_t before = gu_meta_used();
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_gt(stats_of(heap).live_bytes, TANGLED * sizeof(struct tangled) / 2);
+	ck_assert_uint_le(gu_meta_used(), before + (64 << 10));
+	drop_all();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("limit");
@@ -427,6 +468,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(test_case(suite, "threads_at_the_limit"), threads_at_the_limit, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "small_limits"), small_limits, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "soft_limit"), soft_limit);
+	tcase_add_test(test_case(suite, "packets_are_given_back"), packets_are_given_back);
 	return suite;
 }
 

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/file.h>
 
 #include "base/check.h"
 #include "base/meta.h"
@@ -53,6 +54,36 @@ START_TEST(files)
 	ck_assert_int_eq(gu_os->pread(fd, text + 2, 2, 0), 2);
 	ck_assert_int_eq(text[0], text[2]);
 	ck_ok(gu_os->close(fd));
+}
+END_TEST
+
+START_TEST(files_that_are_written)
+{
+	char text[8] = "", path[] = "/tmp/gu-os.XXXXXX";
+	struct iovec pieces[] = {{"ab", 2}, {"cd", 2}};
+	close(mkstemp(path));
+	ck_ok(gu_os->unlink(path));
+	ck_assert_int_eq(gu_os->unlink(path), -ENOENT);
+	int fd = gu_os->create(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(gu_os->create(path, O_RDWR | O_CREAT | O_EXCL, 0600), -EEXIST);
+	ck_assert_int_eq(fcntl(fd, F_GETFD), FD_CLOEXEC);
+	ck_assert_int_eq(gu_os->pwritev(fd, pieces, 2, 3), 4);
+	ck_assert_int_eq(gu_os->pread(fd, text, 8, 0), 7);
+	ck_assert(!memcmp(text, "\0\0\0abcd", 7));
+	ck_ok(gu_os->fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3, 2));
+	ck_assert_int_eq(gu_os->pread(fd, text, 8, 0), 7);
+	ck_assert(!memcmp(text, "\0\0\0\0\0cd", 7));
+	ck_ok(gu_os->fdatasync(fd));
+	ck_ok(gu_os->fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	ck_ok(gu_os->flock(fd, LOCK_EX | LOCK_NB));
+	int other = gu_os->open(path, O_RDONLY);
+	ck_assert_int_eq(gu_os->flock(other, LOCK_SH | LOCK_NB), -EWOULDBLOCK);
+	ck_ok(gu_os->set_flags(other, O_APPEND));
+	ck_assert_int_eq(fcntl(other, F_GETFL) & O_APPEND, O_APPEND);
+	ck_ok(gu_os->close(other));
+	ck_ok(gu_os->close(fd));
+	ck_ok(gu_os->unlink(path));
 }
 END_TEST
 
@@ -216,6 +247,7 @@ static Suite *make_suite(void)
 	tcase_add_test(real, memory_calls);
 	tcase_add_test(real, errors_are_returned_and_errno_is_left_alone);
 	tcase_add_test(real, files);
+	tcase_add_test(real, files_that_are_written);
 	tcase_add_test(real, clocks_go_forward);
 	tcase_add_test(real, identity);
 	tcase_add_test(real, futex_times_out_and_sees_a_changed_word);

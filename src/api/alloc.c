@@ -189,11 +189,11 @@ static bool may_drop(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
 	return may;
 }
 
-/* Pages of a large tail are dropped, so that those never touched stay so. They go on counting as resident. */
+/* Pages of a large tail are dropped, so that those never touched stay so (not where they may be out). They go on counting as resident. */
 static void clear_tail(struct gcuffd_heap *h, char *from, size_t len)
 {
 	uintptr_t start = gu_align_up((uintptr_t)from, GU_PAGE), end = gu_align_down((uintptr_t)from + len, GU_PAGE);
-	if (len < SPARSE_MIN || gu_heap_without(h, GU_WITHOUT_present) || !may_drop(h, start, end) ||
+	if (len < SPARSE_MIN || gu_heap_without(h, GU_WITHOUT_present) || h->space.cold.on || !may_drop(h, start, end) ||
 	    gu_os->madvise((void *)start, end - start, MADV_DONTNEED)) {
 		memset(from, 0, len);
 		return;
@@ -220,7 +220,7 @@ static void copy_run(void *data, uintptr_t start, uintptr_t end)
 static void copy_object(const struct gcuffd_heap *h, char *to, const char *from, size_t size)
 {
 	struct copying c = {from, to, size};
-	bool sparse = size >= SPARSE_MIN && !gu_heap_without(h, GU_WITHOUT_present);
+	bool sparse = size >= SPARSE_MIN && !gu_heap_without(h, GU_WITHOUT_present) && !h->space.cold.on; /* what is out is not there */
 	int fd = sparse ? gu_scan_open() : -1;
 	uintptr_t end = gu_align_up((uintptr_t)from + size, GU_PAGE);
 	if (fd < 0 || gu_scan_present(fd, (uintptr_t)from, end, false, copy_run, &c))

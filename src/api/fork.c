@@ -50,6 +50,7 @@ static void in_child(void)
 	gu_heaps_each(gu_service_fork_child);
 	gu_threads_forked();
 	gu_watch_forked();
+	gu_heaps_each(gu_service_fork_resume);
 }
 
 static void install(void) { error = -pthread_atfork(prepare, in_parent, in_child); }

@@ -124,6 +124,8 @@ static int make_tables(struct gcuffd_heap *h)
 	if (err)
 		return err;
 	h->space.without = h->options.without;
+	if (gu_heap_is(h, GCUFFD_COLD) && gu_cold_init(&h->space))
+		return -ENOMEM;
 	h->types = gu_meta_reserve(types_len());
 	if (!h->types || gu_meta_commit(h->types, types_len()))
 		return -ENOMEM;

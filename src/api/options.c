@@ -20,7 +20,7 @@ void gcuffd_options_init(struct gcuffd_options *o)
 
 /* ---- text ---- */
 
-enum type { SIZE, NUMBER, FLAG, NOT_FLAG, RUNG, LEVEL, PLANT, WITHOUT };
+enum type { SIZE, NUMBER, FLAG, NOT_FLAG, RUNG, LEVEL, CODEC, PLANT, WITHOUT };
 
 struct field {
 	const char *name;
@@ -33,9 +33,11 @@ struct field {
 static const struct field fields[] = {
 	FIELD(reservation, SIZE), FIELD(soft_limit, SIZE), FIELD(hard_limit, SIZE), FIELD(start_size, SIZE),
 	FIELD(mark_threads, NUMBER), FIELD(growth_percent, NUMBER), FIELD(decay_ms, NUMBER), FIELD(stop_timeout_ms, NUMBER),
+	FIELD(resident_target, SIZE), FIELD(store_memory, SIZE), FIELD(store_file, SIZE), FIELD(store_codec, CODEC),
 	FIELD(rung, RUNG), FIELD(log_level, LEVEL), FIELD(without, WITHOUT),
 	{"interior", NOT_FLAG, GCUFFD_NO_INTERIOR}, {"huge", NOT_FLAG, GCUFFD_NO_HUGE}, {"pacing", NOT_FLAG, GCUFFD_NO_PACING},
 	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},
+	{"cold", FLAG, GCUFFD_COLD},
 	{"plant_drop_card", PLANT, GCUFFD_PLANT_DROP_CARD}, {"plant_skip_tls", PLANT, GCUFFD_PLANT_SKIP_TLS},
 	{"plant_early_sweep", PLANT, GCUFFD_PLANT_EARLY_SWEEP},
 };
@@ -102,12 +104,18 @@ static bool set_without(struct gcuffd_options *o, const char *value)
 static bool set_field(struct gcuffd_options *o, const struct field *f, const char *value)
 {
 	static const char *const rungs[] = {"auto", "stop", "async", "move", "rwp"};
-	static const char *const levels[] = {"error", "warn", "info", "debug"};
+	static const char *const levels[] = {"error", "warn", "info", "debug"}, *const codecs[] = {"lz4", "zstd"};
 	int n;
 	if (f->type == RUNG) {
 		if (!parse_word(value, rungs, GU_ARRAY_LEN(rungs), &n))
 			return false;
 		o->rung = (enum gcuffd_rung)n;
+		return true;
+	}
+	if (f->type == CODEC) {
+		if (!parse_word(value, codecs, GU_ARRAY_LEN(codecs), &n))
+			return false;
+		o->store_codec = (enum gcuffd_codec)n;
 		return true;
 	}
 	if (f->type == LEVEL) {
@@ -181,9 +189,17 @@ static void fill_defaults(struct gcuffd_options *o)
 {
 	o->reservation = gu_align_up(o->reservation ? o->reservation : default_reservation(), GU_REGION);
 	o->start_size = o->start_size ? o->start_size : (size_t)4 << 20;
+	if (o->resident_target) { /* pages are taken out by a thread that has to be there, and 4 KiB at a time */
+		o->start_size = gu_min(o->start_size, o->resident_target / 2);
+		o->flags |= GCUFFD_NO_HUGE;
+	}
 	o->mark_threads = o->mark_threads ? o->mark_threads : default_markers();
 	o->growth_percent = o->growth_percent ? o->growth_percent : 100;
 	o->decay_ms = o->decay_ms ? o->decay_ms : 1000;
+	size_t most = o->resident_target ? o->resident_target : (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+	if (!o->store_memory)
+		o->store_memory = !o->resident_target ? most / 4 : o->store_file ? most / 8 : most / 4 * 3;
+	o->store_path = o->store_path ? o->store_path : "/var/tmp";
 	o->stop_timeout_ms = o->stop_timeout_ms ? o->stop_timeout_ms : 1000;
 }
 
@@ -199,7 +215,7 @@ static void leave_out(struct gcuffd_options *o)
 
 int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in)
 {
-	const unsigned flags = GCUFFD_NO_INTERIOR | GCUFFD_VERIFY | GCUFFD_NO_HUGE | GCUFFD_PROCESS_ROOTS | GCUFFD_NO_PACING | GCUFFD_PAST_END;
+	const unsigned flags = GCUFFD_NO_INTERIOR | GCUFFD_VERIFY | GCUFFD_NO_HUGE | GCUFFD_PROCESS_ROOTS | GCUFFD_NO_PACING | GCUFFD_PAST_END | GCUFFD_COLD;
 	gcuffd_options_init(o);
 	if (in && (in->size < offsetof(struct gcuffd_options, rung) || in->size > 4096))
 		return refuse(o, "size: the struct was not set up by gcuffd_options_init()");
@@ -220,6 +236,8 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 		return refuse(o, "without: unknown bit");
 	if (o->rung > GCUFFD_RUNG_RWP)
 		return refuse(o, "rung: unknown");
+	if (o->store_codec > GCUFFD_CODEC_ZSTD)
+		return refuse(o, "store_codec: unknown");
 	if (o->mark_threads > 8)
 		return refuse(o, "mark_threads: more than 8");
 	if (o->growth_percent > 10000)

@@ -18,11 +18,29 @@ static int in_its_heap(pin_fn *fn, const void *start, size_t size)
 	return err;
 }
 
+/* What is out comes back now, and stays (.inv.cold.pin). */
+static void touch(uintptr_t start, size_t size)
+{
+	for (uintptr_t at = start; at < start + size; at = gu_align_down(at, GU_PAGE) + GU_PAGE)
+		(void)*(const volatile char *)at;
+}
+
+static int add(struct gcuffd_heap *h, uintptr_t start, size_t size)
+{
+	int err = gu_pins_add(h, start, size);
+	if (!err)
+		gu_cold_settle(&h->space.cold, gu_space_page(&h->space, start), gu_space_page(&h->space, start + size - 1) + 1);
+	return err;
+}
+
 int gcuffd_pin(const void *start, size_t size)
 {
 	if (!size || (uintptr_t)start + size < size)
 		return -EINVAL;
-	return in_its_heap(gu_pins_add, start, size);
+	int err = in_its_heap(add, start, size);
+	if (!err)
+		touch((uintptr_t)start, size);
+	return err;
 }
 
 int gcuffd_unpin(const void *start, size_t size) { return in_its_heap(gu_pins_remove, start, size); }

@@ -22,7 +22,10 @@ enum gu_rank {
 	GU_RANK_JEMALLOC, /* jemalloc's own locks come here; held by no one above */
 	GU_RANK_COMMIT,   /* making more of the reservation writable */
 	GU_RANK_SPACE,    /* growth of the reservation, block descriptors */
+	GU_RANK_COLD,     /* a region's pages that are out */
 	GU_RANK_PAGES,    /* soft bits of pages */
+	GU_RANK_SPILL,    /* who puts pages in a store: held during I/O, by no mutator */
+	GU_RANK_STORE,    /* a store's tables; a store's decoder */
 	GU_RANK_MARK,     /* shared mark packets */
 	GU_RANK_META,     /* metadata allocator */
 	GU_RANK_OWN,      /* list of the library's own mappings */

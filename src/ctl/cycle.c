@@ -188,6 +188,7 @@ int gu_cycle_run(struct gcuffd_heap *h, struct gu_cycle *c)
 	if (!err)
 		sweep(h, c);
 	close_window(h);
+	gu_mark_trim(h);
 	gu_track_disarm(h);
 	c->sweep_ns = lap(&since);
 	return err;

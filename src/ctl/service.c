@@ -16,8 +16,11 @@
 #include "base/meta.h"
 #include "base/own.h"
 #include "ctl/pacer.h"
+#include "ctl/tier.h"
+#include "gc/evict.h"
 #include "gc/mark.h"
 #include "gc/mutator.h"
+#include "gc/restore.h"
 #include "gc/roots.h"
 #include "gc/stop.h"
 #include "gc/track.h"
@@ -27,7 +30,7 @@
 #include "sys/os.h"
 
 #define STACK ((size_t)256 << 10)
-#define THREADS (GU_MARKERS + 1) /* the collector, its workers, and one that brings in regions ahead */
+#define THREADS (GU_MARKERS + 2) /* the collector, its workers, one that brings in regions ahead, the resolver */
 
 struct gu_service {
 	struct gcuffd_heap *heap;
@@ -45,10 +48,13 @@ struct gu_service {
 	int32_t result;           /* atomic; of the last cycle */
 	uint32_t ready;           /* atomic; futex; 1 started, 2 failed */
 	int error;                /* why it failed */
+	bool shares;              /* guard: collector, then constant; the program's descriptors, not some of its own */
 	uint32_t nthreads;
 	pthread_t threads[THREADS];
 	void *stacks[THREADS];
 	uint32_t index;           /* atomic; hands out markers to workers */
+	uint32_t cold;            /* atomic; futex; enum asking: whose cold_ask is */
+	struct gu_tier_ask cold_ask; /* guard: who has asked, then the collector */
 	uint64_t last_end;        /* bytes allocated when the last cycle ended */
 	uint64_t tidied_ns;
 	uint64_t seen;            /* bytes allocated and resident at the last tick, to tell a quiet heap */
@@ -71,7 +77,12 @@ static void ring(struct gu_service *s)
 void gu_heap_kick(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
-	if (gu_heap_is(h, GCUFFD_NO_PACING) || gu_load_relaxed(&s->kicked))
+	if (gu_heap_is(h, GCUFFD_NO_PACING)) {
+		if (h->options.resident_target && !gu_load_relaxed(&s->running)) /* for the thread that takes pages out */
+			gu_store_relaxed(&s->wanted, 1);
+		return;
+	}
+	if (gu_load_relaxed(&s->kicked))
 		return;
 	gu_store_seqcst(&s->kicked, 1);
 	if (gu_load_relaxed(&s->running))
@@ -195,6 +206,61 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt
 		return true;
 	gu_service_collect(h, GU_BECAUSE_NO_MEMORY, attempt >= 4);
 	return true;
+}
+
+/* ---- asking for pages to be taken out or brought back ---- */
+
+enum asking { NOBODY, ASKING, ASKED, ANSWERED };
+
+/* One at a time. */
+int gu_service_cold(struct gcuffd_heap *h, struct gu_tier_ask *ask)
+{
+	struct gu_service *s = h->service;
+	uint32_t was = NOBODY;
+	int err = gu_service_start(h, true);
+	if (err)
+		return err;
+	bool blocking = gu_self && !gu_blocking_enter();
+	for (; !gu_cas_seqcst(&s->cold, &was, ASKING); was = NOBODY)
+		gu_os->futex_wait(&s->cold, was, 1000000);
+	s->cold_ask = *ask;
+	gu_store_seqcst(&s->cold, ASKED);
+	ring(s);
+	for (; (was = gu_load_acquire(&s->cold)) != ANSWERED;)
+		gu_os->futex_wait(&s->cold, was, 100000000);
+	*ask = s->cold_ask;
+	gu_store_seqcst(&s->cold, NOBODY);
+	gu_os->futex_wake(&s->cold, INT32_MAX);
+	if (blocking)
+		gu_blocking_leave();
+	return ask->result;
+}
+
+/* A region's worth; whether there is more. Cycles come first. */
+static bool answer_cold(struct gcuffd_heap *h)
+{
+	struct gu_service *s = h->service;
+	if (gu_load_seqcst(&s->cold) != ASKED)
+		return false;
+	gu_lock(&h->cycle_lock);
+	bool more = gu_tier_step(h, &s->cold_ask);
+	gu_unlock(&h->cycle_lock);
+	if (more)
+		return true;
+	gu_store_seqcst(&s->cold, ANSWERED);
+	gu_os->futex_wake(&s->cold, INT32_MAX);
+	return false;
+}
+
+static int64_t balance(struct gcuffd_heap *h)
+{
+	if (!h->restore)
+		return -1;
+	gu_lock(&h->cycle_lock);
+	gu_evict_tidy(h);
+	int64_t rest = gu_tier_balance(h);
+	gu_unlock(&h->cycle_lock);
+	return rest;
 }
 
 /* ---- the collector ---- */
@@ -357,6 +423,7 @@ static int64_t tidy(struct gcuffd_heap *h)
 	if (now - s->tidied_ns < step)
 		return (int64_t)gu_max(step, 20000000);
 	gu_lock(&h->cycle_lock);
+	gu_tier_tidy(h);
 	tidy_all(h, GU_TIDY_DECAY);
 	gu_unlock(&h->cycle_lock);
 	s->tidied_ns = now;
@@ -371,6 +438,12 @@ static void serve(struct gcuffd_heap *h)
 		if (due(s))
 			run_cycle(h);
 		int64_t wait = tidy(h);
+		if (answer_cold(h))
+			continue;
+		int64_t rest = balance(h);
+		wait = rest >= 0 ? (int64_t)gu_min((uint64_t)wait, (uint64_t)rest) : wait;
+		if (!rest)
+			continue;
 		if (!due(s) && !gu_load_seqcst(&s->quit))
 			gu_os->futex_wait(&s->bell, bell, wait);
 	}
@@ -381,7 +454,10 @@ static void serve(struct gcuffd_heap *h)
 /* A table of its own: the program may close all it knows, and a stray child inherits nothing. */
 static void own_files(struct gcuffd_heap *h)
 {
-	if (gu_files_own(NULL, 0))
+	int keep[GU_STORE_FDS];
+	size_t n = h->space.cold.store ? gu_store_files(h->space.cold.store, keep) : 0; /* in a forked child: opened there */
+	h->service->shares = gu_files_own(keep, n) != 0;
+	if (h->service->shares)
 		gu_log(&h->log, GU_LOG_WARN, "service threads share the program's descriptors: unshare was refused");
 	else
 		gu_log_detach();
@@ -395,6 +471,7 @@ static void begin(struct gcuffd_heap *h)
 		gu_log(&h->log, GU_LOG_WARN, "no page tracking (error %d): cycles stop the world, rung stop", -err);
 		gu_store_relaxed(&h->rung, GCUFFD_RUNG_STOP);
 	}
+	gu_tier_open(h);
 }
 
 /* The frames below the caller's hold nothing; its TLS and descriptor, at the stack's top, are roots. */
@@ -402,6 +479,8 @@ static void exempt(struct gu_service *s)
 {
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0);
 	gu_stop_exempt(true);
+	if (s->heap->restore)
+		gu_restore_own(s->heap->restore, (uint32_t)gu_os->gettid());
 	for (unsigned i = 0; i < THREADS; i++) {
 		uintptr_t stack = (uintptr_t)gu_load_acquire(&s->stacks[i]);
 		if (stack && here - stack < STACK)
@@ -428,6 +507,15 @@ static void *ahead_main(void *arg)
 	return NULL;
 }
 
+static void *resolver_main(void *arg)
+{
+	struct gu_service *s = arg;
+	gu_stop_exempt(true);
+	gu_restore_run(s->heap->restore);
+	gu_stop_exempt(false);
+	return NULL;
+}
+
 static int start_thread(struct gu_service *s, void *(*fn)(void *))
 {
 	pthread_attr_t attr;
@@ -448,11 +536,27 @@ static int start_thread(struct gu_service *s, void *(*fn)(void *))
 	return err;
 }
 
+/* Before any other thread of the heap's, and in a child before the program goes on. */
+static void start_resolver(struct gu_service *s)
+{
+	struct gcuffd_heap *h = s->heap;
+	int err = h->restore ? start_thread(s, resolver_main) : 0;
+	if (err) {
+		gu_restore_free(h->restore);
+		h->restore = NULL;
+		gu_log(&h->log, GU_LOG_WARN, "no thread for the fault resolver (error %d): no page is taken out", -err);
+	}
+	if (h->restore)
+		gu_restore_own(h->restore, (uint32_t)gu_os->gettid());
+	gu_evict_resume(h);
+}
+
 static void *collector_main(void *arg)
 {
 	struct gu_service *s = arg;
 	exempt(s);
 	begin(s->heap);
+	start_resolver(s);
 	for (unsigned i = 1; i < s->heap->options.mark_threads; i++)
 		if (start_thread(s, worker_main))
 			break;
@@ -462,6 +566,7 @@ static void *collector_main(void *arg)
 	gu_store_seqcst(&s->ready, 1);
 	gu_os->futex_wake(&s->ready, INT32_MAX);
 	serve(s->heap);
+	gu_restore_close(s->heap->restore);
 	gu_track_close(s->heap);
 	gu_stop_exempt(false);
 	return NULL;
@@ -560,6 +665,7 @@ void gu_service_destroy(struct gcuffd_heap *h)
 	struct gu_service *s = h->service;
 	if (!s)
 		return;
+	gu_tier_close(h);
 	gu_verify_destroy(h);
 	gu_roots_destroy(h);
 	gu_mark_destroy(h);
@@ -595,10 +701,12 @@ void gu_service_fork_prepare(struct gcuffd_heap *h)
 {
 	gu_lock_fork(&h->cycle_lock);
 	gu_ahead_fork_prepare(&h->space);
+	gu_evict_fork_prepare(h);
 }
 
 void gu_service_fork_parent(struct gcuffd_heap *h)
 {
+	gu_evict_fork_parent(h);
 	gu_ahead_fork_parent(&h->space);
 	gu_unlock_fork(&h->cycle_lock);
 }
@@ -621,11 +729,29 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	for (unsigned i = 0; i < s->nthreads; i++)
 		gu_meta_unmap(s->stacks[i], STACK);
 	gu_track_forked(h);
+	gu_restore_free(h->restore);
+	h->restore = NULL;
+	gu_evict_fork_child(h);
 	gu_mark_forked(h);
 	gu_roots_forked(h);
 	s->started = false;
 	s->running = s->ready = s->kicked = s->index = s->nthreads = 0;
 	s->in_cycle = (s->in_cycle + 1) & ~1u;
 	s->done = asked(s);
+	s->cold = NOBODY;
 	h->stalled = 0;
+}
+
+/* The child's handler, when all else is in order: what is out reads as zeros until there is a resolver. */
+void gu_service_fork_resume(struct gcuffd_heap *h)
+{
+	int fds[GU_STORE_FDS];
+	if (!gu_load_relaxed(&h->space.cold.nout))
+		return;
+	if (gu_service_start(h, true)) {
+		gu_evict_resume(h); /* no thread: all of it comes back */
+		return;
+	}
+	for (size_t n = h->service->shares ? 0 : gu_store_files(h->space.cold.store, fds); n-- > 0;)
+		gu_os->close(fds[n]);
 }

@@ -8,6 +8,7 @@
 #include "base/meta.h"
 #include "gc/marker.h"
 #include "gc/mutator.h"
+#include "gc/summary.h"
 #include "gc/track.h"
 #include "sys/caps.h"
 #include "sys/os.h"
@@ -96,15 +97,74 @@ static GU_READS_STACKS void scan_words(struct gu_marker *m, uintptr_t start, siz
 	m->words += words;
 }
 
+static void scan_typed_in_place(struct gu_marker *m, uintptr_t object, const struct gcuffd_type *t, size_t from, size_t to)
+{
+	for (size_t i = from; i < to; i++)
+		if (t->bitmap[i >> 6] >> (i & 63) & 1)
+			consider(m, gu_load_relaxed((const uintptr_t *)object + i), m->no_interior);
+	m->words += to - from;
+}
+
+/* What the page's summary has between at and end. */
+static void scan_summary(struct gu_marker *m, size_t page, uintptr_t at, uintptr_t end)
+{
+	uintptr_t pointers[GU_PAGE_WORDS];
+	const struct gu_summary *s = gu_cold_region(&m->space->cold, page)->summary[page % GU_REGION_PAGES];
+	size_t n = gu_summary_read(m->heap, s, at % GU_PAGE / 8, (end - 1) % GU_PAGE / 8 + 1, pointers);
+	for (size_t i = 0; i < n; i++)
+		consider(m, pointers[i], m->no_interior);
+	m->words += n;
+	m->out_words += n;
+}
+
+/*
+ * Words from at to before end, all on one page, wherever that is; of an object of type t, if it is typed. No lock: what a page has in park and
+ * summary stays while marking goes on (.inv.cold.leftover), and one that comes back meanwhile is written (.inv.mark.before-fields).
+ */
+static void scan_part(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t)
+{
+	const struct gu_cold *c = &m->space->cold;
+	size_t page = (at - m->base) >> GU_PAGE_SHIFT;
+	enum gu_cold_state state = gu_cold_is_out(c, page) ? gu_cold_state(c, page) : GU_COLD_LIVE;
+	uintptr_t delta = state == GU_COLD_PARKED ? c->park - m->base : 0;
+	if (state == GU_COLD_EVICTED || state == GU_COLD_POISONED)
+		scan_summary(m, page, at, end);
+	else if (t)
+		scan_typed_in_place(m, object + delta, t, (at - object) / 8, (end - object) / 8);
+	else
+		scan_words(m, at + delta, (end - at) / 8, m->no_interior);
+}
+
+static bool has_pages_out(const struct gu_marker *m) { return gu_unlikely(gu_load_acquire(&m->space->cold.nout)); }
+
+static void scan_parts(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t)
+{
+	for (uintptr_t next; at < end; at = next) {
+		next = gu_min(gu_align_down(at, GU_PAGE) + GU_PAGE, end);
+		scan_part(m, at, next, object, t);
+	}
+}
+
+/* Words of objects. */
+static void scan_heap(struct gu_marker *m, uintptr_t start, size_t words)
+{
+	if (has_pages_out(m))
+		scan_parts(m, start, start + words * 8, start, NULL);
+	else
+		scan_words(m, start, words, m->no_interior);
+}
+
 /* Words [from, to) of an object of the type. */
 static void scan_typed(struct gu_marker *m, uintptr_t object, uint32_t type, size_t from, size_t to)
 {
 	const struct gcuffd_type *t = gu_load_acquire(&m->heap->types[type]); /* pairs with gcuffd_type_create() */
 	to = gu_min(to, t->words);
-	for (size_t i = from; i < to; i++)
-		if (t->bitmap[i >> 6] >> (i & 63) & 1)
-			consider(m, gu_load_relaxed((const uintptr_t *)object + i), m->no_interior);
-	m->words += to > from ? to - from : 0;
+	if (from >= to)
+		return;
+	if (has_pages_out(m))
+		scan_parts(m, object + from * 8, object + to * 8, object, t);
+	else
+		scan_typed_in_place(m, object, t, from, to);
 }
 
 static void scan_populated(void *data, uintptr_t start, uintptr_t end)
@@ -117,6 +177,9 @@ static void scan_populated(void *data, uintptr_t start, uintptr_t end)
 static bool scan_sparse(struct gu_marker *m, struct gu_gray g)
 {
 	uintptr_t end = g.addr + SPARSE_WORDS * 8;
+	for (uintptr_t at = g.addr; has_pages_out(m) && at < end; at += GU_PAGE) /* before those in place: they may come back */
+		if (gu_cold_is_out(&m->space->cold, (at - m->base) >> GU_PAGE_SHIFT))
+			scan_part(m, at, at + GU_PAGE, at, NULL);
 	if (!gu_track_present(m->heap, g.addr, end, false, scan_populated, m))
 		return false;
 	gu_marker_push(m, (struct gu_gray){end, g.words - SPARSE_WORDS, 0});
@@ -135,7 +198,7 @@ static void scan_gray(struct gu_marker *m, struct gu_gray g)
 		gu_marker_push(m, (struct gu_gray){g.addr + PIECE_WORDS * 8, g.words - PIECE_WORDS, 0});
 		g.words = PIECE_WORDS;
 	}
-	scan_words(m, g.addr, g.words, m->no_interior);
+	scan_heap(m, g.addr, g.words);
 }
 
 void gu_marker_run(struct gu_marker *m)
@@ -199,7 +262,7 @@ static void scan_cell_part(struct gu_marker *m, const struct gu_block *b, uint32
 	if (b->kind == GCUFFD_TYPED)
 		scan_typed(m, object, b->types[cell], (lo - object) / 8, (hi - object) / 8);
 	else
-		scan_words(m, lo, (hi - lo) / 8, m->no_interior);
+		scan_heap(m, lo, (hi - lo) / 8);
 }
 
 void gu_mark_page(struct gu_marker *m, size_t page)
@@ -282,15 +345,15 @@ void gu_mark_destroy(struct gcuffd_heap *h)
 		gu_meta_unmap(mark->markers[i].stack, GU_STACK * sizeof(struct gu_gray));
 		gu_meta_unmap(mark->markers[i].buffer, BUFFER);
 	}
-	for (struct gu_packet *p = mark->empty, *next; p; p = next) {
-		next = p->next;
-		gu_meta_free(p, sizeof(*p));
-	}
+	gu_mark_trim(h);
 	gu_meta_unmap(mark, gu_align_up(sizeof(*mark), GU_PAGE));
 	h->mark = NULL;
 }
 
-size_t gu_mark_memory(const struct gcuffd_heap *h) { return h->mark->n * (GU_STACK * sizeof(struct gu_gray) + BUFFER); }
+size_t gu_mark_memory(const struct gcuffd_heap *h)
+{
+	return h->mark->n * (GU_STACK * sizeof(struct gu_gray) + BUFFER) + gu_load_relaxed(&h->mark->packet_bytes);
+}
 
 struct gu_marker *gu_mark_first(struct gcuffd_heap *h) { return &h->mark->markers[0]; }
 
@@ -305,7 +368,7 @@ void gu_mark_clear(struct gcuffd_heap *h)
 	}
 	for (unsigned i = 0; i < mark->n; i++) {
 		struct gu_marker *m = &mark->markers[i];
-		m->bytes = m->objects = m->words = m->block_words = 0;
+		m->bytes = m->objects = m->words = m->block_words = m->out_words = 0;
 	}
 	mark->bytes_in_stop = 0;
 	mark->unreadable = 0;
@@ -342,6 +405,7 @@ void gu_mark_counts(struct gcuffd_heap *h, struct gu_mark_counts *c)
 		c->objects += h->mark->markers[i].objects;
 		c->words += h->mark->markers[i].words;
 		c->block_words += h->mark->markers[i].block_words;
+		c->out_words += h->mark->markers[i].out_words;
 	}
 	c->bytes_in_stop = h->mark->bytes_in_stop;
 }

@@ -22,6 +22,14 @@ struct gu_packet {
 	struct gu_gray gray[GU_PACKET];
 };
 
+/* How packets are had from the OS; a cycle's are given back at its end. */
+#define GU_BATCH 64
+struct gu_batch {
+	struct gu_batch *next;
+	struct gu_packet packets[GU_BATCH];
+};
+
+
 struct gu_candidate {
 	struct gu_block *block;
 	uint32_t cell;
@@ -40,7 +48,7 @@ struct gu_marker {
 	struct gu_candidate queue[GU_QUEUE];
 	size_t depth;
 	struct gu_gray *stack;
-	uint64_t bytes, objects, words, block_words;
+	uint64_t bytes, objects, words, block_words, out_words;
 	char *buffer; /* for gu_mark_foreign */
 } __attribute__((aligned(GU_CACHELINE)));
 
@@ -50,6 +58,9 @@ struct gu_mark {
 	struct gu_lock lock;        /* rank MARK */
 	struct gu_packet *full;     /* guard: lock; read without for a hint */
 	struct gu_packet *empty;    /* guard: lock */
+	struct gu_batch *batches;   /* guard: lock; of the first one, packets from fresh on were never used */
+	unsigned fresh;             /* guard: lock */
+	size_t packet_bytes;        /* atomic; of all batches */
 	uint32_t active;            /* guard: lock; markers that have or may make work */
 	uint32_t waiting;           /* atomic; markers asleep that would like work */
 	uint32_t bell;              /* atomic; futex, changes when there is something to look at */

@@ -20,14 +20,55 @@ static void ring(struct gu_mark *mark)
 		gu_os->futex_wake(&mark->bell, INT32_MAX);
 }
 
-static struct gu_packet *take_empty(struct gu_mark *mark)
+static size_t batch_len(void) { return gu_align_up(sizeof(struct gu_batch), GU_PAGE); }
+
+static struct gu_packet *take_empty_locked(struct gu_mark *mark)
 {
-	gu_lock(&mark->lock);
 	struct gu_packet *p = mark->empty;
 	if (p)
 		mark->empty = p->next;
+	else if (mark->batches && mark->fresh < GU_BATCH)
+		p = &mark->batches->packets[mark->fresh++];
+	return p;
+}
+
+/* What was left of the batch before it, if another marker added one meanwhile, waits for the end of the cycle. */
+static struct gu_packet *add_batch(struct gu_mark *mark)
+{
+	struct gu_batch *b = gu_meta_map(batch_len());
+	if (!b)
+		return NULL;
+	gu_lock(&mark->lock);
+	b->next = mark->batches;
+	mark->batches = b;
+	mark->fresh = 1;
+	gu_add_relaxed(&mark->packet_bytes, batch_len());
 	gu_unlock(&mark->lock);
-	return p ? p : gu_meta_alloc(sizeof(struct gu_packet));
+	return &b->packets[0];
+}
+
+static struct gu_packet *take_empty(struct gu_mark *mark)
+{
+	gu_lock(&mark->lock);
+	struct gu_packet *p = take_empty_locked(mark);
+	gu_unlock(&mark->lock);
+	return p ? p : add_batch(mark);
+}
+
+void gu_mark_trim(struct gcuffd_heap *h)
+{
+	struct gu_mark *mark = h->mark;
+	gu_lock(&mark->lock);
+	GU_INVARIANT(!mark->full, ".inv.mark.done");
+	struct gu_batch *b = mark->batches;
+	mark->batches = NULL;
+	mark->empty = NULL;
+	gu_store_relaxed(&mark->packet_bytes, 0);
+	gu_unlock(&mark->lock);
+	for (struct gu_batch *next; b; b = next) {
+		next = b->next;
+		gu_meta_unmap(b, batch_len());
+	}
 }
 
 /* The oldest part of the stack, which tends to hold the largest subtrees. false: no memory. */

@@ -3,6 +3,7 @@
 #include "gc/track.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 
 #include "base/meta.h"
 #include "sys/caps.h"
@@ -28,7 +29,8 @@ int gu_track_open(struct gcuffd_heap *h)
 		t->pagemap = gu_scan_open();
 	if (h->rung == GCUFFD_RUNG_STOP)
 		return 0;
-	t->uffd = gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC, NULL);
+	uint64_t more = h->space.cold.on ? GU_UFFD_FEATURE_MOVE | GU_UFFD_FEATURE_POISON | GU_UFFD_FEATURE_THREAD_ID : 0;
+	t->uffd = gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC | more, NULL);
 	int err = t->uffd < 0 ? t->uffd : t->pagemap < 0 ? t->pagemap : 0;
 	if (err)
 		gu_track_close(h);
@@ -268,4 +270,45 @@ bool gu_track_present(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, boo
 	if (!h->tracker || h->tracker->pagemap < 0 || gu_heap_without(h, GU_WITHOUT_present))
 		return false;
 	return !gu_scan_present(h->tracker->pagemap, start, end, anon_only, visit, data);
+}
+
+/* ---- cold memory ---- */
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+int gu_track_uffd(const struct gcuffd_heap *h) { return h->tracker ? h->tracker->uffd : -1; }
+
+int gu_track_missing(struct gcuffd_heap *h, size_t region)
+{
+	uintptr_t start = h->space.base + region * GU_REGION, park = h->space.cold.park + region * GU_REGION;
+	int err = gu_track_works(h) ? register_new(h) : -EOPNOTSUPP;
+	if (!err)
+		err = gu_uffd_register(h->tracker->uffd, park, GU_REGION, GU_UFFD_REGISTER_MISSING, NULL);
+	if (!err) /* more than it had: what is armed stays so */
+		err = gu_uffd_register(h->tracker->uffd, start, GU_REGION, GU_UFFD_REGISTER_MISSING | GU_UFFD_REGISTER_WP, NULL);
+	if (err)
+		return err;
+	gu_os->madvise((void *)start, GU_REGION, MADV_DONTFORK); /* a child that nobody prepared faults (.inv.cold.fork) */
+	gu_os->madvise((void *)park, GU_REGION, MADV_DONTFORK);
+	return 0;
+}
+
+int gu_track_move_out(struct gcuffd_heap *h, size_t page, size_t n, size_t *done)
+{
+	uintptr_t from = h->space.base + (page << GU_PAGE_SHIFT);
+	return gu_uffd_move(h->tracker->uffd, gu_cold_park(&h->space.cold, page), from, n << GU_PAGE_SHIFT, 0, done);
+}
+
+static void write_nothing(void *data, uintptr_t start, uintptr_t end)
+{
+	(void)data;
+	gu_os->madvise((void *)start, end - start, MADV_POPULATE_WRITE);
+}
+
+void gu_track_unshare(struct gcuffd_heap *h, size_t from, size_t to)
+{
+	uintptr_t base = h->space.base;
+	(void)gu_scan_present(h->tracker->pagemap, base + (from << GU_PAGE_SHIFT), base + (to << GU_PAGE_SHIFT), false, write_nothing, NULL);
 }

@@ -40,4 +40,14 @@ int gu_track_foreign_collect(struct gcuffd_heap *heap, uintptr_t start, uintptr_
 bool gu_track_present(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end, bool anon_only,
 		      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
 
+/* ---- cold memory ---- */
+
+/* Faults of a region's holes, and of the park's part for it, come to the heap's descriptor from here on. -errno. */
+int gu_track_missing(struct gcuffd_heap *heap, size_t region);
+/* Moves pages from the heap to the park: *done bytes, and why not more (gu_uffd_move()). */
+int gu_track_move_out(struct gcuffd_heap *heap, size_t page, size_t n, size_t *done);
+/* Makes pages of [from, to) that are in place the process's own, which it shares with a child since a fork (5.14). */
+void gu_track_unshare(struct gcuffd_heap *heap, size_t from, size_t to);
+int gu_track_uffd(const struct gcuffd_heap *heap);
+
 #endif

@@ -11,6 +11,8 @@
 #include "base/own.h"
 #include "gc/mutator.h"
 #include "gc/roots.h"
+#include "gc/summary.h"
+#include "space/store.h"
 #include "sys/maps.h"
 #include "sys/os.h"
 
@@ -48,6 +50,10 @@ struct gu_verifier {
 	uint64_t *stack; /* cells, by number; each is pushed once */
 	size_t depth, stack_len;
 	uintptr_t *buffer;
+	/* contents of pages that are out, read once a cycle: nothing is taken out in one */
+	char *copies;     /* of the heap's length; NULL: none yet */
+	uint64_t *copied; /* a bit a page */
+	size_t pages;
 	struct report reports[REPORTS];
 	size_t nreports;
 };
@@ -75,12 +81,21 @@ static void drop_set(struct shadow_set *s)
 	memset(s, 0, sizeof(*s));
 }
 
+static void drop_copies(struct gu_verifier *v)
+{
+	gu_meta_unmap(v->copies, v->pages << GU_PAGE_SHIFT);
+	gu_meta_unmap(v->copied, gu_align_up(v->pages / 8 + 8, GU_PAGE));
+	v->copies = NULL;
+	v->copied = NULL;
+}
+
 void gu_verify_destroy(struct gcuffd_heap *h)
 {
 	if (!h->verifier)
 		return;
 	drop_set(&h->verifier->set);
 	gu_meta_unmap(h->verifier->buffer, BUFFER);
+	drop_copies(h->verifier);
 	gu_meta_free(h->verifier, sizeof(*h->verifier));
 	h->verifier = NULL;
 }
@@ -197,19 +212,57 @@ static GU_READS_STACKS void reach_words(struct gu_verifier *v, const uintptr_t *
 		reach(v, p[i], from + i * 8, base_only);
 }
 
+static bool make_copies(const struct gcuffd_heap *h, struct gu_verifier *v)
+{
+	if (v->copies)
+		return true;
+	v->pages = gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT;
+	v->copies = gu_meta_map(v->pages << GU_PAGE_SHIFT);
+	v->copied = v->copies ? gu_meta_map(gu_align_up(v->pages / 8 + 8, GU_PAGE)) : NULL;
+	if (!v->copied)
+		drop_copies(v);
+	return v->copied;
+}
+
+/* What is at the page's address, without bringing it there. NULL: nobody can say. */
+static const uintptr_t *contents(struct gcuffd_heap *h, struct gu_verifier *v, size_t page)
+{
+	const struct gu_cold *c = &h->space.cold;
+	if (!c->on || !gu_cold_is_out(c, page) || gu_cold_state(c, page) == GU_COLD_LIVE)
+		return (const uintptr_t *)(h->space.base + (page << GU_PAGE_SHIFT));
+	if (gu_cold_state(c, page) == GU_COLD_PARKED)
+		return (const uintptr_t *)gu_cold_park(c, page);
+	if (!make_copies(h, v) || page >= v->pages)
+		return NULL;
+	char *copy = v->copies + (page << GU_PAGE_SHIFT);
+	if (!has_bit(v->copied[page / 64], page % 64) && gu_store_get(c->store, gu_cold_region(c, page)->slot[page % GU_REGION_PAGES], copy))
+		return NULL;
+	v->copied[page / 64] |= 1ull << page % 64;
+	return (const uintptr_t *)copy;
+}
+
+/* Words [from, to) of the object, which are on one page; words is where the object would begin. */
+static void scan_part(struct gcuffd_heap *h, struct gu_verifier *v, const struct shadow *s, uintptr_t object, const uintptr_t *words, size_t from, size_t to)
+{
+	bool base_only = gu_heap_is(h, GCUFFD_NO_INTERIOR);
+	const struct gcuffd_type *t = s->kind == GCUFFD_TYPED ? h->types[s->block->types[(object - s->start) / s->cell]] : NULL;
+	if (!t)
+		reach_words(v, words + from, to - from, object + from * 8, base_only);
+	for (size_t i = from; t && i < t->words && i < to; i++)
+		if (has_bit(t->bitmap[i / 64], i % 64))
+			reach(v, words[i], object + i * 8, base_only);
+}
+
 static void scan_object(struct gcuffd_heap *h, struct gu_verifier *v, uintptr_t object)
 {
 	struct shadow *s = shadow_at(&v->set, object);
-	bool base_only = gu_heap_is(h, GCUFFD_NO_INTERIOR);
-	const uintptr_t *p = (const uintptr_t *)object;
-	if (s->kind == GCUFFD_CONSERVATIVE)
-		reach_words(v, p, s->cell / 8, object, base_only);
-	if (s->kind != GCUFFD_TYPED)
-		return;
-	const struct gcuffd_type *t = h->types[s->block->types[(object - s->start) / s->cell]];
-	for (size_t i = 0; i < t->words && i < s->cell / 8; i++)
-		if (has_bit(t->bitmap[i / 64], i % 64))
-			reach(v, p[i], (uintptr_t)&p[i], base_only);
+	for (size_t at = 0, next; at < s->cell && s->kind != GCUFFD_ATOMIC; at = next) {
+		uintptr_t page = gu_align_down(object + at, GU_PAGE);
+		next = gu_min(page + GU_PAGE - object, s->cell);
+		const uintptr_t *words = contents(h, v, gu_space_page(&h->space, page));
+		if (words) /* object and page differ by less than an address */
+			scan_part(h, v, s, object, words - (intptr_t)(page - object) / 8, at / 8, next / 8);
+	}
 }
 
 struct tracing {
@@ -274,6 +327,10 @@ static void name_mapping(uintptr_t at, char *name)
 static void find_root(struct shadow_set *set, const struct shadow *s, uint32_t cell, struct report *r)
 {
 	uintptr_t from = set->from[s->first + cell];
+	if (!from) {
+		snprintf(r->where, sizeof(r->where), "nothing");
+		return;
+	}
 	for (; !(from & FROM_ROOT); r->steps++) {
 		const struct shadow *on = shadow_at(set, from);
 		from = set->from[on->first + (from - on->start) / on->cell];
@@ -330,9 +387,49 @@ static void clear_dropped(struct gcuffd_heap *h)
 	}
 }
 
+/* ---- summaries ---- */
+
+static bool points(const struct gcuffd_heap *h, const struct shadow *s, uint32_t cell, size_t word, uintptr_t value)
+{
+	if (value - h->space.base >= h->space.size || s->kind == GCUFFD_ATOMIC)
+		return false;
+	const struct gcuffd_type *t = s->kind == GCUFFD_TYPED ? h->types[s->block->types[cell]] : NULL;
+	return !t || (word < t->words && has_bit(t->bitmap[word / 64], word % 64));
+}
+
+/* A word of an object on a page that is out is in the page's summary if and only if it may be a pointer (.inv.summary.same). */
+static uint64_t check_summary(struct gcuffd_heap *h, struct gu_verifier *v, const struct gu_cold_region *r, size_t page)
+{
+	uintptr_t at = h->space.base + (page << GU_PAGE_SHIFT), found;
+	const uintptr_t *words = contents(h, v, page);
+	struct shadow *s = shadow_at(&v->set, at);
+	uint64_t n = 0;
+	for (size_t i = 0; i < GU_PAGE_WORDS && words && s; i++) {
+		uint32_t cell = (uint32_t)((at + i * 8 - s->start) / s->cell);
+		if (cell >= s->ncells || !is_object(s, cell))
+			continue;
+		size_t has = gu_summary_read(h, r->summary[page % GU_REGION_PAGES], i, i + 1, &found);
+		bool right = has ? found == words[i] : !points(h, s, cell, (at + i * 8 - s->start) % s->cell / 8, words[i]);
+		n += right ? 0 : complain(v, "summary of a page that is out differs from its contents", s, cell);
+	}
+	return n;
+}
+
+static uint64_t check_summaries(struct gcuffd_heap *h, struct gu_verifier *v)
+{
+	const struct gu_cold *c = &h->space.cold;
+	uint64_t n = 0;
+	size_t pages = c->on && gu_load_relaxed(&c->nout) ? gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT : 0;
+	for (size_t p = 0; p < pages; p++)
+		if (gu_cold_is_out(c, p) && gu_cold_state(c, p) == GU_COLD_EVICTED)
+			n += check_summary(h, v, gu_cold_region(c, p), p);
+	return n;
+}
+
 uint64_t gu_verify_begin(struct gcuffd_heap *h)
 {
 	clear_dropped(h);
+	drop_copies(h->verifier);
 	return trace(h) ? 1 : 0;
 }
 
@@ -341,11 +438,13 @@ uint64_t gu_verify_mark(struct gcuffd_heap *h)
 	uint64_t n = check_reached(h->verifier, "reachable at the start of marking, swept before its end", is_gone);
 	if (trace(h))
 		return n + 1;
+	n += check_summaries(h, h->verifier);
 	return n + check_reached(h->verifier, "reachable but not marked", is_unmarked);
 }
 
 uint64_t gu_verify_swept(struct gcuffd_heap *h)
 {
+	drop_copies(h->verifier);
 	return check_reached(h->verifier, "reachable when marking ended, but swept", is_gone_undropped);
 }
 

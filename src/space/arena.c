@@ -104,6 +104,9 @@ static struct gu_block *pop_listed(struct gcuffd_arena *a, unsigned kind, unsign
 	return b;
 }
 
+static size_t first_page(const struct gu_block *b) { return gu_space_page(b->arena->space, b->start); }
+static size_t end_page(const struct gu_block *b) { return first_page(b) + (b->bytes >> GU_PAGE_SHIFT); }
+
 /* Fewer free cells than a sixteenth are not worth a visit. */
 static bool worth_listing(const struct gu_block *b, uint32_t free_cells)
 {
@@ -118,7 +121,7 @@ bool gu_arena_relist_locked(struct gcuffd_arena *a, struct gu_block *b, uint32_t
 			unlink_locked(a, b);
 		return true;
 	}
-	if (!listed && worth_listing(b, free_cells))
+	if (!listed && worth_listing(b, free_cells) && !gu_cold_any(&a->space->cold, first_page(b), end_page(b))) /* .inv.cold.listed */
 		link_locked(a, b);
 	return false;
 }
@@ -216,11 +219,29 @@ int gu_arena_take_large(struct gcuffd_arena *a, size_t size, size_t align, unsig
 	return 0;
 }
 
+bool gu_arena_claim(struct gu_block *b, size_t from, size_t to, void (*claim)(void *data, size_t page), void *data)
+{
+	struct gcuffd_arena *a = b->arena;
+	gu_lock(&a->lock);
+	uint8_t state = gu_load_relaxed(&b->state);
+	bool idle = b->arena == a && (state == GU_BLOCK_FULL || state == GU_BLOCK_LISTED || state == GU_BLOCK_LARGE);
+	if (idle && state == GU_BLOCK_LISTED)
+		unlink_locked(a, b);
+	from = gu_max(from, first_page(b));
+	to = gu_min(to, end_page(b));
+	for (size_t p = from; p < to && idle; p++)
+		claim(data, p);
+	gu_unlock(&a->lock);
+	return idle;
+}
+
 void gu_arena_release(struct gcuffd_arena *a, struct gu_block *b)
 {
 	struct gu_half *half = half_for(a, b->kind);
 	void *pages = (void *)b->start;
+	size_t from = first_page(b), to = end_page(b);
 	gu_sub_relaxed(gu_block_is_large(b) ? &a->large : &a->blocks, 1);
+	gu_cold_forget(a->space, &a->space->cold, from, to);
 	gu_block_free(a->space, b);
 	gu_half_free(half, pages);
 }

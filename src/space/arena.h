@@ -38,6 +38,7 @@ struct gcuffd_arena {
 	uint32_t id;
 	bool in_use;             /* guard: the heap's */
 	unsigned decay_ms;
+	bool hot;                /* atomic; no page of it is taken out */
 	struct gu_lock lock;     /* rank ARENA */
 	struct gu_list partial[GU_KINDS][GU_CLASSES];
 	size_t blocks, large;    /* atomic; how many */
@@ -65,6 +66,12 @@ void gu_arena_release(struct gcuffd_arena *arena, struct gu_block *block);
 
 /* Moves a block that is FULL or LISTED where its free cells say; whether it is empty and now unlinked, to be released. */
 bool gu_arena_relist_locked(struct gcuffd_arena *arena, struct gu_block *block, uint32_t free_cells);
+
+/*
+ * Takes a block that nobody allocates from off its list, where it stays off while pages of it are out (.inv.cold.listed), and has
+ * claim called for its pages in [from, to). false: it is in use, or gone.
+ */
+bool gu_arena_claim(struct gu_block *block, size_t from, size_t to, void (*claim)(void *data, size_t page), void *data);
 
 enum gu_arena_tidy { GU_TIDY_DECAY, GU_TIDY_PURGE };
 /* Lets jemalloc give unused pages back: those whose time has come, or all. */

@@ -88,6 +88,7 @@ void gu_space_destroy(struct gu_space *s)
 {
 	gu_block_drop_all(s);
 	gu_pages_destroy(s);
+	gu_cold_destroy(s);
 	drop_table(s->block_of, pages_of(s) * sizeof(uint32_t));
 	drop_table(s->state, pages_of(s));
 	drop_table(s->cards, cards_len(s));
@@ -300,4 +301,5 @@ void gu_space_check(struct gu_space *s)
 	GU_INVARIANT(bytes == gu_load_relaxed(&s->resident), ".inv.page.resident");
 	gu_unlock(&s->lock);
 	gu_pages_check(s);
+	gu_cold_check(s);
 }

@@ -19,6 +19,7 @@
 #include "base/atomic.h"
 #include "base/check.h"
 #include "base/lock.h"
+#include "space/cold.h"
 #include "space/pages.h"
 
 /* HUGE: asks for huge pages. FAULTED: all of it counts as resident. ENTERED: a mutator uses it. FILLING: ahead.c is bringing it in. */
@@ -58,6 +59,7 @@ struct gu_space {
 	struct gu_pages pages;  /* soft bits */
 	struct gu_half *spare;  /* guard: lock; jemalloc arenas of ended arenas, with the regions that are theirs */
 	struct gu_ahead ahead;
+	struct gu_cold cold;    /* pages that are out */
 	struct gu_lock commit_lock; /* rank COMMIT */
 	struct gu_lock lock;    /* rank SPACE */
 };

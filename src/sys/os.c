@@ -52,9 +52,27 @@ static int os_mprotect(void *start, size_t len, int prot) { return (int)RAW(SYS_
 static int os_madvise(void *start, size_t len, int advice) { return (int)RAW(SYS_madvise, start, len, advice); }
 
 static int os_open(const char *path, int flags) { return (int)RAW(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0); }
+static int os_create(const char *path, int flags, unsigned mode)
+{
+	return (int)RAW(SYS_openat, AT_FDCWD, path, flags | O_CLOEXEC, mode);
+}
+
+static int os_unlink(const char *path) { return (int)RAW(SYS_unlinkat, AT_FDCWD, path, 0); }
 static int os_close(int fd) { return (int)RAW(SYS_close, fd); }
 static long os_read(int fd, void *buffer, size_t len) { return RAW(SYS_read, fd, buffer, len); }
 static long os_pread(int fd, void *buffer, size_t len, off_t at) { return RAW(SYS_pread64, fd, buffer, len, at); }
+static int os_set_flags(int fd, int flags) { return (int)RAW(SYS_fcntl, fd, F_SETFL, flags); }
+static int os_flock(int fd, int operation) { return (int)RAW(SYS_flock, fd, operation); }
+
+/* The offset's upper half is an argument of its own, which 64-bit kernels ignore. */
+static long os_pwritev(int fd, const struct iovec *pieces, int n, off_t at)
+{
+	return RAW(SYS_pwritev, fd, pieces, n, at, 0L);
+}
+
+static int os_fallocate(int fd, int mode, off_t at, off_t len) { return (int)RAW(SYS_fallocate, fd, mode, at, len); }
+static int os_fdatasync(int fd) { return (int)RAW(SYS_fdatasync, fd); }
+static int os_fadvise(int fd, off_t at, off_t len, int advice) { return (int)RAW(SYS_fadvise64, fd, at, len, advice); }
 static long os_ioctl(int fd, unsigned long request, void *arg) { return RAW(SYS_ioctl, fd, request, arg); }
 static int os_wait_readable(int fd)
 {
@@ -103,9 +121,17 @@ const struct gu_os gu_os_linux = {
 	.mprotect = os_mprotect,
 	.madvise = os_madvise,
 	.open = os_open,
+	.create = os_create,
+	.unlink = os_unlink,
 	.close = os_close,
+	.set_flags = os_set_flags,
+	.flock = os_flock,
 	.read = os_read,
 	.pread = os_pread,
+	.pwritev = os_pwritev,
+	.fallocate = os_fallocate,
+	.fdatasync = os_fdatasync,
+	.fadvise = os_fadvise,
 	.ioctl = os_ioctl,
 	.wait_readable = os_wait_readable,
 	.userfaultfd = os_userfaultfd,

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 struct gu_os {
 	/* Anonymous and private; flags are added to these two (MAP_NORESERVE, MAP_FIXED_NOREPLACE, ...). */
@@ -23,9 +24,17 @@ struct gu_os {
 	int (*madvise)(void *start, size_t len, int advice);
 
 	int (*open)(const char *path, int flags); /* O_CLOEXEC is added */
+	int (*create)(const char *path, int flags, unsigned mode); /* open(2) with O_CREAT or O_TMPFILE */
+	int (*unlink)(const char *path);
 	int (*close)(int fd);
+	int (*set_flags)(int fd, int flags); /* F_SETFL */
+	int (*flock)(int fd, int operation);
 	long (*read)(int fd, void *buffer, size_t len);
 	long (*pread)(int fd, void *buffer, size_t len, off_t offset);
+	long (*pwritev)(int fd, const struct iovec *pieces, int n, off_t offset);
+	int (*fallocate)(int fd, int mode, off_t offset, off_t len);
+	int (*fdatasync)(int fd);
+	int (*fadvise)(int fd, off_t offset, off_t len, int advice);
 	long (*ioctl)(int fd, unsigned long request, void *arg);
 	int (*wait_readable)(int fd); /* until a read gives something; may return early */
 	int (*userfaultfd)(int flags);

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tier.h - the tier of cold memory: what is taken out, and when. The collector's thread, between cycles with the cycle lock, but for the making
+ * of an ask.
+ *
+ * On request: a range, at once. By itself, while the heap takes more than its target: a hand goes round over the heap's regions and parks
+ * pages, from where they come back cheaply; those that nobody has touched after a while go to the store. A page that was touched is
+ * passed over, the more often the more often that happened (.inv.cold.heat): so a working set that fits is left alone soon.
+ */
+#ifndef GU_CTL_TIER_H
+#define GU_CTL_TIER_H
+
+#include "gc/heap.h"
+
+enum gu_tier_what { GU_TIER_COOL, GU_TIER_WARM };
+
+struct gu_tier_ask {
+	enum gu_tier_what what;
+	size_t from, to;  /* pages */
+	size_t at;        /* set by step: the page to go on from, less from */
+	size_t out;       /* pages taken out */
+	int result;
+};
+
+/* The store and the resolver's state, where the heap wants pages taken out and the kernel can. */
+void gu_tier_open(struct gcuffd_heap *heap);
+void gu_tier_close(struct gcuffd_heap *heap);
+
+/* The next region's worth, whether there is more. */
+bool gu_tier_step(struct gcuffd_heap *heap, struct gu_tier_ask *ask);
+/* A region's worth towards the target: ns until it should be called again, -1: no hurry. */
+int64_t gu_tier_balance(struct gcuffd_heap *heap);
+/* Now and then. */
+void gu_tier_tidy(struct gcuffd_heap *heap);
+
+/* What the heap takes: pages in place and parked, tables, summaries, the store's memory. Any thread. */
+size_t gu_tier_resident(const struct gcuffd_heap *heap);
+
+#endif

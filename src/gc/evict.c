@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: MIT */
+/* evict.c - see evict.h. */
+#include "gc/evict.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "gc/restore.h"
+#include "gc/summary.h"
+#include "gc/track.h"
+#include "space/block.h"
+#include "sys/os.h"
+#include "sys/scan.h"
+
+#define BATCH 64u /* pages moved and stored at a time: who faults on one of them waits for a batch's move */
+
+static struct gu_cold *cold_of(struct gcuffd_heap *h) { return &h->space.cold; }
+
+/* ---- leftovers ---- */
+
+/* What was touched soon is passed over for a while; what was in the store already, for longer. */
+static void note_touch(struct gu_cold_region *r, size_t i)
+{
+	unsigned heat = r->heat[i] * 2u + (r->slot[i] ? 3 : 1);
+	r->heat[i] = (uint8_t)gu_min(heat, 250);
+}
+
+static void drop_leftover(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page)
+{
+	size_t i = page % GU_REGION_PAGES;
+	note_touch(r, i);
+	if (r->slot[i])
+		gu_store_drop(cold_of(h)->store, r->slot[i]);
+	else
+		gu_os->madvise((void *)gu_cold_park(cold_of(h), page), GU_PAGE, MADV_DONTNEED);
+	gu_summary_free(h, r->summary[i]);
+	r->slot[i] = 0;
+	r->summary[i] = NULL;
+	r->left[i] = 0;
+	r->leftovers--;
+}
+
+static void tidy_region(struct gcuffd_heap *h, struct gu_cold_region *r, size_t region)
+{
+	gu_lock(&r->lock);
+	for (size_t i = 0; i < GU_REGION_PAGES && r->leftovers; i++)
+		if (r->left[i])
+			drop_leftover(h, r, region * GU_REGION_PAGES + i);
+	gu_unlock(&r->lock);
+}
+
+void gu_evict_tidy(struct gcuffd_heap *h)
+{
+	struct gu_cold *c = cold_of(h);
+	if (!c->on || !gu_swap_seqcst(&c->left, 0))
+		return;
+	for (size_t region = 0; region < gu_load_acquire(&h->space.top) / GU_REGION; region++) {
+		struct gu_cold_region *r = gu_load_relaxed(&c->regions[region]);
+		if (r && gu_load_relaxed(&r->leftovers))
+			tidy_region(h, r, region);
+	}
+}
+
+/* ---- a region's first time ---- */
+
+/* Pages shared with a child, if only once, can't be moved: a write of nothing makes them our own again. */
+static void own_pages(struct gcuffd_heap *h, struct gu_cold_region *r, size_t region)
+{
+	uint32_t forks = gu_load_acquire(&cold_of(h)->forks);
+	if (r->forks == forks)
+		return;
+	gu_track_unshare(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES);
+	r->forks = forks;
+}
+
+static int prepare(struct gcuffd_heap *h, size_t page, struct gu_cold_region **out)
+{
+	size_t region = page / GU_REGION_PAGES;
+	struct gu_cold_region *r = gu_cold_make(&h->space, region);
+	if (!r)
+		return -ENOMEM;
+	int err = r->missing ? 0 : gu_track_missing(h, region);
+	if (err)
+		return err;
+	r->missing = true;
+	tidy_region(h, r, region);
+	own_pages(h, r, region);
+	*out = r;
+	return 0;
+}
+
+/* ---- claiming ---- */
+
+struct claim {
+	struct gu_space *space;
+	struct gu_cold_region *region;
+	bool spare; /* those that were touched lately */
+};
+
+/* Under the arena's lock: the block is there, and nobody allocates from it. */
+static void claim_page(void *data, size_t page)
+{
+	const struct claim *c = data;
+	uint8_t *heat = &c->region->heat[page % GU_REGION_PAGES];
+	if (!(c->space->state[page] & GU_PAGE_USED) || gu_cold_is_out(&c->space->cold, page))
+		return;
+	if (!c->spare || !*heat)
+		gu_cold_claim(&c->space->cold, page);
+	else
+		--*heat;
+}
+
+static void claim(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, bool spare)
+{
+	struct gu_space *s = &h->space;
+	struct claim c = {s, r, spare};
+	for (size_t p = from, next; p < to; p = next) {
+		uint32_t index = gu_load_acquire(&s->block_of[p]);
+		struct gu_block *b = &s->blocks[index];
+		next = p + 1;
+		if (!index || gu_load_acquire(&b->state) == GU_BLOCK_FREE)
+			continue;
+		next = gu_max(next, gu_space_page(s, b->start + b->bytes));
+		if (!gu_load_relaxed(&b->arena->hot))
+			gu_arena_claim(b, p, to, claim_page, &c);
+	}
+}
+
+static bool is_claimed(struct gcuffd_heap *h, const struct gu_cold_region *r, size_t page)
+{
+	return gu_cold_is_out(cold_of(h), page) && gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) == GU_COLD_LIVE;
+}
+
+static void unclaim_locked(struct gcuffd_heap *h, const struct gu_cold_region *r, size_t from, size_t to)
+{
+	for (size_t p = from; p < to; p++)
+		if (is_claimed(h, r, p))
+			gu_cold_unclaim_locked(cold_of(h), p);
+}
+
+/* ---- moving: heap to park ---- */
+
+/* How many pages from here on may be moved: still claimed, not touched since leftovers were dropped, and no pin came meanwhile (.inv.cold.pin). */
+static size_t movable_locked(struct gcuffd_heap *h, const struct gu_cold_region *r, size_t from, size_t to)
+{
+	size_t p = from;
+	while (p < to && is_claimed(h, r, p) && !r->left[p % GU_REGION_PAGES] && gu_pages_may_drop(&h->space, p, p + 1))
+		p++;
+	return p - from;
+}
+
+/* Moves what it can of a claimed run; what the kernel won't move is given up. Where to go on. */
+static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, struct gu_evict_counts *counts)
+{
+	size_t n = movable_locked(h, r, from, to), done = 0;
+	int err = n ? gu_track_move_out(h, from, n, &done) : r->left[from % GU_REGION_PAGES] ? -ENOENT : -EBUSY;
+	done >>= GU_PAGE_SHIFT;
+	for (size_t p = from; p < from + done; p++)
+		gu_cold_set_parked_locked(cold_of(h), r, p);
+	if (done && done == n)
+		return from + n;
+	unclaim_locked(h, r, from + done, from + done + 1);
+	if (err != -ENOENT) { /* a hole is no page, one that came back no wonder */
+		gu_add_relaxed(&cold_of(h)->counts.busy, 1);
+		counts->busy++;
+	}
+	return from + done + 1;
+}
+
+static void move_claimed(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, struct gu_evict_counts *counts)
+{
+	gu_lock(&r->lock);
+	for (size_t p = from, end; p < to; p = end) {
+		for (end = p + 1; end < to && is_claimed(h, r, p) && is_claimed(h, r, end);)
+			end++;
+		if (is_claimed(h, r, p))
+			end = move_locked(h, r, p, end, counts);
+	}
+	gu_unlock(&r->lock);
+}
+
+int gu_evict_park(struct gcuffd_heap *h, size_t from, size_t to, bool spare, struct gu_evict_counts *counts)
+{
+	struct gu_cold_region *r;
+	int err = prepare(h, from, &r);
+	if (err)
+		return err;
+	claim(h, r, from, to, spare);
+	move_claimed(h, r, from, to, counts);
+	return 0;
+}
+
+/* ---- storing: park to store ---- */
+
+static int summarise(struct gcuffd_heap *h, size_t from, size_t n, struct gu_summary **summaries)
+{
+	int err = 0;
+	for (size_t i = 0; i < n && !err; i++)
+		err = gu_summary_make(h, from + i, (const uintptr_t *)gu_cold_park(cold_of(h), from + i), &summaries[i]);
+	return err;
+}
+
+/* One that was touched meanwhile is LIVE again: what was made for it is dropped, and its page in the park by the caller. */
+static void settle(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page, gu_slot slot, struct gu_summary *summary)
+{
+	size_t i = page % GU_REGION_PAGES;
+	gu_lock(&r->lock);
+	bool parked = gu_load_relaxed(&r->state[i]) == GU_COLD_PARKED;
+	if (parked) {
+		gu_cold_set_evicted_locked(cold_of(h), r, page, slot, summary);
+	} else if (r->left[i]) {
+		note_touch(r, i);
+		r->left[i] = 0;
+		r->leftovers--;
+		gu_add_relaxed(&cold_of(h)->counts.bounced, 1);
+	}
+	gu_unlock(&r->lock);
+	if (parked)
+		return;
+	gu_store_drop(cold_of(h)->store, slot);
+	gu_summary_free(h, summary);
+}
+
+/* Those from the front that the store takes. Their pages in the park are read by nobody but the resolver, which copies (.inv.cold.leftover). */
+static int store_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t n, struct gu_evict_counts *counts)
+{
+	struct gu_summary *summaries[BATCH] = {NULL};
+	gu_slot slots[BATCH];
+	size_t stored = 0;
+	uintptr_t park = gu_cold_park(cold_of(h), from);
+	int err = summarise(h, from, n, summaries);
+	if (!err)
+		stored = gu_store_put(cold_of(h)->store, (const void *)park, n, slots, &err);
+	for (size_t i = 0; i < stored; i++)
+		settle(h, r, from + i, slots[i], summaries[i]);
+	for (size_t i = stored; i < n; i++)
+		gu_summary_free(h, summaries[i]);
+	counts->out += stored;
+	if (stored)
+		gu_os->madvise((void *)park, stored << GU_PAGE_SHIFT, MADV_DONTNEED);
+	return stored < n ? err : 0;
+}
+
+static bool is_parked(const struct gu_cold_region *r, size_t page)
+{
+	return gu_load_acquire(&r->state[page % GU_REGION_PAGES]) == GU_COLD_PARKED;
+}
+
+int gu_evict_store(struct gcuffd_heap *h, size_t from, size_t to, struct gu_evict_counts *counts)
+{
+	struct gu_cold_region *r = gu_cold_region(cold_of(h), from);
+	int err = 0;
+	for (size_t p = from, end; r && p < to && !err; p = end) {
+		for (end = p; end < to && end - p < BATCH && is_parked(r, end);)
+			end++;
+		if (end > p)
+			err = store_run(h, r, p, end - p, counts);
+		else
+			end++;
+	}
+	return err;
+}
+
+int gu_evict_undo(struct gcuffd_heap *h, size_t from, size_t to) { return gu_restore_pages(h->restore, from, to); }
+
+int gu_evict(struct gcuffd_heap *h, size_t from, size_t to, struct gu_evict_counts *counts)
+{
+	int err = gu_evict_park(h, from, to, false, counts);
+	if (!err)
+		err = gu_evict_store(h, from, to, counts);
+	struct gu_cold_region *r = err ? gu_cold_region(cold_of(h), from) : NULL;
+	for (size_t p = from; r && p < to; p++)
+		if (is_parked(r, p))
+			(void)gu_evict_undo(h, p, p + 1);
+	return err;
+}
+
+/* ---- fork ---- */
+
+/* Runs of regions that had pages out, and the park's for them. */
+static void each_run(struct gcuffd_heap *h, int advice)
+{
+	size_t n = gu_load_acquire(&h->space.top) / GU_REGION;
+	for (size_t i = 0, end; i < n; i = end) {
+		end = i + 1;
+		if (!cold_of(h)->regions[i] || !cold_of(h)->regions[i]->missing)
+			continue;
+		while (end < n && cold_of(h)->regions[end] && cold_of(h)->regions[end]->missing)
+			end++;
+		gu_os->madvise((void *)(h->space.base + i * GU_REGION), (end - i) * GU_REGION, advice);
+		gu_os->madvise((void *)(cold_of(h)->park + i * GU_REGION), (end - i) * GU_REGION, advice);
+	}
+}
+
+void gu_evict_fork_prepare(struct gcuffd_heap *h)
+{
+	if (!cold_of(h)->store)
+		return;
+	each_run(h, MADV_DOFORK);
+	(void)gu_store_fork_prepare(cold_of(h)->store);
+}
+
+void gu_evict_fork_parent(struct gcuffd_heap *h)
+{
+	if (!cold_of(h)->store)
+		return;
+	gu_store_fork_parent(cold_of(h)->store);
+	each_run(h, MADV_DONTFORK);
+	cold_of(h)->forks++;
+}
+
+struct found {
+	uintptr_t start, end;
+};
+
+static void note_found(void *data, uintptr_t start, uintptr_t end) { *(struct found *)data = (struct found){start, end}; }
+
+struct looking {
+	struct gcuffd_heap *heap;
+	int pagemap;
+};
+
+static bool is_there(void *data, size_t page)
+{
+	const struct looking *l = data;
+	uintptr_t at = l->heap->space.base + (page << GU_PAGE_SHIFT);
+	struct found f = {0, 0};
+	return !gu_scan_present(l->pagemap, at, at + GU_PAGE, false, note_found, &f) && f.start == at;
+}
+
+void gu_evict_fork_child(struct gcuffd_heap *h)
+{
+	struct looking l = {h, -1};
+	if (!cold_of(h)->store)
+		return;
+	gu_store_fork_child(cold_of(h)->store);
+	l.pagemap = gu_scan_open();
+	gu_cold_forked(&h->space, is_there, &l);
+	if (l.pagemap >= 0)
+		gu_os->close(l.pagemap);
+	cold_of(h)->forks++;
+}
+
+/* By plain stores: nobody is told of faults here. What can't be read is made inaccessible. */
+static void fill_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page)
+{
+	uintptr_t at = h->space.base + (page << GU_PAGE_SHIFT);
+	size_t i = page % GU_REGION_PAGES;
+	if (r->state[i] == GU_COLD_PARKED)
+		memcpy((void *)at, (const void *)gu_cold_park(cold_of(h), page), GU_PAGE);
+	else if (r->state[i] == GU_COLD_POISONED || gu_store_get(cold_of(h)->store, r->slot[i], (void *)at))
+		gu_os->mprotect((void *)at, GU_PAGE, PROT_NONE);
+	gu_lock(&r->lock);
+	gu_cold_set_live_locked(cold_of(h), r, page);
+	gu_unlock(&r->lock);
+}
+
+void gu_evict_resume(struct gcuffd_heap *h)
+{
+	size_t n = gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT;
+	for (size_t p = 0; p < n && gu_load_relaxed(&cold_of(h)->nout); p++) {
+		struct gu_cold_region *r = gu_cold_region(cold_of(h), p);
+		if (!r || !gu_cold_is_out(cold_of(h), p) || r->missing)
+			continue;
+		r->missing = h->restore && !gu_track_missing(h, p / GU_REGION_PAGES);
+		if (!r->missing)
+			fill_by_hand(h, r, p);
+	}
+}

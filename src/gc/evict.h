@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * evict.h - taking pages out: claim them, move them to the park, put them into the store with a summary. The collector's thread, between
+ * cycles, with the cycle lock.
+ *
+ * UFFDIO_MOVE takes a page away whole from threads that write to it at that moment (.assume.move.atomic): whoever comes too late
+ * faults, and the resolver fills the page from where it is by then. So nobody is stopped, and pages may be taken from under running
+ * mutators.
+ */
+#ifndef GU_GC_EVICT_H
+#define GU_GC_EVICT_H
+
+#include "gc/heap.h"
+
+struct gu_evict_counts {
+	uint64_t out;  /* pages that are out now */
+	uint64_t busy; /* left in place */
+};
+
+/* Pages [from, to), which are of one region. -ENOSPC: the store is full; -EIO; -ENOMEM: what was not stored is in place again. */
+int gu_evict(struct gcuffd_heap *heap, size_t from, size_t to, struct gu_evict_counts *counts);
+
+/*
+ * The same in two steps, between which pages that are touched come back at little cost. spare: not those that came back lately. What could not be
+ * stored stays in the park.
+ */
+int gu_evict_park(struct gcuffd_heap *heap, size_t from, size_t to, bool spare, struct gu_evict_counts *counts);
+int gu_evict_store(struct gcuffd_heap *heap, size_t from, size_t to, struct gu_evict_counts *counts);
+
+/* Fills pages [from, to), of one region, that are out. -EIO: one could not be read, and is poisoned; -ENOMEM. */
+int gu_evict_undo(struct gcuffd_heap *heap, size_t from, size_t to);
+
+/* Around fork(), with the cycle lock: only a child that has been told may have what is out (.inv.cold.fork). */
+void gu_evict_fork_prepare(struct gcuffd_heap *heap);
+void gu_evict_fork_parent(struct gcuffd_heap *heap);
+void gu_evict_fork_child(struct gcuffd_heap *heap);
+/* The collector in a child: faults of what is out come to its resolver. Where that can't be, all is brought back. */
+void gu_evict_resume(struct gcuffd_heap *heap);
+
+/* Drops what LIVE pages still have in park and store (.inv.cold.leftover). */
+void gu_evict_tidy(struct gcuffd_heap *heap);
+
+#endif

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/* restore.c - see restore.h. */
+#include "gc/restore.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/meta.h"
+#include "sys/os.h"
+#include "sys/uffd.h"
+
+#define SPIN_NS 50000u
+
+static uintptr_t address(const struct gu_space *s, size_t page) { return s->base + (page << GU_PAGE_SHIFT); }
+
+/* ---- filling ---- */
+
+/* Whoever touches it gets SIGBUS, from here on and in a system call EFAULT; who reports it finds it in bad. */
+static int poison_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page)
+{
+	struct gu_cold *c = &re->space->cold;
+	uintptr_t none = 0;
+	int err = gu_uffd_poison(re->resolver.uffd, address(re->space, page), GU_PAGE, 0, NULL);
+	if (err && err != -EEXIST)
+		return err;
+	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_POISONED)
+		gu_add_relaxed(&c->counts.poisoned, 1);
+	gu_store_release(&r->state[page % GU_REGION_PAGES], GU_COLD_POISONED);
+	(void)gu_cas_seqcst(&c->bad, &none, address(re->space, page));
+	return 0;
+}
+
+static int copy_in(struct gu_restore *re, size_t page, const void *contents)
+{
+	uintptr_t at = address(re->space, page);
+	int err = gu_uffd_copy(re->resolver.uffd, at, contents, GU_PAGE, 0, NULL);
+	if (err == -EEXIST) { /* another fault of the same page came first, and wakes all but those that came since */
+		(void)gu_uffd_wake(re->resolver.uffd, at, GU_PAGE);
+		return 0;
+	}
+	return err;
+}
+
+/* From where the page is: 0 when it is in place, or poisoned. */
+static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, char *buffer)
+{
+	struct gu_cold *c = &re->space->cold;
+	size_t i = page % GU_REGION_PAGES;
+	enum gu_cold_state state = gu_load_relaxed(&r->state[i]);
+	const void *contents = state == GU_COLD_PARKED ? (const void *)gu_cold_park(c, page) : buffer;
+	if (state == GU_COLD_POISONED)
+		return poison_locked(re, r, page);
+	if (state == GU_COLD_LIVE) { /* a hole */
+		gu_add_relaxed(&c->counts.zeroed, 1);
+		return copy_in(re, page, re->zeros);
+	}
+	if (state == GU_COLD_EVICTED && gu_store_get(c->store, r->slot[i], buffer))
+		return poison_locked(re, r, page);
+	r->filling = (uint16_t)(i + 1);
+	gu_cold_set_live_locked(c, r, page);
+	gu_add_relaxed(&c->counts.restored, 1); /* before whoever waits can ask */
+	int err = copy_in(re, page, contents);
+	if (err) {
+		gu_sub_relaxed(&c->counts.restored, 1);
+		gu_cold_set_back_locked(c, r, page, state);
+	}
+	r->filling = 0;
+	return err;
+}
+
+/* ---- on first touch ---- */
+
+static bool is_own(const struct gu_restore *re, uint32_t tid)
+{
+	for (uint32_t i = 0; i < gu_load_acquire(&re->ntids) && i < GU_RESTORE_TIDS; i++)
+		if (gu_load_relaxed(&re->tids[i]) == tid)
+			return true;
+	return false;
+}
+
+static void resolve(void *data, const struct gu_fault *fault, char *buffer)
+{
+	struct gu_restore *re = data;
+	struct gu_space *s = re->space;
+	GU_INVARIANT(gu_space_has(s, fault->page), ".inv.cold.park");
+	size_t page = gu_space_page(s, fault->page);
+	struct gu_cold_region *r = gu_cold_region(&s->cold, page);
+	GU_INVARIANT(r != NULL, ".inv.cold.record");
+	gu_lock(&r->lock);
+	bool out = gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE;
+	int err = fill_locked(re, r, page, buffer);
+	gu_unlock(&r->lock);
+	if (err == -ENOMEM)
+		gu_resolver_pause(&re->resolver, fault->page);
+	else
+		gu_resolver_relieved(&re->resolver);
+	if (out && !err && is_own(re, fault->tid))
+		gu_add_relaxed(&s->cold.counts.restored_by_collector, 1);
+}
+
+void gu_restore_run(struct gu_restore *re) { gu_resolver_run(&re->resolver, re->thread_buffer); }
+
+/* ---- without a touch ---- */
+
+static int restore_page(struct gu_restore *re, struct gu_cold_region *r, size_t page)
+{
+	int err = 0;
+	gu_lock(&r->lock);
+	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE)
+		err = fill_locked(re, r, page, re->buffer);
+	if (!err && gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) == GU_COLD_POISONED)
+		err = -EIO;
+	gu_unlock(&r->lock);
+	return err;
+}
+
+int gu_restore_pages(struct gu_restore *re, size_t from, size_t to)
+{
+	struct gu_cold_region *r = gu_cold_region(&re->space->cold, from);
+	int result = 0;
+	for (size_t p = from; p < to && r; p++) {
+		int err = gu_cold_is_out(&re->space->cold, p) ? restore_page(re, r, p) : 0;
+		result = result ? result : err;
+	}
+	return result;
+}
+
+/* ---- making and ending ---- */
+
+void gu_restore_free(struct gu_restore *re)
+{
+	if (!re)
+		return;
+	gu_meta_unmap((void *)re->resolver.bell, GU_PAGE);
+	gu_meta_unmap(re->zeros, GU_PAGE);
+	gu_meta_unmap(re->buffer, GU_PAGE);
+	gu_meta_unmap(re->thread_buffer, GU_PAGE);
+	gu_meta_free(re, sizeof(*re));
+}
+
+int gu_restore_open(struct gu_space *s, int uffd, struct gu_restore **out)
+{
+	struct gu_restore *re = gu_meta_alloc(sizeof(*re));
+	if (!re)
+		return -ENOMEM;
+	re->space = s;
+	re->zeros = gu_meta_map(GU_PAGE);
+	re->buffer = gu_meta_map(GU_PAGE);
+	re->thread_buffer = gu_meta_map(GU_PAGE);
+	re->resolver = (struct gu_resolver){.uffd = uffd, .resolve = resolve, .data = re, .spin_ns = SPIN_NS};
+	re->resolver.bell = (uintptr_t)gu_meta_map(GU_PAGE);
+	int err = re->zeros && re->buffer && re->thread_buffer && re->resolver.bell ? 0 : -ENOMEM;
+	if (!err)
+		err = gu_uffd_register(uffd, re->resolver.bell, GU_PAGE, GU_UFFD_REGISTER_MISSING, NULL);
+	if (err)
+		gu_restore_free(re);
+	else
+		*out = re;
+	return err;
+}
+
+void gu_restore_close(struct gu_restore *re)
+{
+	if (re)
+		(void)gu_resolver_ask(&re->resolver, NULL, 0, 0);
+}
+
+void gu_restore_own(struct gu_restore *re, uint32_t tid)
+{
+	uint32_t i = gu_add_relaxed(&re->ntids, 1);
+	if (i < GU_RESTORE_TIDS)
+		gu_store_relaxed(&re->tids[i], tid);
+}

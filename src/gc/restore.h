@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * restore.h - bringing pages back: what the heap's resolver does with a fault, and the same without one.
+ *
+ * A restored page is written, as far as tracking knows, and LIVE; what it had in park and store is left to the evictor (.inv.cold.leftover).
+ * Faults are resolved under the lock of the page's region and no other but the store's; nothing here touches memory of the heap
+ * (.inv.resolver.alone).
+ */
+#ifndef GU_GC_RESTORE_H
+#define GU_GC_RESTORE_H
+
+#include "gc/resolver.h"
+#include "space/space.h"
+
+#define GU_RESTORE_TIDS 16
+
+struct gu_restore {
+	struct gu_resolver resolver;
+	struct gu_space *space;
+	char *zeros;                     /* a page */
+	char *buffer;                    /* a page; guard: the evictor */
+	char *thread_buffer;             /* a page; guard: the resolver's thread */
+	uint32_t tids[GU_RESTORE_TIDS];  /* atomic; service threads, that should cause no fault */
+	uint32_t ntids;                  /* atomic */
+};
+
+/* uffd: the heap's, whose faults come to the resolver. -ENOMEM, or what registering said. The collector. */
+int gu_restore_open(struct gu_space *space, int uffd, struct gu_restore **restore);
+/* Ends the resolver's thread, if there is one. */
+void gu_restore_close(struct gu_restore *restore);
+/* In a forked child, or if no thread was started. */
+void gu_restore_free(struct gu_restore *restore);
+/* The calling thread is the collector or works for it. */
+void gu_restore_own(struct gu_restore *restore, uint32_t tid);
+/* The resolver's thread's whole life. */
+void gu_restore_run(struct gu_restore *restore);
+
+/* Fills pages [from, to) of a region that are out. The evictor. 0, -ENOMEM, -EIO: one was poisoned. */
+int gu_restore_pages(struct gu_restore *restore, size_t from, size_t to);
+
+#endif

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * summary.c - see summary.h. A summary is a header, which words are pointers, and the pointers, each as an offset into the reservation in as
+ * few bits as the largest of them takes, without the low bits that are zero in all.
+ *
+ * Which words: a mask of 64 bits for each eighth of the page. Objects of one size make these alike: each different mask is stored
+ * once, with three bits an eighth to say which it has; where that would be longer, all eight.
+ */
+#include "gc/summary.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "gc/mutator.h"
+
+#define EIGHTHS 8u
+
+struct gu_summary {
+	uint16_t count;
+	uint8_t width, shift; /* bits of a pointer; zero bits below them */
+	uint8_t nmasks;
+	uint8_t which[3];     /* three bits for each eighth */
+	uint64_t words[];     /* masks, then pointers */
+};
+
+struct draft {
+	uint64_t masks[EIGHTHS];
+	uint64_t offsets[GU_PAGE_WORDS];
+	size_t count;
+};
+
+/* ---- what a page points to ---- */
+
+static void note_words(const struct gcuffd_heap *h, struct draft *d, const uintptr_t *words, size_t from, size_t to, const struct gcuffd_type *type,
+		       size_t first)
+{
+	for (size_t i = from; i < to; i++) {
+		size_t at = i - first; /* in the object; only with a type, whose objects are not cut off at the front by much */
+		if (words[i] - h->space.base >= h->space.size)
+			continue;
+		if (type && (at >= type->words || !(type->bitmap[at >> 6] >> (at & 63) & 1)))
+			continue;
+		d->masks[i / 64] |= 1ull << i % 64;
+	}
+}
+
+static uint64_t objects_of(const struct gu_block *b, uint32_t g)
+{
+	return gu_load_relaxed(&b->bits[g].start) & ~gu_load_relaxed(&b->bits[g].freed) & ~gu_run_ahead(b, g);
+}
+
+static void note_cell(const struct gcuffd_heap *h, struct draft *d, const struct gu_block *b, uint32_t cell, uintptr_t page, const uintptr_t *words)
+{
+	uintptr_t object = gu_block_cell_addr(b, cell);
+	uintptr_t lo = gu_max(object, page), hi = gu_min(object + b->cell, page + GU_PAGE);
+	const struct gcuffd_type *type = b->kind == GCUFFD_TYPED ? h->types[b->types[cell]] : NULL;
+	size_t first = (size_t)((intptr_t)(object - page) / 8); /* below zero, wrapped, if the object begins on an earlier page */
+	note_words(h, d, words, (lo - page) / 8, (hi - page) / 8, type, first);
+}
+
+static void note_page(const struct gcuffd_heap *h, struct draft *d, size_t page, const uintptr_t *words)
+{
+	uintptr_t lo = h->space.base + (page << GU_PAGE_SHIFT);
+	const struct gu_block *b = gu_block_at(&h->space, lo);
+	uint32_t first, last;
+	if (!b || !b->scanned || !gu_block_cell(b, lo, &first))
+		return;
+	if (!gu_block_cell(b, lo + GU_PAGE - 1, &last))
+		last = b->ncells - 1;
+	for (uint32_t cell = first; cell <= last; cell++)
+		if (objects_of(b, cell >> 6) >> (cell & 63) & 1)
+			note_cell(h, d, b, cell, lo, words);
+}
+
+/* ---- packing ---- */
+
+static void put_bits(uint64_t *out, size_t at, unsigned width, uint64_t value)
+{
+	out[at / 64] |= value << at % 64;
+	if (at % 64 + width > 64)
+		out[at / 64 + 1] |= value >> (64 - at % 64);
+}
+
+static uint64_t get_bits(const uint64_t *in, size_t at, unsigned width)
+{
+	uint64_t value = in[at / 64] >> at % 64;
+	if (at % 64 + width > 64)
+		value |= in[at / 64 + 1] << (64 - at % 64);
+	return width == 64 ? value : value & ((1ull << width) - 1);
+}
+
+static unsigned which_of(const struct gu_summary *s, size_t eighth)
+{
+	uint32_t all = s->which[0] | (uint32_t)s->which[1] << 8 | (uint32_t)s->which[2] << 16;
+	return all >> eighth * 3 & 7;
+}
+
+static void set_masks(struct gu_summary *s, const uint64_t *masks, uint64_t *different)
+{
+	uint32_t all = 0;
+	for (size_t e = 0; e < EIGHTHS; e++) {
+		uint32_t i = 0;
+		while (i < s->nmasks && different[i] != masks[e])
+			i++;
+		if (i == s->nmasks)
+			different[s->nmasks++] = masks[e];
+		all |= i << e * 3;
+	}
+	s->which[0] = (uint8_t)all;
+	s->which[1] = (uint8_t)(all >> 8);
+	s->which[2] = (uint8_t)(all >> 16);
+}
+
+static size_t size_of(const struct gu_summary *s)
+{
+	return sizeof(*s) + s->nmasks * 8 + gu_align_up((size_t)s->count * s->width, 64) / 8;
+}
+
+static void collect_offsets(const struct gcuffd_heap *h, struct draft *d, const uintptr_t *words)
+{
+	for (size_t e = 0; e < EIGHTHS; e++)
+		for (uint64_t m = d->masks[e]; m; m &= m - 1)
+			d->offsets[d->count++] = words[e * 64 + (size_t)__builtin_ctzll(m)] - h->space.base;
+}
+
+int gu_summary_make(struct gcuffd_heap *h, size_t page, const uintptr_t *words, struct gu_summary **out)
+{
+	struct draft d = {.count = 0};
+	struct gu_summary head = {0};
+	uint64_t different[EIGHTHS], all = 0;
+	*out = NULL;
+	note_page(h, &d, page, words);
+	collect_offsets(h, &d, words);
+	if (!d.count)
+		return 0;
+	for (size_t i = 0; i < d.count; i++)
+		all |= d.offsets[i];
+	head.count = (uint16_t)d.count;
+	head.shift = all ? (uint8_t)__builtin_ctzll(all) : 0;
+	head.width = all >> head.shift ? (uint8_t)(64 - __builtin_clzll(all >> head.shift)) : 1;
+	set_masks(&head, d.masks, different);
+	struct gu_summary *s = gu_slab_alloc(&h->space.cold.slab, size_of(&head));
+	if (!s)
+		return -ENOMEM;
+	*s = head;
+	memcpy(s->words, different, s->nmasks * 8);
+	for (size_t i = 0; i < d.count; i++)
+		put_bits(s->words + s->nmasks, i * s->width, s->width, d.offsets[i] >> s->shift);
+	*out = s;
+	return 0;
+}
+
+void gu_summary_free(struct gcuffd_heap *h, struct gu_summary *s)
+{
+	if (s)
+		gu_slab_free(&h->space.cold.slab, s);
+}
+
+/* ---- reading ---- */
+
+static uint64_t mask_of(const struct gu_summary *s, size_t eighth) { return s->words[which_of(s, eighth)]; }
+
+/* Bits of [from, to) that lie in an eighth. */
+static uint64_t window(size_t eighth, size_t from, size_t to)
+{
+	size_t lo = gu_max(from, eighth * 64) - eighth * 64, hi = gu_min(to, eighth * 64 + 64) - eighth * 64;
+	return (~0ull >> (64 - hi)) & (~0ull << lo); /* hi > lo */
+}
+
+size_t gu_summary_read(const struct gcuffd_heap *h, const struct gu_summary *s, size_t from, size_t to, uintptr_t *pointers)
+{
+	size_t index = 0, n = 0;
+	if (!s || from >= to)
+		return 0;
+	for (size_t e = 0; e < from / 64; e++)
+		index += (size_t)__builtin_popcountll(mask_of(s, e));
+	index += from % 64 ? (size_t)__builtin_popcountll(mask_of(s, from / 64) & (~0ull >> (64 - from % 64))) : 0;
+	for (size_t e = from / 64; e <= (to - 1) / 64; e++)
+		n += (size_t)__builtin_popcountll(mask_of(s, e) & window(e, from, to));
+	for (size_t i = 0; i < n; i++)
+		pointers[i] = h->space.base + (get_bits(s->words + s->nmasks, (index + i) * s->width, s->width) << s->shift);
+	return n;
+}

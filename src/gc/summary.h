@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * summary.h - where a page that is out points to: the words on it that may be pointers into the heap, by place.
+ *
+ * Made by the evictor from the page's contents, kept as long as the page is out, and constant: so markers read it without a lock. It
+ * has the words of objects alone (no cells are handed out on a page that is out), of a typed object those that its type names: marking through
+ * it finds what marking in place would (.inv.summary.same).
+ */
+#ifndef GU_GC_SUMMARY_H
+#define GU_GC_SUMMARY_H
+
+#include "gc/heap.h"
+
+#define GU_PAGE_WORDS (GU_PAGE / 8)
+
+struct gu_summary;
+
+/* Of the page, whose contents are at words. *out: NULL if it points nowhere. -ENOMEM. */
+int gu_summary_make(struct gcuffd_heap *heap, size_t page, const uintptr_t *words, struct gu_summary **out);
+void gu_summary_free(struct gcuffd_heap *heap, struct gu_summary *summary);
+
+/* The pointers among words [from, to) of the page, in order: how many. summary may be NULL. */
+size_t gu_summary_read(const struct gcuffd_heap *heap, const struct gu_summary *summary, size_t from, size_t to, uintptr_t *pointers);
+
+#endif

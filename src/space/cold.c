@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/* cold.c - see cold.h. */
+#include "space/cold.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/meta.h"
+#include "base/own.h"
+#include "space/space.h"
+#include "sys/os.h"
+
+static size_t pages_of(const struct gu_space *s) { return s->size >> GU_PAGE_SHIFT; }
+static size_t out_len(const struct gu_space *s) { return gu_align_up(pages_of(s) / 8, GU_PAGE); }
+static size_t regions_len(const struct gu_space *s) { return gu_align_up(s->size / GU_REGION * sizeof(void *), GU_PAGE); }
+static size_t record_len(void) { return gu_align_up(sizeof(struct gu_cold_region), GU_PAGE); }
+
+/* ---- making and ending ---- */
+
+static int reserve_park(struct gu_space *s)
+{
+	void *p;
+	if (gu_os->mmap(NULL, s->size + GU_REGION, PROT_NONE, MAP_NORESERVE, &p))
+		return -ENOMEM;
+	if (!gu_own_add((uintptr_t)p, s->size + GU_REGION)) {
+		gu_os->munmap(p, s->size + GU_REGION);
+		return -ENOMEM;
+	}
+	s->cold.park = gu_align_up((uintptr_t)p, GU_REGION);
+	s->cold.mapped = (uintptr_t)p;
+	return 0;
+}
+
+int gu_cold_init(struct gu_space *s)
+{
+	struct gu_cold *c = &s->cold;
+	c->out = gu_meta_reserve(out_len(s));
+	c->regions = gu_meta_reserve(regions_len(s));
+	if (!c->out || !c->regions || gu_meta_commit(c->out, out_len(s)) || gu_meta_commit(c->regions, regions_len(s)))
+		return -ENOMEM;
+	int err = reserve_park(s);
+	c->on = !err;
+	return err;
+}
+
+static void drop_record(struct gu_cold *c, struct gu_cold_region *r)
+{
+	for (size_t i = 0; i < GU_REGION_PAGES; i++)
+		if (r->summary[i])
+			gu_slab_free(&c->slab, r->summary[i]);
+	gu_meta_unmap(r, record_len());
+}
+
+void gu_cold_destroy(struct gu_space *s)
+{
+	struct gu_cold *c = &s->cold;
+	for (size_t i = 0; c->on && i < s->top / GU_REGION; i++)
+		if (c->regions[i])
+			drop_record(c, c->regions[i]);
+	if (c->out)
+		gu_meta_unreserve(c->out, out_len(s));
+	if (c->regions)
+		gu_meta_unreserve(c->regions, regions_len(s));
+	if (c->mapped) {
+		gu_own_remove(c->mapped, s->size + GU_REGION);
+		gu_os->munmap((void *)c->mapped, s->size + GU_REGION);
+	}
+	memset(c, 0, sizeof(*c));
+}
+
+struct gu_cold_region *gu_cold_make(struct gu_space *s, size_t region)
+{
+	struct gu_cold *c = &s->cold;
+	struct gu_cold_region *r = gu_load_relaxed(&c->regions[region]);
+	if (r)
+		return r;
+	if (gu_os->mprotect((void *)(c->park + region * GU_REGION), GU_REGION, PROT_READ | PROT_WRITE))
+		return NULL;
+	r = gu_meta_map(record_len());
+	if (!r)
+		return NULL;
+	gu_lock_init(&r->lock, GU_RANK_COLD);
+	gu_add_relaxed(&s->tables, record_len());
+	gu_store_release(&c->regions[region], r); /* pairs with gu_cold_region() */
+	return r;
+}
+
+/* ---- bits and states ---- */
+
+bool gu_cold_any_slow(const struct gu_cold *c, size_t from, size_t to)
+{
+	for (size_t p = from, next; p < to; p = next) {
+		next = gu_min((p | 63) + 1, to);
+		if (gu_load_acquire(&c->out[p >> 6]) & (~0ull >> (63 - (next - 1) % 64)) & (~0ull << p % 64))
+			return true;
+	}
+	return false;
+}
+
+void gu_cold_claim(struct gu_cold *c, size_t page)
+{
+	gu_or_seqcst(&c->out[page >> 6], 1ull << (page & 63));
+	gu_add_seqcst(&c->nout, 1);
+}
+
+void gu_cold_unclaim_locked(struct gu_cold *c, size_t page)
+{
+	gu_and_seqcst(&c->out[page >> 6], ~(1ull << (page & 63)));
+	gu_sub_seqcst(&c->nout, 1);
+}
+
+void gu_cold_set_parked_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page)
+{
+	gu_store_release(&r->state[page % GU_REGION_PAGES], GU_COLD_PARKED); /* pairs with gu_cold_state() */
+	gu_add_relaxed(&c->parked, 1);
+}
+
+void gu_cold_set_evicted_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, gu_slot slot, struct gu_summary *summary)
+{
+	size_t i = page % GU_REGION_PAGES;
+	r->slot[i] = slot;
+	r->summary[i] = summary;
+	gu_store_release(&r->state[i], GU_COLD_EVICTED); /* pairs with gu_cold_state() */
+	gu_sub_relaxed(&c->parked, 1);
+	gu_add_relaxed(&c->counts.evicted, 1);
+}
+
+void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page)
+{
+	size_t i = page % GU_REGION_PAGES;
+	if (gu_load_relaxed(&r->state[i]) == GU_COLD_PARKED)
+		gu_sub_relaxed(&c->parked, 1);
+	gu_store_release(&r->state[i], GU_COLD_LIVE);
+	r->left[i] = 1;
+	r->leftovers++;
+	gu_cold_unclaim_locked(c, page);
+	gu_store_relaxed(&c->left, 1);
+}
+
+void gu_cold_set_back_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_state state)
+{
+	size_t i = page % GU_REGION_PAGES;
+	r->left[i] = 0;
+	r->leftovers--;
+	if (state == GU_COLD_PARKED)
+		gu_add_relaxed(&c->parked, 1);
+	gu_cold_claim(c, page);
+	gu_store_release(&r->state[i], (uint8_t)state);
+}
+
+void gu_cold_settle(const struct gu_cold *c, size_t from, size_t to)
+{
+	for (size_t p = from; c->on && p < to; p = gu_align_down(p, GU_REGION_PAGES) + GU_REGION_PAGES) {
+		struct gu_cold_region *r = gu_cold_region(c, p);
+		if (!r)
+			continue;
+		gu_lock(&r->lock);
+		gu_unlock(&r->lock);
+	}
+}
+
+static void forget_page(struct gu_space *s, size_t page)
+{
+	struct gu_cold *c = &s->cold;
+	struct gu_cold_region *r = gu_cold_region(c, page);
+	gu_lock(&r->lock);
+	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE) {
+		if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) == GU_COLD_POISONED)
+			gu_os->madvise((void *)(s->base + (page << GU_PAGE_SHIFT)), GU_PAGE, MADV_DONTNEED);
+		gu_cold_set_live_locked(c, r, page);
+		gu_add_relaxed(&c->counts.dropped, 1);
+		s->state[page] &= GU_PAGE_SOFT;
+		gu_sub_relaxed(&s->resident, GU_PAGE);
+	} else if (gu_cold_is_out(c, page)) { /* claimed: who meant to move it looks again */
+		gu_cold_unclaim_locked(c, page);
+	}
+	gu_unlock(&r->lock);
+}
+
+void gu_cold_forget_slow(struct gu_space *s, size_t from, size_t to)
+{
+	for (size_t p = from; p < to; p++)
+		if (gu_cold_is_out(&s->cold, p))
+			forget_page(s, p);
+}
+
+/* ---- fork ---- */
+
+static void repair_region(struct gu_cold *c, struct gu_cold_region *r, size_t first, bool (*is_there)(void *data, size_t page), void *data)
+{
+	gu_lock_init(&r->lock, GU_RANK_COLD);
+	r->missing = false;
+	r->leftovers = 0;
+	_Static_assert(offsetof(struct gu_cold_region, left) + sizeof(r->left) <= GU_PAGE, "a fork may tear these apart");
+	for (size_t i = 0; i < GU_REGION_PAGES; i++) {
+		if (r->filling == i + 1 && !is_there(data, first + i)) { /* the child has it from before it was filled */
+			r->state[i] = r->slot[i] ? GU_COLD_EVICTED : GU_COLD_PARKED;
+			r->left[i] = 0;
+		}
+		bool out = r->state[i] != GU_COLD_LIVE;
+		c->out[(first + i) >> 6] &= ~(1ull << ((first + i) & 63));
+		c->out[(first + i) >> 6] |= (uint64_t)out << ((first + i) & 63);
+		c->nout += out;
+		c->parked += r->state[i] == GU_COLD_PARKED;
+		r->leftovers += r->left[i];
+	}
+	r->filling = 0;
+	c->left |= r->leftovers != 0;
+}
+
+void gu_cold_forked(struct gu_space *s, bool (*is_there)(void *data, size_t page), void *data)
+{
+	struct gu_cold *c = &s->cold;
+	c->nout = c->parked = 0;
+	for (size_t i = 0; c->on && i < s->top / GU_REGION; i++)
+		if (c->regions[i])
+			repair_region(c, c->regions[i], i * GU_REGION_PAGES, is_there, data);
+}
+
+/* ---- checks ---- */
+
+void gu_cold_check(struct gu_space *s)
+{
+	struct gu_cold *c = &s->cold;
+	size_t bits = 0, parked = 0, pages = gu_load_acquire(&s->top) >> GU_PAGE_SHIFT;
+	for (size_t p = 0; c->on && p < pages; p++) {
+		struct gu_cold_region *r = gu_cold_region(c, p);
+		if (!r) {
+			GU_INVARIANT(!gu_cold_is_out(c, p), ".inv.cold.bit");
+			continue;
+		}
+		gu_lock(&r->lock);
+		size_t i = p % GU_REGION_PAGES;
+		GU_INVARIANT(gu_cold_is_out(c, p) == (r->state[i] != GU_COLD_LIVE), ".inv.cold.bit");
+		GU_INVARIANT(r->state[i] == GU_COLD_LIVE ? r->left[i] || !r->slot[i] : !r->left[i], ".inv.cold.record");
+		GU_INVARIANT(r->state[i] != GU_COLD_EVICTED || r->slot[i], ".inv.cold.record");
+		GU_INVARIANT(r->state[i] == GU_COLD_LIVE || (gu_load_acquire(&s->block_of[p]) && s->state[p] & GU_PAGE_USED), ".inv.cold.block");
+		bits += gu_cold_is_out(c, p);
+		parked += r->state[i] == GU_COLD_PARKED;
+		gu_unlock(&r->lock);
+	}
+	GU_INVARIANT(!c->on || (bits == gu_load_seqcst(&c->nout) && parked == gu_load_relaxed(&c->parked)), ".inv.cold.bit");
+	gu_slab_check(&c->slab);
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cold.h - which pages of a heap are out, and where their contents are.
+ *
+ * A page is in place, or out: its contents were moved to the park (an address range like the reservation, page for page) and from there to
+ * the store. One bit a page says so to everybody; the rest is in a record for each region that had a page out, made with the first
+ * and kept while the heap exists (.inv.cold.record).
+ *
+ *   LIVE      in place; the program's
+ *   PARKED    in the park, whole
+ *   EVICTED   in the store, under the page's slot; its summary says where it points to
+ *   POISONED  what the store gave was not what it had got: a touch raises SIGBUS
+ *
+ * The evictor (the collector's thread, between cycles) takes pages out; the resolver, and who releases a block, bring them back to
+ * LIVE. They only change the state: what a LIVE page still has in park and store are leftovers, which the evictor drops between
+ * cycles. So markers read slots, summaries and the park without a lock (.inv.cold.leftover).
+ *
+ * Pages that are out go on counting as resident for the limit: they may come back at any moment.
+ */
+#ifndef GU_SPACE_COLD_H
+#define GU_SPACE_COLD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/atomic.h"
+#include "base/check.h"
+#include "base/lock.h"
+#include "base/slab.h"
+#include "space/store.h"
+
+#define GU_REGION_PAGES (GU_REGION / GU_PAGE)
+
+enum gu_cold_state { GU_COLD_LIVE, GU_COLD_PARKED, GU_COLD_EVICTED, GU_COLD_POISONED };
+
+struct gu_space;
+struct gu_summary;
+
+struct gu_cold_region {
+	struct gu_lock lock;       /* rank COLD; held while a page is moved or filled */
+	uint16_t filling;          /* guard: lock; 1 + the index of a page that is LIVE and about to be filled; in one page with state */
+	bool missing;              /* guard: evictor; faults of its pages come to the resolver */
+	uint32_t forks;            /* guard: evictor; how many there had been when its pages were made our own again */
+	uint32_t leftovers;        /* guard: lock */
+	uint8_t state[GU_REGION_PAGES]; /* atomic; changes under lock */
+	uint8_t left[GU_REGION_PAGES];  /* guard: lock; LIVE, with leftovers */
+	uint8_t heat[GU_REGION_PAGES];  /* guard: evictor; so often it is passed over before it is tried again */
+	/* written by the evictor, before state says EVICTED and after it dropped leftovers */
+	gu_slot slot[GU_REGION_PAGES];
+	struct gu_summary *summary[GU_REGION_PAGES];
+};
+
+struct gu_cold_counts {
+	/* atomic; pages since the heap was made */
+	uint64_t evicted, restored, restored_by_collector, dropped, zeroed, poisoned;
+	uint64_t busy;          /* left in place: shared or pinned by the kernel */
+	uint64_t bounced;       /* touched before they were in the store */
+};
+
+struct gu_cold {
+	bool on;                          /* constant */
+	uintptr_t park;                   /* constant */
+	uintptr_t mapped;                 /* constant; where the park's mapping begins */
+	struct gu_cold_region **regions;  /* entries atomic, set once */
+	uint64_t *out;                    /* atomic words */
+	size_t nout;                      /* atomic; bits set in out */
+	size_t parked;                    /* atomic; pages PARKED */
+	struct gu_slab slab;              /* guard: evictor; summaries */
+	struct gu_store *store;           /* guard: collector; constant while pages are out */
+	uint32_t forks;                   /* guard: who forks, then evictor */
+	uint32_t left;                    /* atomic; there are leftovers */
+	uintptr_t bad;                    /* atomic; a page that was poisoned and not yet reported, or 0 */
+	struct gu_cold_counts counts;
+};
+
+/* Reserves the tables and the park. -ENOMEM. */
+int gu_cold_init(struct gu_space *space);
+void gu_cold_destroy(struct gu_space *space);
+
+static inline bool gu_cold_is_out(const struct gu_cold *c, size_t page) { return gu_load_acquire(&c->out[page >> 6]) >> (page & 63) & 1; }
+
+/* Whether one of pages [from, to) is out, or about to be. */
+bool gu_cold_any_slow(const struct gu_cold *c, size_t from, size_t to);
+static inline bool gu_cold_any(const struct gu_cold *c, size_t from, size_t to)
+{
+	return gu_unlikely(gu_load_acquire(&c->nout)) && gu_cold_any_slow(c, from, to);
+}
+
+static inline struct gu_cold_region *gu_cold_region(const struct gu_cold *c, size_t page)
+{
+	return gu_load_acquire(&c->regions[page / GU_REGION_PAGES]); /* pairs with gu_cold_make() */
+}
+
+static inline enum gu_cold_state gu_cold_state(const struct gu_cold *c, size_t page)
+{
+	struct gu_cold_region *r = gu_cold_region(c, page);
+	return r ? (enum gu_cold_state)gu_load_acquire(&r->state[page % GU_REGION_PAGES]) : GU_COLD_LIVE;
+}
+
+static inline uintptr_t gu_cold_park(const struct gu_cold *c, size_t page) { return c->park + (page << GU_PAGE_SHIFT); }
+
+/* The evictor: the record of a region, whose part of the park is usable then. NULL: out of memory. */
+struct gu_cold_region *gu_cold_make(struct gu_space *space, size_t region);
+
+/* The evictor, under the lock of the page's arena: the page is to be moved out. Undone by gu_cold_unclaim(), under the region's lock. */
+void gu_cold_claim(struct gu_cold *c, size_t page);
+void gu_cold_unclaim_locked(struct gu_cold *c, size_t page);
+
+/* Returns when no page of [from, to) is just being moved: who has pinned them may touch them to have them in place (.inv.cold.pin). */
+void gu_cold_settle(const struct gu_cold *c, size_t from, size_t to);
+
+/* Under the region's lock. */
+void gu_cold_set_parked_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page);
+void gu_cold_set_evicted_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, gu_slot slot, struct gu_summary *summary);
+
+/*
+ * Under the region's lock: the page, which was out, is in place from here on, or nobody's. Said before it is filled: whoever
+ * looks too early waits for the fill in a fault, where one who looked too late would take what is out for what is true (.inv.cold.live).
+ */
+void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page);
+
+/* It could not be filled. */
+void gu_cold_set_back_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_state state);
+
+/* The block that pages [from, to) belonged to is released: nobody wants what is out. They are fresh. In a section, or the collector. */
+void gu_cold_forget_slow(struct gu_space *space, size_t from, size_t to);
+static inline void gu_cold_forget(struct gu_space *space, const struct gu_cold *c, size_t from, size_t to)
+{
+	if (gu_cold_any(c, from, to))
+		gu_cold_forget_slow(space, from, to);
+}
+
+/*
+ * In a forked child: no thread restores, and what one was at may be half done. is_there says of a page whether it is in place after all.
+ * Until faults come to somebody again, what is out reads as zeros.
+ */
+void gu_cold_forked(struct gu_space *space, bool (*is_there)(void *data, size_t page), void *data);
+
+/* Test support: bits, states and counts agree (.inv.cold.bit). No evictor runs. */
+void gu_cold_check(struct gu_space *space);
+
+#endif

@@ -1,0 +1,711 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_cold.c - pages that are taken out and come back: what was on them, who may touch them, what marking sees of them, and
+ * what happens to them when their objects die, heaps end, or the process forks.
+ */
+#include "core.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "ctl/tier.h"
+#include "fake_os.h"
+#include "gc/mutator.h"
+#include "gc/summary.h"
+#include "space/block.h"
+#include "space/cold.h"
+#include "space/space.h"
+#include "sys/uapi.h"
+
+static struct gcuffd_heap *heap;
+
+#define cold_heap(more) \
+	do { \
+		NEED_RUNG(_i); \
+		heap = heap_make("rung=%s,cold=1,verify=1,reservation=1G" more, rung_names[_i]); \
+	} while (0)
+
+static struct gcuffd_cold_stats cold_of(struct gcuffd_heap *h)
+{
+	struct gcuffd_cold_stats s = {.size = sizeof(s)};
+	ck_ok(gcuffd_cold_stats(h, &s));
+	return s;
+}
+
+static void checked(void)
+{
+	gu_space_check(&heap->space);
+	verified(heap);
+}
+
+static size_t cool_all(void)
+{
+	size_t n;
+	ck_ok(gcuffd_cool(heap, NULL, 0, &n));
+	return n;
+}
+
+TEST_UNUSED static bool is_out(const void *p)
+{
+	return gu_cold_state(&heap->space.cold, gu_space_page(&heap->space, (uintptr_t)p)) != GU_COLD_LIVE;
+}
+
+/* ---- a list whose nodes lie on many pages ---- */
+
+struct node {
+	struct node *next;
+	uint64_t number;
+	uint64_t filler[6];
+};
+
+static struct node *make_list(size_t n, uint64_t first)
+{
+	struct node *list = NULL;
+	for (size_t i = 0; i < n; i++) {
+		struct node *node = gcuffd_alloc(heap, sizeof(*node));
+		must(node != NULL, "errno %d", errno);
+		node->next = list;
+		node->number = first + i;
+		list = node;
+	}
+	return list;
+}
+
+static void check_list(const struct node *list, size_t n, uint64_t first)
+{
+	for (size_t i = n; i-- > 0; list = list->next) {
+		must(list != NULL, "ends at %zu of %zu", i, n);
+		must(list->number == first + i, "%lu, not %lu", (unsigned long)list->number, (unsigned long)(first + i));
+	}
+	must(!list, "too long");
+}
+
+#define NODES 20000u
+
+static struct node *keep, *volatile drop; /* roots */
+
+START_TEST(out_and_back)
+{
+	cold_heap("");
+	struct node *list = make_list(NODES, 0);
+	size_t taken = cool_all();
+	ck_assert_uint_gt(taken, NODES * sizeof(*list) / GU_PAGE * 9 / 10);
+	ck_assert_uint_eq(cold_of(heap).out_pages, taken);
+	checked();
+	check_list(list, NODES, 0);
+	struct gcuffd_cold_stats s = cold_of(heap);
+	ck_assert_uint_eq(s.restored_pages + s.out_pages, taken);
+	ck_assert_uint_lt(s.out_pages, 4); /* with other cells */
+	checked();
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	check_list(list, NODES, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(warmed)
+{
+	cold_heap("");
+	struct node *list = make_list(NODES, 0);
+	size_t taken = cool_all();
+	ck_ok(gcuffd_warm(heap, NULL, 0));
+	ck_assert_uint_eq(cold_of(heap).out_pages, 0);
+	ck_assert_uint_eq(cold_of(heap).restored_pages, taken);
+	checked();
+	check_list(list, NODES, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* Full collections bring back nothing, keep what only cold pages point to, and free what is dead there. */
+START_TEST(collected_where_it_is)
+{
+	cold_heap("");
+	keep = make_list(NODES, 0);
+	drop = make_list(NODES, 7);
+	size_t taken = cool_all();
+	drop = NULL;
+	for (int i = 0; i < 3; i++)
+		ck_ok(gcuffd_collect(heap));
+	struct gcuffd_cold_stats s = cold_of(heap);
+	ck_assert_uint_eq(s.restored_pages, 0);
+	ck_assert_uint_eq(s.collector_pages, 0);
+	ck_assert_uint_gt(s.dropped_pages, taken / 4);
+	ck_assert_uint_eq(s.out_pages, taken - s.dropped_pages);
+	checked();
+	check_list(keep, NODES, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- kinds of objects ---- */
+
+#define BIG ((size_t)3 << 20)
+
+struct shapes {
+	struct node *volatile *typed;  /* words 1 and 300 are pointers */
+	uint64_t *atomic;
+	struct node **big;             /* a pointer each 64 KiB */
+	struct node **large_typed;
+};
+
+static struct shapes *shapes; /* a root */
+
+static void make_shapes(void)
+{
+	uint64_t bits[5] = {1ull << 1, 0, 0, 0, 1ull << (300 - 256)}, many[8] = {0};
+	struct gcuffd_type *type, *large;
+	many[7] = 1ull << 63;
+	ck_ok(gcuffd_type_create(heap, bits, 301, &type));
+	ck_ok(gcuffd_type_create(heap, many, 512, &large));
+	shapes = gcuffd_alloc(heap, sizeof(*shapes));
+	shapes->typed = gcuffd_alloc_typed(heap, type, 5000);
+	shapes->atomic = gcuffd_alloc_atomic(heap, 10000);
+	shapes->big = gcuffd_alloc(heap, BIG);
+	shapes->large_typed = gcuffd_alloc_typed(heap, large, 100000);
+	must(shapes->typed && shapes->atomic && shapes->big && shapes->large_typed, "errno %d", errno);
+	shapes->typed[1] = make_list(100, 1);
+	shapes->typed[300] = make_list(100, 300);
+	for (size_t i = 0; i < 1250; i++)
+		shapes->atomic[i] = i * i;
+	for (size_t i = 0; i < BIG / 65536; i++)
+		shapes->big[i * 8192 + i] = make_list(10, i);
+	shapes->large_typed[511] = make_list(10, 511);
+}
+
+static void check_shapes(void)
+{
+	check_list(shapes->typed[1], 100, 1);
+	check_list(shapes->typed[300], 100, 300);
+	for (size_t i = 0; i < 1250; i++)
+		ck_assert_uint_eq(shapes->atomic[i], i * i);
+	for (size_t i = 0; i < BIG / 65536; i++)
+		check_list(shapes->big[i * 8192 + i], 10, i);
+	check_list(shapes->large_typed[511], 10, 511);
+}
+
+/* Words that no type names keep nothing alive, out or not. */
+START_TEST(all_kinds)
+{
+	cold_heap("");
+	make_shapes();
+	uint64_t hidden = hide(make_list(1, 0)), untyped = hide(make_list(1, 0));
+	shapes->atomic[1249] = 1249ull * 1249;
+	shapes->atomic[3] = 9;
+	shapes->typed[7] = reveal(untyped);
+	for (int i = 0; i < 3; i++) {
+		ck_assert_uint_gt(cool_all(), 2);
+		struct gcuffd_cold_stats before = cold_of(heap);
+		ck_ok(gcuffd_collect(heap));
+		ck_ok(gcuffd_collect(heap));
+		ck_assert_uint_eq(cold_of(heap).restored_pages, before.restored_pages);
+		checked();
+		check_shapes();
+		make_list(100, 0);
+	}
+	(void)hidden;
+	shapes = NULL;
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- what programs do with memory that is out ---- */
+
+START_TEST(system_calls)
+{
+	int p[2];
+	cold_heap("");
+	char *from = gcuffd_alloc_atomic(heap, 60000), *to = gcuffd_alloc_atomic(heap, 60000);
+	for (size_t i = 0; i < 60000; i++)
+		from[i] = (char)(i * 7);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, p), 0);
+	for (int i = 0; i < 3; i++) {
+		ck_assert_uint_ge(cool_all(), 13);
+		ck_assert(is_out(from + 30000));
+		ck_assert_int_eq(write(p[1], from, 60000), 60000);
+		ck_assert_int_eq(recv(p[0], to, 60000, MSG_WAITALL), 60000);
+		ck_assert_int_eq(memcmp(from, to, 60000), 0);
+	}
+	cool_all();
+	ck_assert_int_eq(syscall(SYS_getrandom, to, 60000, 0), 60000);
+	ck_assert_int_ne(memcmp(from, to, 60000), 0);
+	checked();
+	close(p[0]);
+	close(p[1]);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(pinned)
+{
+	cold_heap("");
+	char *a = gcuffd_alloc_aligned(heap, 16 * GU_PAGE, GU_PAGE, GCUFFD_CONSERVATIVE);
+	memset(a, 5, 16 * GU_PAGE);
+	ck_ok(gcuffd_pin(a + 3 * GU_PAGE, 2 * GU_PAGE));
+	ck_assert_uint_gt(cool_all(), 13);
+	for (size_t i = 0; i < 16; i++)
+		ck_assert_int_eq(is_out(a + i * GU_PAGE), i != 3 && i != 4);
+	ck_ok(gcuffd_pin(a + 8 * GU_PAGE, 1));
+	ck_assert(!is_out(a + 8 * GU_PAGE));
+	cool_all();
+	ck_assert(!is_out(a + 8 * GU_PAGE));
+	ck_ok(gcuffd_unpin(a + 8 * GU_PAGE, 1));
+	ck_ok(gcuffd_unpin(a + 3 * GU_PAGE, 2 * GU_PAGE));
+	cool_all();
+	ck_assert(is_out(a + 3 * GU_PAGE) && is_out(a + 8 * GU_PAGE));
+	for (size_t i = 0; i < 16 * GU_PAGE; i++)
+		ck_assert_int_eq(a[i], 5);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(freed_and_resized)
+{
+	cold_heap("");
+	struct node *list = make_list(NODES, 0);
+	char *large = gcuffd_alloc_atomic(heap, BIG), *small = gcuffd_alloc_atomic(heap, 3000);
+	memset(large, 1, BIG);
+	memset(small, 2, 3000);
+	cool_all();
+	struct gcuffd_cold_stats before = cold_of(heap);
+	struct node *second = list; /* its words are read: the first few come back */
+	for (int i = 0; i < 10; i++)
+		second = second->next;
+	for (size_t i = 0; i < 10; i++) {
+		struct node *next = list->next;
+		ck_ok(gcuffd_free(heap, list));
+		list = next;
+	}
+	large = gcuffd_realloc(heap, large, BIG * 2);
+	small = gcuffd_realloc(heap, small, 30000);
+	for (size_t i = 0; i < BIG; i++)
+		ck_assert_int_eq(large[i], 1);
+	for (size_t i = BIG; i < BIG * 2; i++)
+		ck_assert_int_eq(large[i], 0);
+	for (size_t i = 0; i < 3000; i++)
+		ck_assert_int_eq(small[i], 2);
+	cool_all();
+	large = gcuffd_realloc(heap, large, BIG * 2 - 100000); /* in place: what lies beyond is cleared */
+	large = gcuffd_realloc(heap, large, BIG * 2);
+	for (size_t i = BIG * 2 - 100000; i < BIG * 2; i++)
+		ck_assert_int_eq(large[i], 0);
+	cool_all();
+	uint64_t dropped = cold_of(heap).dropped_pages;
+	ck_ok(gcuffd_free(heap, large)); /* never seen again */
+	ck_assert_uint_ge(cold_of(heap).dropped_pages, dropped + BIG / GU_PAGE);
+	ck_assert_uint_ge(cold_of(heap).restored_pages, before.restored_pages);
+	ck_ok(gcuffd_collect(heap));
+	check_list(list, NODES - 10, 0);
+	large = gcuffd_alloc_atomic(heap, BIG); /* the same pages, fresh */
+	for (size_t i = 0; i < BIG; i++)
+		ck_assert_int_eq(large[i], 0);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(arenas)
+{
+	struct gcuffd_arena *a, *b;
+	cold_heap("");
+	ck_ok(gcuffd_arena_create(heap, "a", &a));
+	ck_ok(gcuffd_arena_create(heap, "b", &b));
+	ck_ok(gcuffd_arena_set_hot(b, 1));
+	for (int i = 0; i < 3; i++) {
+		char *x = gcuffd_arena_alloc(a, 200000, 0, GCUFFD_ATOMIC), *y = gcuffd_arena_alloc(b, 200000, 0, GCUFFD_ATOMIC);
+		memset(x, 3, 200000);
+		memset(y, 4, 200000);
+		cool_all();
+		ck_assert(is_out(x + 100000) && !is_out(y + 100000));
+		ck_ok(gcuffd_arena_reset(a));
+		checked();
+		x = gcuffd_arena_alloc(a, 200000, 0, GCUFFD_ATOMIC);
+		for (size_t k = 0; k < 200000; k++)
+			ck_assert_int_eq(x[k], 0);
+		memset(x, 3, 200000);
+	}
+	cool_all();
+	ck_ok(gcuffd_arena_destroy(a));
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_lt(cold_of(heap).out_pages, 4);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- refusals ---- */
+
+START_TEST(refused)
+{
+	size_t n;
+	heap = heap_make("reservation=1G");
+	ck_assert_int_eq(gcuffd_cool(heap, NULL, 0, &n), -EOPNOTSUPP);
+	ck_assert_int_eq(gcuffd_warm(heap, NULL, 0), -EOPNOTSUPP);
+	ck_ok(gcuffd_heap_destroy(heap));
+	heap = heap_make("reservation=1G,cold=1,rung=async");
+	ck_assert_int_eq(gcuffd_cool(heap, NULL, 0, &n), -EOPNOTSUPP);
+	ck_assert_ptr_nonnull(strstr(core_log, "cold=1: no page is taken out"));
+	ck_ok(gcuffd_heap_destroy(heap));
+	core_forget_log();
+	struct gcuffd_cold_stats s = {.size = 3};
+	heap = heap_make("reservation=1G,cold=1");
+	ck_assert_int_eq(gcuffd_cold_stats(heap, &s), -EINVAL);
+	ck_assert_int_eq(gcuffd_cool(heap, &s, 100, &n), -EINVAL);
+	ck_ok(gcuffd_cool(heap, (char *)heap->space.base + 1, 4096, &n));
+	ck_assert_uint_eq(n, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+static int cool_as_nobody(void)
+{
+	size_t n;
+	heap = heap_make("reservation=1G,cold=1");
+	struct node *list = make_list(1000, 0);
+	int err = gcuffd_cool(heap, NULL, 0, &n);
+	check_list(list, 1000, 0);
+	return err == -EOPNOTSUPP ? 0 : 1;
+}
+
+/* System calls would get EFAULT from pages that are out. */
+START_TEST(nobody_is_refused) { in_child_as_nobody(cool_as_nobody); }
+END_TEST
+
+/* ---- summaries ---- */
+
+/* Against the words themselves: any mix of pointers, alignments and ranges. */
+START_TEST(summaries_are_exact)
+{
+	struct test_rng rng = test_rng(0);
+	cold_heap("");
+	for (unsigned round = 0; round < 2000 / check_slow(); round++) {
+		uintptr_t words[GU_PAGE_WORDS], found[GU_PAGE_WORDS];
+		size_t cell = 16 * (1 + test_below(&rng, 40));
+		char *object = gcuffd_alloc(heap, cell);
+		struct gu_block *b = gu_block_at(&heap->space, (uintptr_t)object);
+		size_t page = gu_space_page(&heap->space, (uintptr_t)object);
+		uintptr_t at = heap->space.base + page * GU_PAGE;
+		unsigned density = (unsigned)test_below(&rng, 101), shift = (unsigned)test_below(&rng, 12);
+		for (size_t i = 0; i < GU_PAGE_WORDS; i++)
+			words[i] = test_below(&rng, 100) < density ? heap->space.base + (test_below(&rng, heap->space.size) >> shift << shift) : test_rand(&rng) >> 20;
+		struct gu_summary *s;
+		ck_ok(gu_summary_make(heap, page, words, &s));
+		size_t from = test_below(&rng, GU_PAGE_WORDS), to = from + test_below(&rng, GU_PAGE_WORDS - from + 1), n = 0;
+		size_t got = gu_summary_read(heap, s, from, to, found);
+		for (size_t i = from; i < to; i++) {
+			uint32_t c;
+			bool in = gu_block_cell(b, at + i * 8, &c) && gu_block_started(b, c) && !(gu_run_ahead(b, c / 64) >> c % 64 & 1);
+			if (!in || words[i] - heap->space.base >= heap->space.size)
+				continue;
+			ck_assert_msg(n < got && found[n] == words[i], "word %zu", i);
+			n++;
+		}
+		ck_assert_uint_eq(n, got);
+		gu_summary_free(heap, s);
+	}
+	ck_assert_uint_eq(heap->space.cold.slab.bytes, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- by itself ---- */
+
+/* Down to the target while nobody touches it; what is touched all the time stays. */
+START_TEST(the_target_is_met)
+{
+	cold_heap(",resident_target=12M,start_size=64M");
+	keep = make_list(600000, 0); /* 37 MiB */
+	struct node *hot = make_list(10000, 0);
+	uint64_t end = test_now_ns() + 60000000000ull * check_slow(), resident, sum = 0;
+	do {
+		for (int i = 0; i < 100; i++)
+			for (struct node *n = hot; n; n = n->next)
+				sum += n->number;
+		resident = gu_tier_resident(heap);
+	} while (resident > ((size_t)13 << 20) && test_now_ns() < end);
+	struct gcuffd_cold_stats s = cold_of(heap);
+	ck_assert_msg(resident <= (size_t)13 << 20, "resident %zu: pages %zu, out %lu (parked %zu), tables %zu, foreign %zu, summaries %lu, store %lu in memory",
+		      resident, heap->space.resident, (unsigned long)s.out_pages, heap->space.cold.parked, heap->space.tables, heap->space.foreign,
+		      (unsigned long)s.summary_bytes, (unsigned long)s.store_memory_bytes);
+	ck_assert_uint_ne(sum, 0);
+	ck_assert_uint_gt(s.out_pages, 5000);
+	uint64_t restored = s.restored_pages;
+	for (int i = 0; i < 3; i++)
+		ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_eq(cold_of(heap).collector_pages, 0);
+	ck_assert_uint_le(cold_of(heap).restored_pages, restored + 500);
+	check_list(keep, 600000, 0);
+	keep = NULL;
+	check_list(hot, 10000, 0);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- under running mutators ---- */
+
+#define WRITERS 4
+#define OWNED 64u /* pages of each */
+
+static uint32_t quit;
+
+struct writer {
+	uint64_t *pages; /* an atomic object: nothing points to it but this thread's stack */
+	uint64_t rounds;
+	struct test_rng rng;
+};
+
+/* The number in each page is the log of its writes. */
+static void *write_pages(void *arg)
+{
+	struct writer *w = arg;
+	must_ok(gcuffd_thread_attach());
+	uint64_t *pages = gcuffd_alloc_aligned(heap, OWNED * GU_PAGE, GU_PAGE, GCUFFD_CONSERVATIVE);
+	uint64_t counts[OWNED] = {0};
+	must(pages != NULL, "errno %d", errno);
+	w->pages = pages;
+	while (!gu_load_relaxed(&quit)) {
+		size_t i = test_below(&w->rng, OWNED);
+		uint64_t *slot = &pages[i * 512 + 17];
+		must(*slot == counts[i], "page %zu: %lu, not %lu", i, (unsigned long)*slot, (unsigned long)counts[i]);
+		*slot = ++counts[i];
+		w->rounds++;
+	}
+	for (size_t i = 0; i < OWNED; i++)
+		must(pages[i * 512 + 17] == counts[i], "page %zu", i);
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+/* Lists that grow, are looked through and dropped. */
+static void *build_lists(void *arg)
+{
+	struct writer *w = arg;
+	must_ok(gcuffd_thread_attach());
+	while (!gu_load_relaxed(&quit)) {
+		size_t n = 100 + test_below(&w->rng, 5000);
+		uint64_t first = test_rand(&w->rng);
+		struct node *list = make_list(n, first);
+		for (int i = 0; i < 3; i++)
+			check_list(list, n, first);
+		w->rounds++;
+	}
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(nothing_is_lost)
+{
+	pthread_t threads[WRITERS * 2];
+	struct writer writers[WRITERS * 2];
+	cold_heap(",start_size=1M,decay_ms=50");
+	quit = 0;
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++) {
+		writers[i] = (struct writer){.rng = test_rng(i)};
+		must_ok(pthread_create(&threads[i], NULL, i % 2 ? write_pages : build_lists, &writers[i]));
+	}
+	uint64_t end = test_now_ns() + check_seconds() * 1000000000ull / 2, taken = 0;
+	for (unsigned round = 0; goes_on(heap, end, 3); round++) {
+		taken += cool_all();
+		if (round % 8 == 0)
+			ck_ok(gcuffd_collect(heap));
+	}
+	gu_store_seqcst(&quit, 1);
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_join(threads[i], NULL));
+	struct gcuffd_cold_stats s = cold_of(heap);
+	printf("taken %lu restored %lu bounced %lu busy %lu dropped %lu cycles %lu\n", (unsigned long)taken, (unsigned long)s.restored_pages,
+	       (unsigned long)s.bounced_pages, (unsigned long)s.busy_pages, (unsigned long)s.dropped_pages, (unsigned long)stats_of(heap).cycles);
+	ck_assert_uint_eq(s.collector_pages, 0);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* Writers at full speed against the eviction of the very pages that they write. */
+START_TEST(writers_against_eviction)
+{
+	pthread_t threads[2];
+	struct writer writers[2];
+	NEED_RUNG(_i);
+	heap = heap_make("rung=%s,cold=1,reservation=1G", rung_names[_i]);
+	quit = 0;
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++) {
+		writers[i] = (struct writer){.rng = test_rng(i)};
+		must_ok(pthread_create(&threads[i], NULL, write_pages, &writers[i]));
+	}
+	uint64_t want = check_seconds() >= 60 ? 10000000 : 100000 / check_slow(), end = test_now_ns() + check_seconds() * 20000000000ull;
+	while (cold_of(heap).restored_pages < want && test_now_ns() < end)
+		cool_all();
+	gu_store_seqcst(&quit, 1);
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_join(threads[i], NULL));
+	struct gcuffd_cold_stats s = cold_of(heap);
+	printf("%lu pages restored, %lu bounced, %lu writes\n", (unsigned long)s.restored_pages, (unsigned long)s.bounced_pages,
+	       (unsigned long)(writers[0].rounds + writers[1].rounds));
+	ck_assert_uint_ge(s.restored_pages, want / 10);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- a page that was filled a moment ago ---- */
+
+static uint32_t watching, filled, go_on; /* atomic */
+static void **holder;
+
+/* The resolver is interrupted when it has filled a page. */
+static long stay_after_filling(int fd, unsigned long request, void *arg)
+{
+	long result = gu_os_linux.ioctl(fd, request, arg);
+	const struct gu_uffdio_copy *copy = arg;
+	if (request == GU_UFFDIO_COPY && gu_load_seqcst(&watching) && copy->dst == (uintptr_t)holder) {
+		gu_store_seqcst(&filled, 1);
+		while (!gu_load_seqcst(&go_on))
+			usleep(100);
+	}
+	return result;
+}
+
+static uint64_t hidden_target;
+
+static void *write_target(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	uint64_t *target = gcuffd_alloc(heap, 64);
+	must(target != NULL, "errno %d", errno);
+	target[5] = 12345;
+	hidden_target = hide(target);
+	holder[77] = target; /* faults */
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+/* The write is told by a card: marking must look at the page, and not at what it had been. */
+START_TEST(written_and_not_yet_said)
+{
+	cold_heap(",pacing=0");
+	pthread_t t;
+	holder = gcuffd_alloc_aligned(heap, 8 * GU_PAGE, GU_PAGE, GCUFFD_CONSERVATIVE);
+	memset(holder, 0, 8 * GU_PAGE);
+	holder[0] = holder;
+	ck_ok(gcuffd_collect(heap));
+	fake_install();
+	fake_os.ioctl = stay_after_filling;
+	cool_all();
+	ck_assert(is_out(holder));
+	watching = 1;
+	must_ok(pthread_create(&t, NULL, write_target, NULL));
+	must_ok(pthread_join(t, NULL));
+	ck_assert(gu_load_seqcst(&filled));
+	ck_ok(gcuffd_collect(heap));
+	gu_store_seqcst(&go_on, 1);
+	ck_assert(is_alive(heap, hidden_target));
+	ck_assert_uint_eq(((uint64_t *)holder[77])[5], 12345);
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+/* ---- fork ---- */
+
+static void check_in_child(struct node *list)
+{
+	check_list(list, NODES, 0);
+	must_ok(gcuffd_collect(heap));
+	check_list(list, NODES, 0);
+	size_t n;
+	must_ok(gcuffd_cool(heap, NULL, 0, &n));
+	must(n > 100, "%zu", n);
+	check_list(list, NODES, 0);
+	must(stats_of(heap).verify_failures == 0, "%s", core_log);
+	gu_space_check(&heap->space);
+}
+
+START_TEST(forks)
+{
+	cold_heap("");
+	struct node *list = make_list(NODES, 0);
+	cool_all();
+	for (int i = 0; i < 5; i++) {
+		int status;
+		fflush(stdout);
+		pid_t pid = fork();
+		if (pid == 0) {
+			check_in_child(list);
+			_exit(0);
+		}
+		if (i % 2)
+			check_list(list, NODES, 0);
+		ck_assert_uint_gt(cool_all() + cold_of(heap).out_pages, 100);
+		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+		ck_assert_int_eq(status, 0);
+		ck_ok(gcuffd_collect(heap));
+	}
+	check_list(list, NODES, 0);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* A child that no handler prepared: it must not read zeros where there was something. */
+START_TEST(a_child_of_clone)
+{
+	cold_heap("");
+	char *object = gcuffd_alloc_atomic(heap, 100000);
+	memset(object, 9, 100000);
+	cool_all();
+	ck_assert(is_out(object + 50000));
+	fflush(stdout);
+	long pid = syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+	if (pid == 0) {
+		struct rlimit none = {0, 0};
+		signal(SIGSEGV, SIG_DFL);
+		signal(SIGBUS, SIG_DFL);
+		setrlimit(RLIMIT_CORE, &none);
+		_exit(object[50000] == 9 ? 1 : 2);
+	}
+	int status;
+	ck_assert_int_eq(waitpid((pid_t)pid, &status, 0), pid);
+	ck_assert_msg(WIFSIGNALED(status) && (WTERMSIG(status) == SIGSEGV || WTERMSIG(status) == SIGBUS), "status %#x", (unsigned)status);
+	ck_assert_int_eq(object[50000], 9);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("cold");
+	TCase *basic = test_case(suite, "basic");
+	tcase_add_loop_test(basic, out_and_back, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, warmed, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, collected_where_it_is, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	TCase *use = test_case(suite, "use"), *by_itself = test_case(suite, "by_itself");
+	tcase_add_loop_test(basic, all_kinds, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, summaries_are_exact, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, system_calls, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, pinned, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, freed_and_resized, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, arenas, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(use, refused);
+	tcase_add_test(use, nobody_is_refused);
+	tcase_add_loop_test(by_itself, the_target_is_met, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	TCase *load = test_case(suite, "load");
+	tcase_add_loop_test(load, nothing_is_lost, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, writers_against_eviction, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, written_and_not_yet_said, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, a_child_of_clone, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, forks, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	return suite;
+}
+
+TEST_MAIN(make_suite)
