@@ -6,6 +6,7 @@
 #include "core.h"
 
 #include <fcntl.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/mman.h>
@@ -657,6 +658,97 @@ START_TEST(forks)
 }
 END_TEST
 
+/* Pages that a child shares can't be moved, unless they are made the parent's own first. */
+START_TEST(a_child_from_before)
+{
+	cold_heap("");
+	struct node *list = make_list(NODES, 0);
+	int p[2];
+	ck_assert_int_eq(pipe(p), 0);
+	fflush(stdout);
+	pid_t pid = fork();
+	if (pid == 0) { /* stays until the parent closes its end */
+		char c;
+		close(p[1]);
+		_exit(read(p[0], &c, 1) == 0 ? 0 : 1);
+	}
+	ck_assert_uint_gt(cool_all(), NODES * sizeof(*list) / GU_PAGE * 9 / 10);
+	ck_assert_uint_eq(cold_of(heap).busy_pages, 0);
+	check_list(list, NODES, 0);
+	int status;
+	close(p[1]);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- a store that fails ---- */
+
+static sigjmp_buf back;
+static uintptr_t faulted;
+
+static void on_bus(int sig, siginfo_t *info, void *context)
+{
+	(void)sig, (void)context;
+	faulted = (uintptr_t)info->si_addr;
+	siglongjmp(back, 1);
+}
+
+static __attribute__((noinline)) bool can_read(const uint64_t *p)
+{
+	if (sigsetjmp(back, 1))
+		return false;
+	(void)*(const volatile uint64_t *)p;
+	return true;
+}
+
+#define NOISE (4u << 20)
+
+/* Who touches what can't be read gets SIGBUS, once it was reported; the heap goes on, also in the same place. */
+START_TEST(what_cannot_be_read_is_poisoned)
+{
+	struct sigaction bus = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO}, old;
+	struct test_rng rng = test_rng(0);
+	size_t bad = 0;
+	cold_heap(",store_memory=1M,store_file=64M,decay_ms=100");
+	uint64_t *noise = gcuffd_alloc_atomic(heap, NOISE);
+	for (size_t i = 0; i < NOISE / 8; i++)
+		noise[i] = test_rand(&rng);
+	struct node *list = make_list(NODES, 0);
+	fake_install();
+	cool_all();
+	ck_assert_uint_gt(cold_of(heap).store_file_bytes, NOISE / 2);
+	fake_fail(FAKE_PREAD, 1, -EIO);
+	fake.sticky = true;
+	ck_ok(sigaction(SIGBUS, &bus, &old));
+	for (size_t p = 0; p < NOISE / GU_PAGE; p += 64) {
+		if (can_read(&noise[p * 512]))
+			continue;
+		ck_assert_uint_eq(gu_align_down(faulted, GU_PAGE), (uintptr_t)&noise[p * 512]);
+		bad++;
+	}
+	fake_clear();
+	ck_ok(sigaction(SIGBUS, &old, NULL));
+	ck_assert_uint_gt(bad, 0);
+	ck_assert_uint_eq(cold_of(heap).poisoned_pages, bad);
+	for (int i = 0; i < 600 && !strstr(core_log, "can't be brought back"); i++)
+		usleep(100000);
+	ck_assert_ptr_nonnull(strstr(core_log, "can't be brought back"));
+	ck_assert_int_eq(gcuffd_warm(heap, noise, NOISE), -EIO);
+	check_list(list, NODES, 0);
+	ck_ok(gcuffd_free(heap, noise));
+	noise = gcuffd_alloc_atomic(heap, NOISE);
+	for (size_t i = 0; i < NOISE / 8; i++)
+		ck_assert_uint_eq(noise[i], 0);
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
 /* A child that no handler prepared: it must not read zeros where there was something. */
 START_TEST(a_child_of_clone)
 {
@@ -703,6 +795,8 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(load, nothing_is_lost, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, writers_against_eviction, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, written_and_not_yet_said, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, what_cannot_be_read_is_poisoned, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, a_child_from_before, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, a_child_of_clone, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, forks, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	return suite;

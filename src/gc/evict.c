@@ -303,11 +303,11 @@ void gu_evict_fork_prepare(struct gcuffd_heap *h)
 
 void gu_evict_fork_parent(struct gcuffd_heap *h)
 {
+	cold_of(h)->forks++;
 	if (!cold_of(h)->store)
 		return;
 	gu_store_fork_parent(cold_of(h)->store);
 	each_run(h, MADV_DONTFORK);
-	cold_of(h)->forks++;
 }
 
 struct found {
@@ -332,6 +332,7 @@ static bool is_there(void *data, size_t page)
 void gu_evict_fork_child(struct gcuffd_heap *h)
 {
 	struct looking l = {h, -1};
+	cold_of(h)->forks++;
 	if (!cold_of(h)->store)
 		return;
 	gu_store_fork_child(cold_of(h)->store);
@@ -339,7 +340,6 @@ void gu_evict_fork_child(struct gcuffd_heap *h)
 	gu_cold_forked(&h->space, is_there, &l);
 	if (l.pagemap >= 0)
 		gu_os->close(l.pagemap);
-	cold_of(h)->forks++;
 }
 
 /* By plain stores: nobody is told of faults here. What can't be read is made inaccessible. */
