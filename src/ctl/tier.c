@@ -69,11 +69,9 @@ bool gu_tier_step(struct gcuffd_heap *h, struct gu_tier_ask *ask)
 	size_t top = gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT;
 	size_t from = ask->from + ask->at, end = gu_min(ask->to, top);
 	size_t to = gu_min(gu_align_down(from, GU_REGION_PAGES) + GU_REGION_PAGES, end);
-	struct gu_evict_counts counts = {0, 0};
 	int err = h->restore ? 0 : -EOPNOTSUPP;
 	if (!err && from < to)
-		err = ask->what == GU_TIER_COOL ? gu_evict(h, from, to, &counts) : gu_evict_undo(h, from, to);
-	ask->out += counts.out;
+		err = ask->what == GU_TIER_COOL ? gu_evict(h, from, to, &ask->out) : gu_evict_undo(h, from, to);
 	ask->at = to - ask->from;
 	ask->result = ask->result ? ask->result : err;
 	return (!err || err == -EIO) && from < to && to < end;
@@ -95,9 +93,8 @@ size_t gu_tier_resident(const struct gcuffd_heap *h)
 /* The oldest region on probation has stood it. */
 static int store_oldest(struct gcuffd_heap *h, struct gu_tier *t)
 {
-	struct gu_evict_counts counts = {0, 0};
-	size_t region = t->parked[t->first % ROUND];
-	int err = gu_evict_store(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES, &counts);
+	size_t region = t->parked[t->first % ROUND], out = 0;
+	int err = gu_evict_store(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES, &out);
 	t->first++;
 	t->count--;
 	return err;
@@ -105,13 +102,12 @@ static int store_oldest(struct gcuffd_heap *h, struct gu_tier *t)
 
 static void park_next(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now)
 {
-	struct gu_evict_counts counts = {0, 0};
 	size_t regions = gu_load_acquire(&h->space.top) / GU_REGION, before = gu_load_relaxed(&h->space.cold.parked);
 	size_t region = t->hand < regions ? t->hand : 0;
 	if (!region)
 		t->round_ns = now;
 	t->hand = region + 1;
-	if (!regions || gu_evict_park(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES, true, &counts))
+	if (!regions || gu_evict_park(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES, true))
 		return;
 	t->idle = gu_load_relaxed(&h->space.cold.parked) > before ? 0 : t->idle + 1;
 	if (t->idle)

@@ -13,7 +13,7 @@
 #include "sys/os.h"
 #include "sys/scan.h"
 
-#define BATCH 64u /* pages moved and stored at a time: who faults on one of them waits for a batch's move */
+#define BATCH 64u /* pages summarised and stored at a time */
 
 static struct gu_cold *cold_of(struct gcuffd_heap *h) { return &h->space.cold; }
 
@@ -151,7 +151,7 @@ static size_t movable_locked(struct gcuffd_heap *h, const struct gu_cold_region 
 }
 
 /* Moves what it can of a claimed run; what the kernel won't move is given up. Where to go on. */
-static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, struct gu_evict_counts *counts)
+static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to)
 {
 	size_t n = movable_locked(h, r, from, to), done = 0;
 	int err = n ? gu_track_move_out(h, from, n, &done) : r->left[from % GU_REGION_PAGES] ? -ENOENT : -EBUSY;
@@ -161,33 +161,31 @@ static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 	if (done && done == n)
 		return from + n;
 	unclaim_locked(h, r, from + done, from + done + 1);
-	if (err != -ENOENT) { /* a hole is no page, one that came back no wonder */
+	if (err != -ENOENT) /* a hole is no page, one that came back no wonder */
 		gu_add_relaxed(&cold_of(h)->counts.busy, 1);
-		counts->busy++;
-	}
 	return from + done + 1;
 }
 
-static void move_claimed(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, struct gu_evict_counts *counts)
+static void move_claimed(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to)
 {
 	gu_lock(&r->lock);
 	for (size_t p = from, end; p < to; p = end) {
 		for (end = p + 1; end < to && is_claimed(h, r, p) && is_claimed(h, r, end);)
 			end++;
 		if (is_claimed(h, r, p))
-			end = move_locked(h, r, p, end, counts);
+			end = move_locked(h, r, p, end);
 	}
 	gu_unlock(&r->lock);
 }
 
-int gu_evict_park(struct gcuffd_heap *h, size_t from, size_t to, bool spare, struct gu_evict_counts *counts)
+int gu_evict_park(struct gcuffd_heap *h, size_t from, size_t to, bool spare)
 {
 	struct gu_cold_region *r;
 	int err = prepare(h, from, &r);
 	if (err)
 		return err;
 	claim(h, r, from, to, spare);
-	move_claimed(h, r, from, to, counts);
+	move_claimed(h, r, from, to);
 	return 0;
 }
 
@@ -223,7 +221,7 @@ static void settle(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page,
 }
 
 /* Those from the front that the store takes. Their pages in the park are read by nobody but the resolver, which copies (.inv.cold.leftover). */
-static int store_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t n, struct gu_evict_counts *counts)
+static int store_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t n, size_t *out)
 {
 	struct gu_summary *summaries[BATCH] = {NULL};
 	gu_slot slots[BATCH];
@@ -236,7 +234,7 @@ static int store_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t fro
 		settle(h, r, from + i, slots[i], summaries[i]);
 	for (size_t i = stored; i < n; i++)
 		gu_summary_free(h, summaries[i]);
-	counts->out += stored;
+	*out += stored;
 	if (stored)
 		gu_os->madvise((void *)park, stored << GU_PAGE_SHIFT, MADV_DONTNEED);
 	return stored < n ? err : 0;
@@ -247,7 +245,7 @@ static bool is_parked(const struct gu_cold_region *r, size_t page)
 	return gu_load_acquire(&r->state[page % GU_REGION_PAGES]) == GU_COLD_PARKED;
 }
 
-int gu_evict_store(struct gcuffd_heap *h, size_t from, size_t to, struct gu_evict_counts *counts)
+int gu_evict_store(struct gcuffd_heap *h, size_t from, size_t to, size_t *out)
 {
 	struct gu_cold_region *r = gu_cold_region(cold_of(h), from);
 	int err = 0;
@@ -255,7 +253,7 @@ int gu_evict_store(struct gcuffd_heap *h, size_t from, size_t to, struct gu_evic
 		for (end = p; end < to && end - p < BATCH && is_parked(r, end);)
 			end++;
 		if (end > p)
-			err = store_run(h, r, p, end - p, counts);
+			err = store_run(h, r, p, end - p, out);
 		else
 			end++;
 	}
@@ -264,11 +262,11 @@ int gu_evict_store(struct gcuffd_heap *h, size_t from, size_t to, struct gu_evic
 
 int gu_evict_undo(struct gcuffd_heap *h, size_t from, size_t to) { return gu_restore_pages(h->restore, from, to); }
 
-int gu_evict(struct gcuffd_heap *h, size_t from, size_t to, struct gu_evict_counts *counts)
+int gu_evict(struct gcuffd_heap *h, size_t from, size_t to, size_t *out)
 {
-	int err = gu_evict_park(h, from, to, false, counts);
+	int err = gu_evict_park(h, from, to, false);
 	if (!err)
-		err = gu_evict_store(h, from, to, counts);
+		err = gu_evict_store(h, from, to, out);
 	struct gu_cold_region *r = err ? gu_cold_region(cold_of(h), from) : NULL;
 	for (size_t p = from; r && p < to; p++)
 		if (is_parked(r, p))
@@ -310,11 +308,11 @@ void gu_evict_fork_parent(struct gcuffd_heap *h)
 	each_run(h, MADV_DONTFORK);
 }
 
-struct found {
-	uintptr_t start, end;
-};
-
-static void note_found(void *data, uintptr_t start, uintptr_t end) { *(struct found *)data = (struct found){start, end}; }
+static void note_found(void *data, uintptr_t start, uintptr_t end)
+{
+	(void)start, (void)end;
+	*(bool *)data = true;
+}
 
 struct looking {
 	struct gcuffd_heap *heap;
@@ -324,9 +322,9 @@ struct looking {
 static bool is_there(void *data, size_t page)
 {
 	const struct looking *l = data;
-	uintptr_t at = l->heap->space.base + (page << GU_PAGE_SHIFT);
-	struct found f = {0, 0};
-	return !gu_scan_present(l->pagemap, at, at + GU_PAGE, false, note_found, &f) && f.start == at;
+	uintptr_t at = gu_space_address(&l->heap->space, page);
+	bool found = false;
+	return !gu_scan_present(l->pagemap, at, at + GU_PAGE, false, note_found, &found) && found;
 }
 
 void gu_evict_fork_child(struct gcuffd_heap *h)
@@ -345,7 +343,7 @@ void gu_evict_fork_child(struct gcuffd_heap *h)
 /* By plain stores: nobody is told of faults here. What can't be read is made inaccessible. */
 static void fill_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page)
 {
-	uintptr_t at = h->space.base + (page << GU_PAGE_SHIFT);
+	uintptr_t at = gu_space_address(&h->space, page);
 	size_t i = page % GU_REGION_PAGES;
 	if (r->state[i] == GU_COLD_PARKED)
 		memcpy((void *)at, (const void *)gu_cold_park(cold_of(h), page), GU_PAGE);

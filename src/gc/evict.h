@@ -12,20 +12,15 @@
 
 #include "gc/heap.h"
 
-struct gu_evict_counts {
-	uint64_t out;  /* pages that are out now */
-	uint64_t busy; /* left in place */
-};
-
-/* Pages [from, to), which are of one region. -ENOSPC: the store is full; -EIO; -ENOMEM: what was not stored is in place again. */
-int gu_evict(struct gcuffd_heap *heap, size_t from, size_t to, struct gu_evict_counts *counts);
+/* Pages [from, to), which are of one region; *out grows by those that went to the store. -ENOSPC: the store is full; -EIO; -ENOMEM: what was not stored is in place again. */
+int gu_evict(struct gcuffd_heap *heap, size_t from, size_t to, size_t *out);
 
 /*
  * The same in two steps, between which pages that are touched come back at little cost. spare: not those that came back lately. What could not be
  * stored stays in the park.
  */
-int gu_evict_park(struct gcuffd_heap *heap, size_t from, size_t to, bool spare, struct gu_evict_counts *counts);
-int gu_evict_store(struct gcuffd_heap *heap, size_t from, size_t to, struct gu_evict_counts *counts);
+int gu_evict_park(struct gcuffd_heap *heap, size_t from, size_t to, bool spare);
+int gu_evict_store(struct gcuffd_heap *heap, size_t from, size_t to, size_t *out);
 
 /* Fills pages [from, to), of one region, that are out. -EIO: one could not be read, and is poisoned; -ENOMEM. */
 int gu_evict_undo(struct gcuffd_heap *heap, size_t from, size_t to);

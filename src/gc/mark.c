@@ -114,7 +114,6 @@ static void scan_summary(struct gu_marker *m, size_t page, uintptr_t at, uintptr
 	for (size_t i = 0; i < n; i++)
 		consider(m, pointers[i], m->no_interior);
 	m->words += n;
-	m->out_words += n;
 }
 
 /*
@@ -368,7 +367,7 @@ void gu_mark_clear(struct gcuffd_heap *h)
 	}
 	for (unsigned i = 0; i < mark->n; i++) {
 		struct gu_marker *m = &mark->markers[i];
-		m->bytes = m->objects = m->words = m->block_words = m->out_words = 0;
+		m->bytes = m->objects = m->words = m->block_words = 0;
 	}
 	mark->bytes_in_stop = 0;
 	mark->unreadable = 0;
@@ -405,7 +404,6 @@ void gu_mark_counts(struct gcuffd_heap *h, struct gu_mark_counts *c)
 		c->objects += h->mark->markers[i].objects;
 		c->words += h->mark->markers[i].words;
 		c->block_words += h->mark->markers[i].block_words;
-		c->out_words += h->mark->markers[i].out_words;
 	}
 	c->bytes_in_stop = h->mark->bytes_in_stop;
 }

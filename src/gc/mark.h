@@ -23,7 +23,6 @@ struct gu_marker;
 struct gu_mark_counts {
 	uint64_t bytes, bytes_in_stop, objects, words;
 	uint64_t block_words; /* of these, by gu_mark_page in blocks that threads allocate from */
-	uint64_t out_words;   /* of these, in summaries of pages that are out */
 };
 
 /* n markers; the caller of gu_mark_drain uses the first, workers the others. */

@@ -48,7 +48,7 @@ struct gu_marker {
 	struct gu_candidate queue[GU_QUEUE];
 	size_t depth;
 	struct gu_gray *stack;
-	uint64_t bytes, objects, words, block_words, out_words;
+	uint64_t bytes, objects, words, block_words;
 	char *buffer; /* for gu_mark_foreign */
 } __attribute__((aligned(GU_CACHELINE)));
 

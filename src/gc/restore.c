@@ -12,8 +12,6 @@
 
 #define SPIN_NS 50000u
 
-static uintptr_t address(const struct gu_space *s, size_t page) { return s->base + (page << GU_PAGE_SHIFT); }
-
 /* ---- filling ---- */
 
 /* Whoever touches it gets SIGBUS, from here on and in a system call EFAULT; who reports it finds it in bad. */
@@ -21,19 +19,19 @@ static int poison_locked(struct gu_restore *re, struct gu_cold_region *r, size_t
 {
 	struct gu_cold *c = &re->space->cold;
 	uintptr_t none = 0;
-	int err = gu_uffd_poison(re->resolver.uffd, address(re->space, page), GU_PAGE, 0, NULL);
+	int err = gu_uffd_poison(re->resolver.uffd, gu_space_address(re->space, page), GU_PAGE, 0, NULL);
 	if (err && err != -EEXIST)
 		return err;
 	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_POISONED)
 		gu_add_relaxed(&c->counts.poisoned, 1);
 	gu_store_release(&r->state[page % GU_REGION_PAGES], GU_COLD_POISONED);
-	(void)gu_cas_seqcst(&c->bad, &none, address(re->space, page));
+	(void)gu_cas_seqcst(&c->bad, &none, gu_space_address(re->space, page));
 	return 0;
 }
 
 static int copy_in(struct gu_restore *re, size_t page, const void *contents)
 {
-	uintptr_t at = address(re->space, page);
+	uintptr_t at = gu_space_address(re->space, page);
 	int err = gu_uffd_copy(re->resolver.uffd, at, contents, GU_PAGE, 0, NULL);
 	if (err == -EEXIST) { /* another fault of the same page came first, and wakes all but those that came since */
 		(void)gu_uffd_wake(re->resolver.uffd, at, GU_PAGE);
@@ -51,10 +49,8 @@ static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t p
 	const void *contents = state == GU_COLD_PARKED ? (const void *)gu_cold_park(c, page) : buffer;
 	if (state == GU_COLD_POISONED)
 		return poison_locked(re, r, page);
-	if (state == GU_COLD_LIVE) { /* a hole */
-		gu_add_relaxed(&c->counts.zeroed, 1);
+	if (state == GU_COLD_LIVE) /* a hole */
 		return copy_in(re, page, re->zeros);
-	}
 	if (state == GU_COLD_EVICTED && gu_store_get(c->store, r->slot[i], buffer))
 		return poison_locked(re, r, page);
 	r->filling = (uint16_t)(i + 1);

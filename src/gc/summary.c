@@ -60,7 +60,7 @@ static void note_cell(const struct gcuffd_heap *h, struct draft *d, const struct
 
 static void note_page(const struct gcuffd_heap *h, struct draft *d, size_t page, const uintptr_t *words)
 {
-	uintptr_t lo = h->space.base + (page << GU_PAGE_SHIFT);
+	uintptr_t lo = gu_space_address(&h->space, page);
 	const struct gu_block *b = gu_block_at(&h->space, lo);
 	uint32_t first, last;
 	if (!b || !b->scanned || !gu_block_cell(b, lo, &first))

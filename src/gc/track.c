@@ -297,8 +297,7 @@ int gu_track_missing(struct gcuffd_heap *h, size_t region)
 
 int gu_track_move_out(struct gcuffd_heap *h, size_t page, size_t n, size_t *done)
 {
-	uintptr_t from = h->space.base + (page << GU_PAGE_SHIFT);
-	return gu_uffd_move(h->tracker->uffd, gu_cold_park(&h->space.cold, page), from, n << GU_PAGE_SHIFT, 0, done);
+	return gu_uffd_move(h->tracker->uffd, gu_cold_park(&h->space.cold, page), gu_space_address(&h->space, page), n << GU_PAGE_SHIFT, 0, done);
 }
 
 static void write_nothing(void *data, uintptr_t start, uintptr_t end)
@@ -309,6 +308,5 @@ static void write_nothing(void *data, uintptr_t start, uintptr_t end)
 
 void gu_track_unshare(struct gcuffd_heap *h, size_t from, size_t to)
 {
-	uintptr_t base = h->space.base;
-	(void)gu_scan_present(h->tracker->pagemap, base + (from << GU_PAGE_SHIFT), base + (to << GU_PAGE_SHIFT), false, write_nothing, NULL);
+	(void)gu_scan_present(h->tracker->pagemap, gu_space_address(&h->space, from), gu_space_address(&h->space, to), false, write_nothing, NULL);
 }

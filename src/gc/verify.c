@@ -229,7 +229,7 @@ static const uintptr_t *contents(struct gcuffd_heap *h, struct gu_verifier *v, s
 {
 	const struct gu_cold *c = &h->space.cold;
 	if (!c->on || !gu_cold_is_out(c, page) || gu_cold_state(c, page) == GU_COLD_LIVE)
-		return (const uintptr_t *)(h->space.base + (page << GU_PAGE_SHIFT));
+		return (const uintptr_t *)gu_space_address(&h->space, page);
 	if (gu_cold_state(c, page) == GU_COLD_PARKED)
 		return (const uintptr_t *)gu_cold_park(c, page);
 	if (!make_copies(h, v) || page >= v->pages)
@@ -400,7 +400,7 @@ static bool points(const struct gcuffd_heap *h, const struct shadow *s, uint32_t
 /* A word of an object on a page that is out is in the page's summary if and only if it may be a pointer (.inv.summary.same). */
 static uint64_t check_summary(struct gcuffd_heap *h, struct gu_verifier *v, const struct gu_cold_region *r, size_t page)
 {
-	uintptr_t at = h->space.base + (page << GU_PAGE_SHIFT), found;
+	uintptr_t at = gu_space_address(&h->space, page), found;
 	const uintptr_t *words = contents(h, v, page);
 	struct shadow *s = shadow_at(&v->set, at);
 	uint64_t n = 0;

@@ -167,7 +167,7 @@ static void forget_page(struct gu_space *s, size_t page)
 	gu_lock(&r->lock);
 	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE) {
 		if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) == GU_COLD_POISONED)
-			gu_os->madvise((void *)(s->base + (page << GU_PAGE_SHIFT)), GU_PAGE, MADV_DONTNEED);
+			gu_os->madvise((void *)gu_space_address(s, page), GU_PAGE, MADV_DONTNEED);
 		gu_cold_set_live_locked(c, r, page);
 		gu_add_relaxed(&c->counts.dropped, 1);
 		s->state[page] &= GU_PAGE_SOFT;

@@ -53,7 +53,7 @@ struct gu_cold_region {
 
 struct gu_cold_counts {
 	/* atomic; pages since the heap was made */
-	uint64_t evicted, restored, restored_by_collector, dropped, zeroed, poisoned;
+	uint64_t evicted, restored, restored_by_collector, dropped, poisoned;
 	uint64_t busy;          /* left in place: shared or pinned by the kernel */
 	uint64_t bounced;       /* touched before they were in the store */
 };

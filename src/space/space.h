@@ -97,6 +97,7 @@ static inline size_t gu_space_resident(const struct gu_space *s)
 }
 
 static inline size_t gu_space_page(const struct gu_space *s, uintptr_t at) { return (at - s->base) >> GU_PAGE_SHIFT; }
+static inline uintptr_t gu_space_address(const struct gu_space *s, size_t page) { return s->base + (page << GU_PAGE_SHIFT); }
 static inline bool gu_space_has(const struct gu_space *s, uintptr_t at) { return at - s->base < gu_load_relaxed(&s->top); }
 
 static inline void gu_card_set(struct gu_space *s, size_t page) { gu_or_relaxed(&s->cards[page >> 6], 1ull << (page & 63)); }
