@@ -562,14 +562,14 @@ END_TEST
 static uint32_t watching, filled, go_on; /* atomic */
 static void **holder;
 
-/* The resolver is interrupted when it has filled a page. */
+/* The resolver is interrupted when it has filled a page, with its region's lock: not for ever, for the service may want that first. */
 static long stay_after_filling(int fd, unsigned long request, void *arg)
 {
 	long result = gu_os_linux.ioctl(fd, request, arg);
 	const struct gu_uffdio_copy *copy = arg;
 	if (request == GU_UFFDIO_COPY && gu_load_seqcst(&watching) && copy->dst == (uintptr_t)holder) {
 		gu_store_seqcst(&filled, 1);
-		while (!gu_load_seqcst(&go_on))
+		for (int i = 0; i < 20000 && !gu_load_seqcst(&go_on); i++)
 			usleep(100);
 	}
 	return result;
