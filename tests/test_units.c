@@ -84,6 +84,25 @@ START_TEST(pacing)
 }
 END_TEST
 
+/* Who fills all the room during a cycle gets most of it before the next, for only that can be freed by it, for as long as somebody waits. */
+START_TEST(pacing_of_those_who_wait)
+{
+	struct gu_pacer p = pacer_with(0, 28 * MIB);
+	struct gu_pacer_cycle c = {.live = 8 * MIB, .resident = 10 * MIB, .reusable = 2 * MIB, .duration_ns = 5000000, .allocated_during = 14 * MIB, .waited = true};
+	for (int i = 0; i < 20; i++, c.allocated_during = 2 * MIB) {
+		uint64_t n = gu_pacer_next(&p, &c);
+		ck_assert_uint_ge(n, 17 * MIB);
+		ck_assert_uint_lt(n, 18 * MIB);
+	}
+	c.waited = false;
+	for (int i = 0; i < 20; i++)
+		gu_pacer_next(&p, &c);
+	ck_assert_uint_le(gu_pacer_next(&p, &c), 8 * MIB); /* the growth, less what a cycle lets through */
+	p = pacer_with(0, 280 * MIB);
+	ck_assert_uint_le(gu_pacer_next(&p, &(struct gu_pacer_cycle){.live = 8 * MIB, .resident = 8 * MIB, .allocated_during = 14 * MIB}), 4 * MIB); /* far from the limit */
+}
+END_TEST
+
 /* Whatever it is told, the answer is neither 0 nor beyond reason, and never more than there is room for. */
 START_TEST(pacing_at_random)
 {
@@ -96,7 +115,8 @@ START_TEST(pacing_at_random)
 			uint64_t live = test_below(&rng, 1ull << (10 + test_below(&rng, 30)));
 			uint64_t resident = live + test_below(&rng, 1ull << test_below(&rng, 32));
 			uint64_t n = next(&p, live, resident, test_below(&rng, 1ull << test_below(&rng, 36)));
-			must(n >= 256 << 10 && n <= (live > 4 * MIB ? live : 4 * MIB) + MIB, "%lu live: next after %lu", live, n);
+			uint64_t growth = (live > 4 * MIB ? live : 4 * MIB) + MIB, room = (hard > resident ? hard - resident : 0) + resident - live;
+			must(n >= 256 << 10 && (n <= growth || (hard && n <= room)), "%lu live of %lu, %lu resident: next after %lu", live, hard, resident, n);
 		}
 	}
 }
@@ -280,6 +300,7 @@ static Suite *make_suite(void)
 	ADD(size_classes);
 	ADD(cells_by_reciprocal);
 	ADD(pacing);
+	ADD(pacing_of_those_who_wait);
 	ADD(pacing_at_random);
 	ADD(blocks);
 	ADD(space);

@@ -38,14 +38,22 @@ static uint64_t room(const struct gu_pacer *p, const struct gu_pacer_cycle *c)
 	return p->limits.hard ? minus(p->limits.hard, c->resident) + c->reusable : UINT64_MAX;
 }
 
+/* Of one in which mutators waited it is known only that they would have allocated more. */
+static uint64_t expect(const struct gu_pacer *p, const struct gu_pacer_cycle *c)
+{
+	if (c->waited)
+		return gu_max(p->expected, c->allocated_during);
+	return p->expected ? (p->expected * 3 + c->allocated_during) / 4 : c->allocated_during;
+}
+
 uint64_t gu_pacer_next(struct gu_pacer *p, const struct gu_pacer_cycle *c)
 {
 	uint64_t want = growth(p, c), have = room(p, c);
-	p->expected = p->expected ? (p->expected * 3 + c->allocated_during) / 4 : c->allocated_during;
+	p->expected = expect(p, c);
 	uint64_t target = gu_min(want, have);
 	uint64_t early = p->expected + p->expected / 4;
-	if (early > target / 2) /* mutators outrun the collector */
-		return gu_max(want < have ? target / 2 : target / 8 * 7, LEAST);
+	if (early > target / 2) /* mutators outrun the collector: into the limit, or beyond what was wanted */
+		return gu_max(target / 2 + early > have ? have / 8 * 7 : target / 2, LEAST);
 	target = gu_min(want, have - have / 8); /* at the limit mutators wait, and a cycle may take longer than the last ones did */
 	return gu_max(minus(target, early), LEAST);
 }

@@ -5,12 +5,13 @@
  * Between cycles the heap may grow by growth_percent of what is live, less above the soft limit. A cycle
  * starts early enough that allocation during it, at the rate and for the time seen so far, ends where
  * the cycle does. Under a hard limit seven eighths of the room left decide. Where mutators allocate so
- * fast that a cycle would have to begin before half of it is used, seven eighths of the room are used first, since
- * what is allocated during a cycle can't be freed by it.
+ * fast that a cycle which begins when half of the growth is used would see them run into the limit, seven eighths of
+ * the room are used first: all of it is used in any case, and what is allocated during a cycle can't be freed by it.
  */
 #ifndef GU_CTL_PACER_H
 #define GU_CTL_PACER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct gu_pacer_limits {
@@ -26,6 +27,7 @@ struct gu_pacer_cycle {
 	uint64_t reusable;        /* resident bytes that new objects can use */
 	uint64_t duration_ns;     /* arming to the end of marking */
 	uint64_t allocated_during;
+	bool waited;              /* mutators waited for its end: at the limit, or because they asked for it */
 };
 
 struct gu_pacer {

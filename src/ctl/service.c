@@ -333,6 +333,7 @@ static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 		.reusable = (used > c->swept.held_bytes ? used - c->swept.held_bytes : 0) + c->swept.listed_bytes,
 		.duration_ns = c->mark_ns + c->preclean_ns,
 		.allocated_during = c->allocated_during,
+		.waited = gu_load_relaxed(&h->stalled),
 	};
 	uint64_t next = gu_pacer_next(&s->pacer, &p);
 	s->failures = 0;
