@@ -17,6 +17,7 @@
 #define GRAY_WORDS ((size_t)1 << 31) /* whole pages */
 #define SPARSE_WORDS 131072u /* from 1 MiB on only pages that are there */
 #define BUFFER ((size_t)64 << 10)
+#define SHARE_DEPTH 8u       /* a tree of binary nodes is hardly ever deeper; with less to give, a waiting marker is not worth the packet */
 
 /* ---- candidates ---- */
 
@@ -205,7 +206,7 @@ void gu_marker_run(struct gu_marker *m)
 	do {
 		while (m->depth) {
 			scan_gray(m, m->stack[--m->depth]);
-			if (gu_unlikely(m->depth > 64) && gu_load_relaxed(&m->heap->mark->waiting))
+			if (gu_unlikely(m->depth > SHARE_DEPTH) && gu_load_relaxed(&m->heap->mark->waiting))
 				gu_marker_share(m);
 		}
 		gu_marker_flush(m);
