@@ -618,6 +618,56 @@ START_TEST(written_and_not_yet_said)
 }
 END_TEST
 
+/* ---- a slow disk ---- */
+
+static long write_slowly(int fd, const struct iovec *pieces, int n, off_t at)
+{
+	gu_store_seqcst(&filled, 1);
+	for (int i = 0; i < 300000 && !gu_load_seqcst(&go_on); i++)
+		usleep(100);
+	return gu_os_linux.pwritev(fd, pieces, n, at);
+}
+
+static void *cool_it(void *unused)
+{
+	cool_all();
+	return unused;
+}
+
+/* Collections go on while the evictor waits for a disk, and see what is just being put. */
+START_TEST(cycles_do_not_wait_for_the_store)
+{
+	struct test_rng rng = test_rng(0);
+	pthread_t t;
+	cold_heap(",store_memory=1M,store_file=64M,pacing=0");
+	uint64_t *noise = gcuffd_alloc_atomic(heap, 4 << 20);
+	for (size_t i = 0; i < (4u << 20) / 8; i++)
+		noise[i] = test_rand(&rng);
+	struct node *list = make_list(NODES, 0);
+	drop = make_list(NODES, 0);
+	fake_install();
+	fake_os.pwritev = write_slowly;
+	filled = go_on = 0;
+	must_ok(pthread_create(&t, NULL, cool_it, NULL));
+	while (!gu_load_seqcst(&filled))
+		usleep(1000);
+	drop = NULL;
+	uint64_t freed = stats_of(heap).freed_bytes;
+	for (int i = 0; i < 2; i++)
+		ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_eq(gu_load_seqcst(&go_on), 0);
+	ck_assert_uint_gt(stats_of(heap).freed_bytes - freed, NODES * sizeof(*list) / 2);
+	gu_store_seqcst(&go_on, 1);
+	must_ok(pthread_join(t, NULL));
+	checked();
+	check_list(list, NODES, 0);
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
 /* ---- fork ---- */
 
 static void check_in_child(struct node *list)
@@ -796,6 +846,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(load, nothing_is_lost, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, writers_against_eviction, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, written_and_not_yet_said, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, cycles_do_not_wait_for_the_store, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, what_cannot_be_read_is_poisoned, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, a_child_from_before, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, a_child_of_clone, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

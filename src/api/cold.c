@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "api/api.h"
+#include "ctl/evictor.h"
 #include "ctl/service.h"
-#include "ctl/tier.h"
 #include "gc/mutator.h"
 
 /* Whole pages within, to take out; whole pages around, to bring back. */
@@ -19,7 +19,9 @@ static int ask(struct gcuffd_heap *h, enum gu_tier_what what, const void *start,
 	struct gu_tier_ask a = {.what = what};
 	a.from = gu_space_page(&h->space, what == GU_TIER_COOL ? gu_align_up(from, GU_PAGE) : from);
 	a.to = gu_space_page(&h->space, what == GU_TIER_COOL ? end : gu_align_up(end, GU_PAGE));
-	int err = a.from < a.to ? gu_service_cold(h, &a) : 0;
+	int err = gu_service_start(h, true);
+	if (!err && a.from < a.to)
+		err = gu_evictor_ask(h, &a);
 	if (out)
 		*out = a.out;
 	return err;

@@ -13,6 +13,7 @@
 
 enum gu_rank {
 	GU_RANK_LIBRARY,  /* list of heaps, service threads */
+	GU_RANK_TIER,     /* the evictor's step, I/O included; a fork */
 	GU_RANK_CYCLE,    /* one cycle, arena reset or fork of a heap at a time */
 	GU_RANK_WORLD,    /* one stop at a time, in the process */
 	GU_RANK_THREADS,  /* list of attached threads */

@@ -15,8 +15,8 @@
 
 #include "base/meta.h"
 #include "base/own.h"
+#include "ctl/evictor.h"
 #include "ctl/pacer.h"
-#include "ctl/tier.h"
 #include "gc/evict.h"
 #include "gc/mark.h"
 #include "gc/mutator.h"
@@ -30,7 +30,7 @@
 #include "sys/os.h"
 
 #define STACK ((size_t)256 << 10)
-#define THREADS (GU_MARKERS + 2) /* the collector, its workers, one that brings in regions ahead, the resolver */
+#define THREADS (GU_MARKERS + 3) /* the collector, its workers, one that brings in regions ahead, the resolver, the evictor */
 
 struct gu_service {
 	struct gcuffd_heap *heap;
@@ -53,8 +53,6 @@ struct gu_service {
 	pthread_t threads[THREADS];
 	void *stacks[THREADS];
 	uint32_t index;           /* atomic; hands out markers to workers */
-	uint32_t cold;            /* atomic; futex; enum asking: whose cold_ask is */
-	struct gu_tier_ask cold_ask; /* guard: who has asked, then the collector */
 	uint64_t last_end;        /* bytes allocated when the last cycle ended */
 	uint64_t tidied_ns;
 	uint64_t seen;            /* bytes allocated and resident at the last tick, to tell a quiet heap */
@@ -208,61 +206,6 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt
 	return true;
 }
 
-/* ---- asking for pages to be taken out or brought back ---- */
-
-enum asking { NOBODY, ASKING, ASKED, ANSWERED };
-
-/* One at a time. */
-int gu_service_cold(struct gcuffd_heap *h, struct gu_tier_ask *ask)
-{
-	struct gu_service *s = h->service;
-	uint32_t was = NOBODY;
-	int err = gu_service_start(h, true);
-	if (err)
-		return err;
-	bool blocking = gu_self && !gu_blocking_enter();
-	for (; !gu_cas_seqcst(&s->cold, &was, ASKING); was = NOBODY)
-		gu_os->futex_wait(&s->cold, was, 1000000);
-	s->cold_ask = *ask;
-	gu_store_seqcst(&s->cold, ASKED);
-	ring(s);
-	for (; (was = gu_load_acquire(&s->cold)) != ANSWERED;)
-		gu_os->futex_wait(&s->cold, was, 100000000);
-	*ask = s->cold_ask;
-	gu_store_seqcst(&s->cold, NOBODY);
-	gu_os->futex_wake(&s->cold, INT32_MAX);
-	if (blocking)
-		gu_blocking_leave();
-	return ask->result;
-}
-
-/* A region's worth; whether there is more. Cycles come first. */
-static bool answer_cold(struct gcuffd_heap *h)
-{
-	struct gu_service *s = h->service;
-	if (gu_load_seqcst(&s->cold) != ASKED)
-		return false;
-	gu_lock(&h->cycle_lock);
-	bool more = gu_tier_step(h, &s->cold_ask);
-	gu_unlock(&h->cycle_lock);
-	if (more)
-		return true;
-	gu_store_seqcst(&s->cold, ANSWERED);
-	gu_os->futex_wake(&s->cold, INT32_MAX);
-	return false;
-}
-
-static int64_t balance(struct gcuffd_heap *h)
-{
-	if (!h->restore)
-		return -1;
-	gu_lock(&h->cycle_lock);
-	gu_evict_tidy(h);
-	int64_t rest = gu_tier_balance(h);
-	gu_unlock(&h->cycle_lock);
-	return rest;
-}
-
 /* ---- the collector ---- */
 
 static const char *reason_name(enum gu_reason r)
@@ -384,7 +327,9 @@ static void run_cycle(struct gcuffd_heap *h)
 	uint32_t served = (uint32_t)(asks >> 32), done = gu_load_relaxed(&s->done);
 	struct gu_cycle c = {.reason = served != done ? gu_load_relaxed(&s->ask_reason) : GU_BECAUSE_ALLOCATION};
 	c.in_stop = (int32_t)((uint32_t)asks - done) > 0;
+	gu_store_seqcst(&h->cycle_waits, 1);
 	gu_lock(&h->cycle_lock);
+	gu_store_seqcst(&h->cycle_waits, 0);
 	mark_cycle(s);
 	int err = gu_cycle_run(h, &c);
 	if (!err)
@@ -424,7 +369,6 @@ static int64_t tidy(struct gcuffd_heap *h)
 	if (now - s->tidied_ns < step)
 		return (int64_t)gu_max(step, 20000000);
 	gu_lock(&h->cycle_lock);
-	gu_tier_tidy(h);
 	tidy_all(h, GU_TIDY_DECAY);
 	gu_unlock(&h->cycle_lock);
 	s->tidied_ns = now;
@@ -439,12 +383,6 @@ static void serve(struct gcuffd_heap *h)
 		if (due(s))
 			run_cycle(h);
 		int64_t wait = tidy(h);
-		if (answer_cold(h))
-			continue;
-		int64_t rest = balance(h);
-		wait = rest >= 0 ? (int64_t)gu_min((uint64_t)wait, (uint64_t)rest) : wait;
-		if (!rest)
-			continue;
 		if (!due(s) && !gu_load_seqcst(&s->quit))
 			gu_os->futex_wait(&s->bell, bell, wait);
 	}
@@ -517,6 +455,15 @@ static void *resolver_main(void *arg)
 	return NULL;
 }
 
+static void *evictor_main(void *arg)
+{
+	struct gu_service *s = arg;
+	exempt(s);
+	gu_evictor_run(s->heap);
+	gu_stop_exempt(false);
+	return NULL;
+}
+
 static int start_thread(struct gu_service *s, void *(*fn)(void *))
 {
 	pthread_attr_t attr;
@@ -552,12 +499,26 @@ static void start_resolver(struct gu_service *s)
 	gu_evict_resume(h);
 }
 
+static void start_evictor(struct gu_service *s)
+{
+	struct gcuffd_heap *h = s->heap;
+	if (!h->restore)
+		return;
+	gu_evictor_begin(h);
+	int err = start_thread(s, evictor_main);
+	if (!err)
+		return;
+	gu_evictor_failed(h);
+	gu_log(&h->log, GU_LOG_WARN, "no thread for the evictor (error %d): no page is taken out", -err);
+}
+
 static void *collector_main(void *arg)
 {
 	struct gu_service *s = arg;
 	exempt(s);
 	begin(s->heap);
 	start_resolver(s);
+	start_evictor(s);
 	for (unsigned i = 1; i < s->heap->options.mark_threads; i++)
 		if (start_thread(s, worker_main))
 			break;
@@ -567,6 +528,7 @@ static void *collector_main(void *arg)
 	gu_store_seqcst(&s->ready, 1);
 	gu_os->futex_wake(&s->ready, INT32_MAX);
 	serve(s->heap);
+	gu_evictor_quit(s->heap);
 	gu_restore_close(s->heap->restore);
 	gu_track_close(s->heap);
 	gu_stop_exempt(false);
@@ -630,7 +592,7 @@ int gu_service_create(struct gcuffd_heap *h)
 	gu_pacer_init(&s->pacer, &limits);
 	h->trigger = gu_pacer_first(&s->pacer);
 	h->ceiling = gu_pacer_ceiling(h->trigger);
-	if (gu_mark_create(h, h->options.mark_threads) || gu_roots_create(h) ||
+	if (gu_mark_create(h, h->options.mark_threads) || gu_roots_create(h) || gu_evictor_create(h) ||
 	    (gu_heap_is(h, GCUFFD_VERIFY) && gu_verify_create(h)))
 		return -ENOMEM;
 	h->space.foreign = gu_mark_memory(h) + (h->options.mark_threads + 1) * STACK / 8;
@@ -666,6 +628,7 @@ void gu_service_destroy(struct gcuffd_heap *h)
 	struct gu_service *s = h->service;
 	if (!s)
 		return;
+	gu_evictor_destroy(h);
 	gu_tier_close(h);
 	gu_verify_destroy(h);
 	gu_roots_destroy(h);
@@ -700,6 +663,7 @@ void gu_service_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 /* Between prepare and parent or child no cycle runs. */
 void gu_service_fork_prepare(struct gcuffd_heap *h)
 {
+	gu_evictor_fork_prepare(h);
 	gu_lock_fork(&h->cycle_lock);
 	gu_ahead_fork_prepare(&h->space);
 	gu_evict_fork_prepare(h);
@@ -710,6 +674,7 @@ void gu_service_fork_parent(struct gcuffd_heap *h)
 	gu_evict_fork_parent(h);
 	gu_ahead_fork_parent(&h->space);
 	gu_unlock_fork(&h->cycle_lock);
+	gu_evictor_fork_parent(h);
 }
 
 /* Threads and descriptors stayed behind: the child starts its own when it needs them. */
@@ -719,6 +684,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	gu_lock_init(&s->lock, GU_RANK_LIBRARY);
 	gu_lock_init(&s->stats_lock, GU_RANK_WAIT);
 	gu_lock_init(&h->cycle_lock, GU_RANK_CYCLE);
+	gu_evictor_fork_child(h);
 	gu_lock_init(&h->lock, GU_RANK_ROOTS);
 	gu_lock_init(&h->space.lock, GU_RANK_SPACE);
 	gu_lock_init(&h->space.commit_lock, GU_RANK_COMMIT);
@@ -739,7 +705,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	s->running = s->ready = s->kicked = s->index = s->nthreads = 0;
 	s->in_cycle = (s->in_cycle + 1) & ~1u;
 	s->done = asked(s);
-	s->cold = NOBODY;
+	h->cycle_waits = 0;
 	h->stalled = 0;
 }
 

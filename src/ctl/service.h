@@ -31,10 +31,6 @@ void gu_service_throttle(struct gcuffd_heap *heap);
  */
 bool gu_service_more_memory(struct gcuffd_heap *heap, size_t size, unsigned attempt);
 
-/* Has the collector answer, between cycles, and waits for it. What the answer says. Not inside a section. */
-struct gu_tier_ask;
-int gu_service_cold(struct gcuffd_heap *heap, struct gu_tier_ask *ask);
-
 void gu_service_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
 
 /* fork: nothing of the collector's is half done between prepare and release. */

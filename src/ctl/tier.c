@@ -148,13 +148,15 @@ int64_t gu_tier_balance(struct gcuffd_heap *h)
 	return 0;
 }
 
+bool gu_tier_has_left(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->space.cold.left) || gu_load_relaxed(&h->space.cold.bad); }
+bool gu_tier_is_used(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->space.cold.nout); }
+
 void gu_tier_tidy(struct gcuffd_heap *h)
 {
-	uintptr_t bad = h->space.cold.on ? gu_swap_seqcst(&h->space.cold.bad, 0) : 0;
+	uintptr_t bad = gu_swap_seqcst(&h->space.cold.bad, 0);
 	if (bad)
 		gu_log(&h->log, GU_LOG_ERROR, "the page at %#lx can't be brought back: the store could not read it, or not what it was; who touches it gets SIGBUS",
 		       (unsigned long)bad);
 	gu_evict_tidy(h);
-	if (h->space.cold.store)
-		gu_store_tidy(h->space.cold.store);
+	gu_store_tidy(h->space.cold.store);
 }

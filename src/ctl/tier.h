@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tier.h - the tier of cold memory: what is taken out, and when. The collector's thread, between cycles with the cycle lock, but for the making
- * of an ask.
+ * tier.h - the tier of cold memory: what is taken out, and when. The evictor's thread, but for opening and closing.
  *
  * On request: a range, at once. By itself, while the heap takes more than its target: a hand goes round over the heap's regions and parks
  * pages, from where they come back cheaply; those that nobody has touched after a while go to the store. A page that was touched is
@@ -22,7 +21,7 @@ struct gu_tier_ask {
 	int result;
 };
 
-/* The store and the resolver's state, where the heap wants pages taken out and the kernel can. */
+/* The collector: the store and the resolver's state, where the heap wants pages taken out and the kernel can. */
 void gu_tier_open(struct gcuffd_heap *heap);
 void gu_tier_close(struct gcuffd_heap *heap);
 
@@ -30,8 +29,10 @@ void gu_tier_close(struct gcuffd_heap *heap);
 bool gu_tier_step(struct gcuffd_heap *heap, struct gu_tier_ask *ask);
 /* A region's worth towards the target: ns until it should be called again, -1: no hurry. */
 int64_t gu_tier_balance(struct gcuffd_heap *heap);
-/* Now and then. */
+/* Now and then, sooner where something was left to tidy; nothing can be where no page is out. */
 void gu_tier_tidy(struct gcuffd_heap *heap);
+bool gu_tier_has_left(const struct gcuffd_heap *heap);
+bool gu_tier_is_used(const struct gcuffd_heap *heap);
 
 /* What the heap takes: pages in place and parked, tables, summaries, the store's memory. Any thread. */
 size_t gu_tier_resident(const struct gcuffd_heap *heap);

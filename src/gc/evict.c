@@ -17,6 +17,24 @@
 
 static struct gu_cold *cold_of(struct gcuffd_heap *h) { return &h->space.cold; }
 
+/* A cycle that is due goes first: who gives a lock back and takes it again gets it before anybody who sleeps for it. */
+static void lock_between_cycles(struct gcuffd_heap *h)
+{
+	while (gu_load_seqcst(&h->cycle_waits))
+		gu_os->futex_wait(&h->cycle_waits, 1, 1000000);
+	gu_lock(&h->cycle_lock);
+}
+
+/* Both locks. The resolver, which may be reading from a disk with the region's, is waited for without the cycle's (.inv.cold.put). */
+static void lock_region_between_cycles(struct gcuffd_heap *h, struct gu_cold_region *r)
+{
+	for (lock_between_cycles(h); !gu_trylock(&r->lock); lock_between_cycles(h)) {
+		gu_unlock(&h->cycle_lock);
+		gu_lock(&r->lock);
+		gu_unlock(&r->lock);
+	}
+}
+
 /* ---- leftovers ---- */
 
 /* What was touched soon is passed over for a while; what was in the store already, for longer. */
@@ -41,13 +59,19 @@ static void drop_leftover(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 	r->leftovers--;
 }
 
-static void tidy_region(struct gcuffd_heap *h, struct gu_cold_region *r, size_t region)
+static void tidy_region_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t region)
 {
-	gu_lock(&r->lock);
 	for (size_t i = 0; i < GU_REGION_PAGES && r->leftovers; i++)
 		if (r->left[i])
 			drop_leftover(h, r, region * GU_REGION_PAGES + i);
+}
+
+static void tidy_region(struct gcuffd_heap *h, struct gu_cold_region *r, size_t region)
+{
+	lock_region_between_cycles(h, r);
+	tidy_region_locked(h, r, region);
 	gu_unlock(&r->lock);
+	gu_unlock(&h->cycle_lock);
 }
 
 void gu_evict_tidy(struct gcuffd_heap *h)
@@ -74,17 +98,22 @@ static void own_pages(struct gcuffd_heap *h, struct gu_cold_region *r, size_t re
 	r->forks = forks;
 }
 
+/* The region's record, without leftovers, and with the cycle lock, if 0. */
 static int prepare(struct gcuffd_heap *h, size_t page, struct gu_cold_region **out)
 {
 	size_t region = page / GU_REGION_PAGES;
 	struct gu_cold_region *r = gu_cold_make(&h->space, region);
 	if (!r)
 		return -ENOMEM;
+	lock_region_between_cycles(h, r);
+	tidy_region_locked(h, r, region);
+	gu_unlock(&r->lock);
 	int err = r->missing ? 0 : gu_track_missing(h, region);
-	if (err)
+	if (err) {
+		gu_unlock(&h->cycle_lock);
 		return err;
+	}
 	r->missing = true;
-	tidy_region(h, r, region);
 	own_pages(h, r, region);
 	*out = r;
 	return 0;
@@ -186,6 +215,7 @@ int gu_evict_park(struct gcuffd_heap *h, size_t from, size_t to, bool spare)
 		return err;
 	claim(h, r, from, to, spare);
 	move_claimed(h, r, from, to);
+	gu_unlock(&h->cycle_lock);
 	return 0;
 }
 
@@ -200,43 +230,53 @@ static int summarise(struct gcuffd_heap *h, size_t from, size_t n, struct gu_sum
 }
 
 /* One that was touched meanwhile is LIVE again: what was made for it is dropped, and its page in the park by the caller. */
-static void settle(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page, gu_slot slot, struct gu_summary *summary)
+static void settle_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page, gu_slot slot, struct gu_summary *summary)
 {
 	size_t i = page % GU_REGION_PAGES;
-	gu_lock(&r->lock);
-	bool parked = gu_load_relaxed(&r->state[i]) == GU_COLD_PARKED;
-	if (parked) {
+	if (gu_load_relaxed(&r->state[i]) == GU_COLD_PARKED) {
 		gu_cold_set_evicted_locked(cold_of(h), r, page, slot, summary);
-	} else if (r->left[i]) {
+		return;
+	}
+	if (r->left[i]) {
 		note_touch(r, i);
 		r->left[i] = 0;
 		r->leftovers--;
 		gu_add_relaxed(&cold_of(h)->counts.bounced, 1);
 	}
-	gu_unlock(&r->lock);
-	if (parked)
-		return;
 	gu_store_drop(cold_of(h)->store, slot);
 	gu_summary_free(h, summary);
 }
 
-/* Those from the front that the store takes. Their pages in the park are read by nobody but the resolver, which copies (.inv.cold.leftover). */
+/* Their pages in the park are read by nobody any more: the resolver, which copies, has the region's lock (.inv.cold.leftover). */
+static void settle_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t n, const gu_slot *slots, struct gu_summary **summaries)
+{
+	lock_region_between_cycles(h, r);
+	for (size_t i = 0; i < n; i++)
+		settle_locked(h, r, from + i, slots[i], summaries[i]);
+	if (n)
+		gu_os->madvise((void *)gu_cold_park(cold_of(h), from), n << GU_PAGE_SHIFT, MADV_DONTNEED);
+	gu_unlock(&r->lock);
+	gu_unlock(&h->cycle_lock);
+}
+
+/*
+ * Those from the front that the store takes. Cycles may run while it does: what they read is changed before and after. A summary stays good
+ * meanwhile, for who hands out a cell of the page or writes to it brings it back.
+ */
 static int store_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t n, size_t *out)
 {
 	struct gu_summary *summaries[BATCH] = {NULL};
 	gu_slot slots[BATCH];
 	size_t stored = 0;
-	uintptr_t park = gu_cold_park(cold_of(h), from);
+	lock_between_cycles(h);
 	int err = summarise(h, from, n, summaries);
+	gu_unlock(&h->cycle_lock);
 	if (!err)
-		stored = gu_store_put(cold_of(h)->store, (const void *)park, n, slots, &err);
-	for (size_t i = 0; i < stored; i++)
-		settle(h, r, from + i, slots[i], summaries[i]);
-	for (size_t i = stored; i < n; i++)
+		stored = gu_store_put(cold_of(h)->store, (const void *)gu_cold_park(cold_of(h), from), n, slots, &err);
+	settle_run(h, r, from, stored, slots, summaries);
+	for (size_t i = stored; i < n; i++) /* nobody has seen them */
 		gu_summary_free(h, summaries[i]);
 	*out += stored;
-	if (stored)
-		gu_os->madvise((void *)park, stored << GU_PAGE_SHIFT, MADV_DONTNEED);
 	return stored < n ? err : 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * evict.h - taking pages out: claim them, move them to the park, put them into the store with a summary. The collector's thread, between
- * cycles, with the cycle lock.
+ * evict.h - taking pages out: claim them, move them to the park, put them into the store with a summary. The evictor's thread, which takes the
+ * cycle lock for what markers read, and not while it puts.
  *
  * UFFDIO_MOVE takes a page away whole from threads that write to it at that moment (.assume.move.atomic): whoever comes too late
  * faults, and the resolver fills the page from where it is by then. So nobody is stopped, and pages may be taken from under running
@@ -25,7 +25,7 @@ int gu_evict_store(struct gcuffd_heap *heap, size_t from, size_t to, size_t *out
 /* Fills pages [from, to), of one region, that are out. -EIO: one could not be read, and is poisoned; -ENOMEM. */
 int gu_evict_undo(struct gcuffd_heap *heap, size_t from, size_t to);
 
-/* Around fork(), with the cycle lock: only a child that has been told may have what is out (.inv.cold.fork). */
+/* Around fork(), with the tier and the cycle lock: only a child that has been told may have what is out (.inv.cold.fork). */
 void gu_evict_fork_prepare(struct gcuffd_heap *heap);
 void gu_evict_fork_parent(struct gcuffd_heap *heap);
 void gu_evict_fork_child(struct gcuffd_heap *heap);

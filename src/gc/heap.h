@@ -59,7 +59,8 @@ struct gcuffd_heap {
 	struct gu_pin *pins;           /* guard: lock; by start, then size (pins.c) */
 	size_t npins, pins_max;        /* npins atomic, changes under lock */
 
-	struct gu_lock cycle_lock;     /* rank CYCLE: held during a cycle, a reset, a fork */
+	struct gu_lock cycle_lock;     /* rank CYCLE: held during a cycle, a reset, a fork, and while the evictor changes what markers read */
+	uint32_t cycle_waits;          /* atomic; the collector waits for it: the evictor lets it go first */
 
 	uint64_t allocated;            /* atomic; bytes of cells and large objects taken so far */
 	uint64_t trigger;              /* atomic; a cycle is due when allocated reaches it */
@@ -71,7 +72,8 @@ struct gcuffd_heap {
 	struct gu_mark *mark;          /* guard: collector (mark.c) */
 	struct gu_tracker *tracker;    /* guard: collector (track.c) */
 	struct gu_rootset *rootset;    /* guard: collector (roots.c) */
-	struct gu_tier *tier;          /* guard: collector (ctl/tier.c) */
+	struct gu_tier *tier;          /* guard: evictor (ctl/tier.c) */
+	struct gu_evictor *evictor;    /* constant (ctl/evictor.c) */
 	struct gu_restore *restore;    /* constant while the resolver's thread runs; NULL: no page is taken out */
 	struct gu_verifier *verifier;  /* guard: collector (verify.c) */
 	struct gu_service *service;    /* ctl/service.c */

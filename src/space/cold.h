@@ -11,7 +11,7 @@
  *   EVICTED   in the store, under the page's slot; its summary says where it points to
  *   POISONED  what the store gave was not what it had got: a touch raises SIGBUS
  *
- * The evictor (the collector's thread, between cycles) takes pages out; the resolver, and who releases a block, bring them back to
+ * The evictor (a thread of the heap's, between cycles) takes pages out; the resolver, and who releases a block, bring them back to
  * LIVE. They only change the state: what a LIVE page still has in park and store are leftovers, which the evictor drops between
  * cycles. So markers read slots, summaries and the park without a lock (.inv.cold.leftover).
  *
@@ -67,7 +67,7 @@ struct gu_cold {
 	size_t nout;                      /* atomic; bits set in out */
 	size_t parked;                    /* atomic; pages PARKED */
 	struct gu_slab slab;              /* guard: evictor; summaries */
-	struct gu_store *store;           /* guard: collector; constant while pages are out */
+	struct gu_store *store;           /* guard: collector; constant while the evictor runs */
 	uint32_t forks;                   /* guard: who forks, then evictor */
 	uint32_t left;                    /* atomic; there are leftovers */
 	uintptr_t bad;                    /* atomic; a page that was poisoned and not yet reported, or 0 */
