@@ -211,8 +211,8 @@ static void collect_raw(const struct area *a)
 	};
 	arg.flags = raw_accesses ? 0 : SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC;
 	arg.category_mask = arg.return_mask = raw_accesses ? IS_ACCESSED : IS_WRITTEN;
-	if (raw_accesses && args->memory == BENCH_SHMEM) {
-		/* What the kernel has unmapped was accessed, maybe: of shared memory it keeps no note. */
+	if (raw_accesses) {
+		/* What was read and dropped since, or unmapped by the kernel, is empty: no note of it is kept, and it may have been accessed. */
 		arg.category_mask = 0;
 		arg.category_inverted = IS_PRESENT;
 		arg.category_anyof_mask = IS_PRESENT | IS_ACCESSED;
