@@ -107,19 +107,20 @@ static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 static int remark(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	struct gu_track_counts n = {0, 0};
-	struct gu_mark_counts before, after;
+	struct gu_mark_counts before, roots, after;
 	gu_mark_counts(h, &before);
 	c->stack_words += gu_roots_stacks(h, gu_mark_first(h));
 	int err = gu_roots_remark(h, gu_mark_first(h));
 	if (!err && !c->in_stop)
 		err = gu_track_collect(h, false, &n);
+	gu_mark_counts(h, &roots);
 	if (!err)
 		c->remark_dirty_pages += gu_mark_cards(h, gu_mark_first(h));
 	c->pages_scanned += n.scanned;
-	gu_mark_counts(h, &after);
-	c->remark_words += after.words - before.words;
-	c->block_words += after.block_words - before.block_words;
 	gu_mark_drain(h, true);
+	gu_mark_counts(h, &after);
+	c->remark_words += roots.words - before.words + after.card_words - before.card_words;
+	c->block_words += after.block_words - before.block_words;
 	return err || gu_mark_complete(h) ? err : -EIO;
 }
 

@@ -186,66 +186,7 @@ static bool scan_sparse(struct gu_marker *m, struct gu_gray g)
 	return true;
 }
 
-static void scan_gray(struct gu_marker *m, struct gu_gray g)
-{
-	if (g.type) {
-		scan_typed(m, g.addr, g.type - 1, 0, g.words);
-		return;
-	}
-	if (gu_unlikely(g.words > SPARSE_WORDS) && scan_sparse(m, g))
-		return;
-	if (g.words > PIECE_WORDS) {
-		gu_marker_push(m, (struct gu_gray){g.addr + PIECE_WORDS * 8, g.words - PIECE_WORDS, 0});
-		g.words = PIECE_WORDS;
-	}
-	scan_heap(m, g.addr, g.words);
-}
-
-void gu_marker_run(struct gu_marker *m)
-{
-	do {
-		while (m->depth) {
-			scan_gray(m, m->stack[--m->depth]);
-			if (gu_unlikely(m->depth > SHARE_DEPTH) && gu_load_relaxed(&m->heap->mark->waiting))
-				gu_marker_share(m);
-		}
-		gu_marker_flush(m);
-	} while (m->depth);
-}
-
-/* ---- roots and cards ---- */
-
-void gu_mark_word(struct gu_marker *m, uintptr_t word, bool outside) { consider(m, word, !outside && m->no_interior); }
-
-void gu_mark_range(struct gu_marker *m, uintptr_t start, uintptr_t end)
-{
-	start = gu_align_up(start, 8);
-	if (end > start)
-		scan_words(m, start, (end - start) / 8, false);
-}
-
-void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
-{
-	start = gu_align_up(start, 8);
-	if (!gu_caps()->has_process_vm_readv) { /* a seccomp filter: trust the map */
-		gu_mark_range(m, start, end);
-		return;
-	}
-	for (uintptr_t at = start; at < end;) {
-		size_t want = gu_min(end - at, BUFFER);
-		long got = gu_os->process_vm_readv(gu_os->getpid(), m->buffer, (const void *)at, want);
-		if (got < 0 && got != -EFAULT) { /* a filter that came later, or no memory: not a word about the range */
-			gu_mark_unreadable(m->heap);
-			return;
-		}
-		if (got < 8) { /* gone, or not readable: the next page may be */
-			at = gu_align_down(at, GU_PAGE) + GU_PAGE;
-			continue;
-		}
-		scan_words(m, (uintptr_t)m->buffer, (size_t)got / 8, false);
-		at += (size_t)got & ~(size_t)7;
-	}
-}
+/* ---- pages ---- */
 
 /* Cells of the group that are objects: marked, not freed, not merely set aside for the block's owner. */
 static uint64_t object_cells(const struct gu_block *b, uint32_t g)
@@ -288,18 +229,92 @@ void gu_mark_page(struct gu_marker *m, size_t page)
 		m->block_words += m->words - before;
 }
 
+/* Cards are cleared before what lies on their pages is read. */
+static void scan_cards(struct gu_marker *m, size_t word)
+{
+	uint64_t before = m->words, cards = gu_swap_seqcst(&m->space->cards[word], 0);
+	for (; cards; cards &= cards - 1)
+		gu_mark_page(m, word * 64 + (size_t)__builtin_ctzll(cards));
+	m->card_words += m->words - before;
+}
+
+/* ---- gray objects ---- */
+
+static void scan_gray(struct gu_marker *m, struct gu_gray g)
+{
+	if (gu_unlikely(g.type == GU_GRAY_CARDS)) {
+		scan_cards(m, g.addr);
+		return;
+	}
+	if (g.type) {
+		scan_typed(m, g.addr, g.type - 1, 0, g.words);
+		return;
+	}
+	if (gu_unlikely(g.words > SPARSE_WORDS) && scan_sparse(m, g))
+		return;
+	if (g.words > PIECE_WORDS) {
+		gu_marker_push(m, (struct gu_gray){g.addr + PIECE_WORDS * 8, g.words - PIECE_WORDS, 0});
+		g.words = PIECE_WORDS;
+	}
+	scan_heap(m, g.addr, g.words);
+}
+
+void gu_marker_run(struct gu_marker *m)
+{
+	do {
+		while (m->depth) {
+			scan_gray(m, m->stack[--m->depth]);
+			if (gu_unlikely(m->depth > SHARE_DEPTH) && gu_load_relaxed(&m->heap->mark->waiting))
+				gu_marker_share(m);
+		}
+		gu_marker_flush(m);
+	} while (m->depth);
+}
+
+/* ---- roots, and which pages ---- */
+
+void gu_mark_word(struct gu_marker *m, uintptr_t word, bool outside) { consider(m, word, !outside && m->no_interior); }
+
+void gu_mark_range(struct gu_marker *m, uintptr_t start, uintptr_t end)
+{
+	start = gu_align_up(start, 8);
+	if (end > start)
+		scan_words(m, start, (end - start) / 8, false);
+}
+
+void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
+{
+	start = gu_align_up(start, 8);
+	if (!gu_caps()->has_process_vm_readv) { /* a seccomp filter: trust the map */
+		gu_mark_range(m, start, end);
+		return;
+	}
+	for (uintptr_t at = start; at < end;) {
+		size_t want = gu_min(end - at, BUFFER);
+		long got = gu_os->process_vm_readv(gu_os->getpid(), m->buffer, (const void *)at, want);
+		if (got < 0 && got != -EFAULT) { /* a filter that came later, or no memory: not a word about the range */
+			gu_mark_unreadable(m->heap);
+			return;
+		}
+		if (got < 8) { /* gone, or not readable: the next page may be */
+			at = gu_align_down(at, GU_PAGE) + GU_PAGE;
+			continue;
+		}
+		scan_words(m, (uintptr_t)m->buffer, (size_t)got / 8, false);
+		at += (size_t)got & ~(size_t)7;
+	}
+}
+
+/* Only pushed here: where many pages were written, all who mark in a drain take their share. */
 size_t gu_mark_cards(struct gcuffd_heap *h, struct gu_marker *m)
 {
 	size_t n = 0, words = (gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT) / 64;
 	for (size_t i = 0; i < words; i++) {
-		if (!gu_load_relaxed(&h->space.cards[i]))
+		uint64_t cards = gu_load_relaxed(&h->space.cards[i]);
+		if (!cards)
 			continue;
-		uint64_t cards = gu_swap_seqcst(&h->space.cards[i], 0);
-		for (; cards; cards &= cards - 1, n++) {
-			gu_mark_page(m, i * 64 + (size_t)__builtin_ctzll(cards));
-			if (gu_unlikely(m->depth > GU_STACK / 2))
-				gu_marker_run(m);
-		}
+		gu_marker_push(m, (struct gu_gray){i, 0, GU_GRAY_CARDS});
+		n += (size_t)__builtin_popcountll(cards);
 	}
 	return n;
 }
@@ -368,7 +383,7 @@ void gu_mark_clear(struct gcuffd_heap *h)
 	}
 	for (unsigned i = 0; i < mark->n; i++) {
 		struct gu_marker *m = &mark->markers[i];
-		m->bytes = m->objects = m->words = m->block_words = 0;
+		m->bytes = m->objects = m->words = m->card_words = m->block_words = 0;
 	}
 	mark->bytes_in_stop = 0;
 	mark->unreadable = 0;
@@ -404,6 +419,7 @@ void gu_mark_counts(struct gcuffd_heap *h, struct gu_mark_counts *c)
 		c->bytes += h->mark->markers[i].bytes;
 		c->objects += h->mark->markers[i].objects;
 		c->words += h->mark->markers[i].words;
+		c->card_words += h->mark->markers[i].card_words;
 		c->block_words += h->mark->markers[i].block_words;
 	}
 	c->bytes_in_stop = h->mark->bytes_in_stop;

@@ -22,6 +22,7 @@ struct gu_marker;
 
 struct gu_mark_counts {
 	uint64_t bytes, bytes_in_stop, objects, words;
+	uint64_t card_words;  /* of these, on pages with cards */
 	uint64_t block_words; /* of these, by gu_mark_page in blocks that threads allocate from */
 };
 
@@ -52,7 +53,7 @@ void gu_mark_range(struct gu_marker *m, uintptr_t start, uintptr_t end);
 void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end);
 /* What marked objects have on a page of the heap; cells set aside but not handed out are left out. */
 void gu_mark_page(struct gu_marker *m, size_t page);
-/* Every page with a card, whose card is cleared first; how many. */
+/* Makes every page with a card gray: how many. A drain looks at them. */
 size_t gu_mark_cards(struct gcuffd_heap *heap, struct gu_marker *m);
 
 /* Until nothing is gray. in_stop: with all markers, and counted as such. */

@@ -9,12 +9,13 @@
 #define GU_STACK  4096
 #define GU_QUEUE  16
 
-/* A gray object, or a piece of one: conservative words, or one object of a type. */
+/* A gray object, or a piece of one: conservative words, or one object of a type; or a word of cards, whose pages were written. */
 struct gu_gray {
-	uintptr_t addr;
+	uintptr_t addr; /* or the word's index */
 	uint32_t words;
-	uint32_t type; /* 0: conservative; else index + 1 */
+	uint32_t type;  /* 0: conservative; GU_GRAY_CARDS; else index + 1 */
 };
+#define GU_GRAY_CARDS UINT32_MAX
 
 struct gu_packet {
 	struct gu_packet *next;
@@ -48,7 +49,7 @@ struct gu_marker {
 	struct gu_candidate queue[GU_QUEUE];
 	size_t depth;
 	struct gu_gray *stack;
-	uint64_t bytes, objects, words, block_words;
+	uint64_t bytes, objects, words, card_words, block_words;
 	char *buffer; /* for gu_mark_foreign */
 } __attribute__((aligned(GU_CACHELINE)));
 
