@@ -38,9 +38,13 @@ fails() {
 
 holds resolver
 holds page
+holds cold
 for rule in LOOP SHORTAGE ONCE LATE QUIT; do
 	fails resolver -DBREAK_$rule
 done
 for rule in ORDER ATOMIC REMARK; do
 	fails page -DBREAK_$rule
+done
+for rule in READING SETTLE AGAIN; do
+	fails cold -DBREAK_$rule
 done

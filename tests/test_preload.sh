@@ -74,6 +74,8 @@ test_unshare() {
 test_options() {
 	GCUFFD_PRELOAD=no_such=1 preload true || return 1
 	[ "$(grep -c . "$tmp/err")" = 1 ] || { cat "$tmp/err"; return 1; }
+	GCUFFD_PRELOAD=cold=1 preload "$prog"_family 63 || return 1
+	grep -q "cold=1 is for programs" "$tmp/err" || return 1
 	GCUFFD_PRELOAD=hard_limit=100M preload "$prog"_leak 1000 && [ "$(cat "$tmp/out")" -lt 122880 ]
 }
 

@@ -21,7 +21,8 @@ static int error;
 /*
  * No heap comes or goes meanwhile (fork lock), no cycle runs (cycle locks, waited for as a blocking thread), and no
  * thread is in a section (the gate), so every other lock of ours is free. Threads outside of sections run on: fork()
- * itself takes locks of the C library that they may hold.
+ * itself takes locks of the C library that they may hold. What threads in sections wait for is taken when there are
+ * none (.inv.cold.fork).
  */
 static void prepare(void)
 {
@@ -31,6 +32,7 @@ static void prepare(void)
 	if (blocking)
 		gu_blocking_leave();
 	gu_world_close();
+	gu_heaps_each(gu_service_fork_closed);
 }
 
 static void in_parent(void)

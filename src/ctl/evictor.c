@@ -20,6 +20,7 @@ struct gu_evictor {
 	uint32_t life;            /* atomic; futex */
 	uint32_t bell;            /* atomic; futex of the thread */
 	uint32_t asking;          /* atomic; futex; enum asking: whose ask is */
+	uint32_t fork_waits;      /* atomic; for the lock: it goes before the next step */
 	struct gu_tier_ask ask;   /* guard: who has asked, then the thread */
 	uint64_t tidied_ns;       /* guard: lock */
 };
@@ -94,12 +95,19 @@ static int64_t step(struct gcuffd_heap *h, struct gu_evictor *e)
 	return rest < wait ? rest : wait;
 }
 
+static void lock_after_forks(struct gu_evictor *e)
+{
+	while (gu_load_seqcst(&e->fork_waits))
+		gu_os->futex_wait(&e->fork_waits, 1, 1000000);
+	gu_lock(&e->lock);
+}
+
 void gu_evictor_run(struct gcuffd_heap *h)
 {
 	struct gu_evictor *e = h->evictor;
 	while (gu_load_seqcst(&e->life) == RUNNING) {
 		uint32_t bell = gu_load_seqcst(&e->bell);
-		gu_lock(&e->lock);
+		lock_after_forks(e);
 		int64_t wait = step(h, e);
 		gu_unlock(&e->lock);
 		if (wait && gu_load_seqcst(&e->life) == RUNNING)
@@ -147,8 +155,11 @@ void gu_evictor_destroy(struct gcuffd_heap *h)
 
 void gu_evictor_fork_prepare(struct gcuffd_heap *h)
 {
-	if (h->evictor)
-		gu_lock_fork(&h->evictor->lock);
+	if (!h->evictor)
+		return;
+	gu_store_seqcst(&h->evictor->fork_waits, 1);
+	gu_lock_fork(&h->evictor->lock);
+	gu_store_seqcst(&h->evictor->fork_waits, 0);
 }
 
 void gu_evictor_fork_parent(struct gcuffd_heap *h)

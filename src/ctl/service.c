@@ -320,6 +320,14 @@ static void mark_cycle(struct gu_service *s)
 	gu_os->futex_wake(&s->in_cycle, INT32_MAX);
 }
 
+/* Before the evictor, which takes the lock again and again. */
+static void lock_cycle(struct gcuffd_heap *h)
+{
+	gu_store_seqcst(&h->cycle_waits, 1);
+	gu_lock(&h->cycle_lock);
+	gu_store_seqcst(&h->cycle_waits, 0);
+}
+
 static void run_cycle(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
@@ -327,9 +335,7 @@ static void run_cycle(struct gcuffd_heap *h)
 	uint32_t served = (uint32_t)(asks >> 32), done = gu_load_relaxed(&s->done);
 	struct gu_cycle c = {.reason = served != done ? gu_load_relaxed(&s->ask_reason) : GU_BECAUSE_ALLOCATION};
 	c.in_stop = (int32_t)((uint32_t)asks - done) > 0;
-	gu_store_seqcst(&h->cycle_waits, 1);
-	gu_lock(&h->cycle_lock);
-	gu_store_seqcst(&h->cycle_waits, 0);
+	lock_cycle(h);
 	mark_cycle(s);
 	int err = gu_cycle_run(h, &c);
 	if (!err)
@@ -368,7 +374,7 @@ static int64_t tidy(struct gcuffd_heap *h)
 	uint64_t now = gu_os->clock_ns(), step = h->options.decay_ms * 100000ull;
 	if (now - s->tidied_ns < step)
 		return (int64_t)gu_max(step, 20000000);
-	gu_lock(&h->cycle_lock);
+	lock_cycle(h);
 	tidy_all(h, GU_TIDY_DECAY);
 	gu_unlock(&h->cycle_lock);
 	s->tidied_ns = now;
@@ -666,8 +672,9 @@ void gu_service_fork_prepare(struct gcuffd_heap *h)
 	gu_evictor_fork_prepare(h);
 	gu_lock_fork(&h->cycle_lock);
 	gu_ahead_fork_prepare(&h->space);
-	gu_evict_fork_prepare(h);
 }
+
+void gu_service_fork_closed(struct gcuffd_heap *h) { gu_evict_fork_prepare(h); }
 
 void gu_service_fork_parent(struct gcuffd_heap *h)
 {

@@ -35,6 +35,7 @@ void gu_service_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
 
 /* fork: nothing of the collector's is half done between prepare and release. */
 void gu_service_fork_prepare(struct gcuffd_heap *heap);
+void gu_service_fork_closed(struct gcuffd_heap *heap); /* when no thread is in a section */
 void gu_service_fork_parent(struct gcuffd_heap *heap);
 void gu_service_fork_child(struct gcuffd_heap *heap);
 void gu_service_fork_resume(struct gcuffd_heap *heap);

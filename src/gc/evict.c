@@ -62,8 +62,10 @@ static void drop_leftover(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 static void tidy_region_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t region)
 {
 	for (size_t i = 0; i < GU_REGION_PAGES && r->leftovers; i++)
-		if (r->left[i])
+		if (r->left[i] && !r->reading[i])
 			drop_leftover(h, r, region * GU_REGION_PAGES + i);
+	if (r->leftovers) /* another time */
+		gu_store_relaxed(&cold_of(h)->left, 1);
 }
 
 static void tidy_region(struct gcuffd_heap *h, struct gu_cold_region *r, size_t region)
@@ -179,16 +181,25 @@ static size_t movable_locked(struct gcuffd_heap *h, const struct gu_cold_region 
 	return p - from;
 }
 
+/* Where others have touched holes of the park there are pages, which go first. Locked memory won't be dropped: nor is it taken out. */
+static int move_out(struct gcuffd_heap *h, size_t from, size_t n, size_t *done)
+{
+	if (gu_os->madvise((void *)gu_cold_park(cold_of(h), from), n << GU_PAGE_SHIFT, MADV_DONTNEED))
+		return -EBUSY;
+	int err = gu_track_move_out(h, from, n, done);
+	return err == -EINVAL && n > 1 ? gu_track_move_out(h, from, 1, done) : err; /* of several mappings, one locked, say */
+}
+
 /* Moves what it can of a claimed run; what the kernel won't move is given up. Where to go on. */
 static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to)
 {
 	size_t n = movable_locked(h, r, from, to), done = 0;
-	int err = n ? gu_track_move_out(h, from, n, &done) : r->left[from % GU_REGION_PAGES] ? -ENOENT : -EBUSY;
+	int err = n ? move_out(h, from, n, &done) : r->left[from % GU_REGION_PAGES] ? -ENOENT : -EBUSY;
 	done >>= GU_PAGE_SHIFT;
 	for (size_t p = from; p < from + done; p++)
 		gu_cold_set_parked_locked(cold_of(h), r, p);
-	if (done && done == n)
-		return from + n;
+	if (!err)
+		return from + done;
 	unclaim_locked(h, r, from + done, from + done + 1);
 	if (err != -ENOENT) /* a hole is no page, one that came back no wonder */
 		gu_add_relaxed(&cold_of(h)->counts.busy, 1);

@@ -177,8 +177,8 @@ static void scan_populated(void *data, uintptr_t start, uintptr_t end)
 static bool scan_sparse(struct gu_marker *m, struct gu_gray g)
 {
 	uintptr_t end = g.addr + SPARSE_WORDS * 8;
-	for (uintptr_t at = g.addr; has_pages_out(m) && at < end; at += GU_PAGE) /* before those in place: they may come back */
-		if (gu_cold_is_out(&m->space->cold, (at - m->base) >> GU_PAGE_SHIFT))
+	for (uintptr_t at = g.addr; m->space->cold.on && at < end; at += GU_PAGE) /* before those in place: they may come back */
+		if (gu_cold_is_on_its_way(&m->space->cold, (at - m->base) >> GU_PAGE_SHIFT))
 			scan_part(m, at, at + GU_PAGE, at, NULL);
 	if (!gu_track_present(m->heap, g.addr, end, false, scan_populated, m))
 		return false;

@@ -40,6 +40,18 @@ static int copy_in(struct gu_restore *re, size_t page, const void *contents)
 	return err;
 }
 
+/* Without the lock: nobody waits for a disk who wants another page, or releases the block (.inv.cold.reading). The state may change meanwhile. */
+static int read_unlocking(const struct gu_restore *re, struct gu_cold_region *r, size_t i, char *buffer)
+{
+	gu_slot slot = r->slot[i];
+	r->reading[i]++;
+	gu_unlock(&r->lock);
+	int err = gu_store_get(re->space->cold.store, slot, buffer);
+	gu_lock(&r->lock);
+	r->reading[i]--;
+	return err;
+}
+
 /* From where the page is: 0 when it is in place, or poisoned. */
 static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, char *buffer)
 {
@@ -51,9 +63,12 @@ static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t p
 		return poison_locked(re, r, page);
 	if (state == GU_COLD_LIVE) /* a hole */
 		return copy_in(re, page, re->zeros);
-	if (state == GU_COLD_EVICTED && gu_store_get(c->store, r->slot[i], buffer))
+	int bad = state == GU_COLD_EVICTED ? read_unlocking(re, r, i, buffer) : 0;
+	if (gu_load_relaxed(&r->state[i]) != state) /* brought back, poisoned or released: once, for it does not go out while it is read */
+		return fill_locked(re, r, page, buffer);
+	if (bad)
 		return poison_locked(re, r, page);
-	r->filling = (uint16_t)(i + 1);
+	gu_store_release(&r->filling, (uint16_t)(i + 1)); /* before its bit is clear: pairs with gu_cold_is_on_its_way() */
 	gu_cold_set_live_locked(c, r, page);
 	gu_add_relaxed(&c->counts.restored, 1); /* before whoever waits can ask */
 	int err = copy_in(re, page, contents);
@@ -61,7 +76,7 @@ static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t p
 		gu_sub_relaxed(&c->counts.restored, 1);
 		gu_cold_set_back_locked(c, r, page, state);
 	}
-	r->filling = 0;
+	gu_store_release(&r->filling, 0); /* after it is there, or its bit is set again */
 	return err;
 }
 
@@ -75,11 +90,17 @@ static bool is_own(const struct gu_restore *re, uint32_t tid)
 	return false;
 }
 
-static void resolve(void *data, const struct gu_fault *fault, char *buffer)
+/* A hole of the park: mlockall(2), or a debugger, looks at all that is mapped. The evictor drops what it gets. */
+static int fill_park(const struct gu_restore *re, const struct gu_fault *fault)
 {
-	struct gu_restore *re = data;
+	GU_INVARIANT(fault->page - re->space->cold.park < re->space->size && !is_own(re, fault->tid), ".inv.cold.park");
+	int err = gu_uffd_zeropage(re->resolver.uffd, fault->page, GU_PAGE, 0, NULL);
+	return err == -EEXIST ? gu_uffd_wake(re->resolver.uffd, fault->page, GU_PAGE) : err;
+}
+
+static int fill_heap(struct gu_restore *re, const struct gu_fault *fault, char *buffer)
+{
 	struct gu_space *s = re->space;
-	GU_INVARIANT(gu_space_has(s, fault->page), ".inv.cold.park");
 	size_t page = gu_space_page(s, fault->page);
 	struct gu_cold_region *r = gu_cold_region(&s->cold, page);
 	GU_INVARIANT(r != NULL, ".inv.cold.record");
@@ -87,12 +108,20 @@ static void resolve(void *data, const struct gu_fault *fault, char *buffer)
 	bool out = gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE;
 	int err = fill_locked(re, r, page, buffer);
 	gu_unlock(&r->lock);
-	if (err == -ENOMEM)
+	if (out && !err && is_own(re, fault->tid))
+		gu_add_relaxed(&s->cold.counts.restored_by_collector, 1);
+	return err;
+}
+
+/* Whatever the error, nobody is left waiting: who waits comes again. */
+static void resolve(void *data, const struct gu_fault *fault, char *buffer)
+{
+	struct gu_restore *re = data;
+	int err = gu_space_has(re->space, fault->page) ? fill_heap(re, fault, buffer) : fill_park(re, fault);
+	if (err)
 		gu_resolver_pause(&re->resolver, fault->page);
 	else
 		gu_resolver_relieved(&re->resolver);
-	if (out && !err && is_own(re, fault->tid))
-		gu_add_relaxed(&s->cold.counts.restored_by_collector, 1);
 }
 
 void gu_restore_run(struct gu_restore *re) { gu_resolver_run(&re->resolver, re->thread_buffer); }

@@ -58,18 +58,31 @@ static void note_cell(const struct gcuffd_heap *h, struct draft *d, const struct
 	note_words(h, d, words, (lo - page) / 8, (hi - page) / 8, type, first);
 }
 
-static void note_page(const struct gcuffd_heap *h, struct draft *d, size_t page, const uintptr_t *words)
+static void note_objects_locked(const struct gcuffd_heap *h, struct draft *d, const struct gu_block *b, uintptr_t lo, const uintptr_t *words)
 {
-	uintptr_t lo = gu_space_address(&h->space, page);
-	const struct gu_block *b = gu_block_at(&h->space, lo);
 	uint32_t first, last;
-	if (!b || !b->scanned || !gu_block_cell(b, lo, &first))
+	if (!b->scanned || !gu_block_cell(b, lo, &first))
 		return;
 	if (!gu_block_cell(b, lo + GU_PAGE - 1, &last))
 		last = b->ncells - 1;
 	for (uint32_t cell = first; cell <= last; cell++)
 		if (objects_of(b, cell >> 6) >> (cell & 63) & 1)
 			note_cell(h, d, b, cell, lo, words);
+}
+
+/* Blocks that are released, and descriptors that become another block's, are so under the arena's lock first: such a page is not out for long. */
+static void note_page(const struct gcuffd_heap *h, struct draft *d, size_t page, const uintptr_t *words)
+{
+	uintptr_t lo = gu_space_address(&h->space, page);
+	const struct gu_block *b = gu_block_at(&h->space, lo);
+	if (!b)
+		return;
+	struct gcuffd_arena *a = b->arena; /* stays while no arena ends: the cycle lock */
+	gu_lock(&a->lock);
+	uint8_t state = gu_load_acquire(&b->state);
+	if (b->arena == a && state != GU_BLOCK_FREE && state != GU_BLOCK_BUSY)
+		note_objects_locked(h, d, b, lo, words);
+	gu_unlock(&a->lock);
 }
 
 /* ---- packing ---- */

@@ -290,9 +290,8 @@ int gu_track_missing(struct gcuffd_heap *h, size_t region)
 		err = gu_uffd_register(h->tracker->uffd, start, GU_REGION, GU_UFFD_REGISTER_MISSING | GU_UFFD_REGISTER_WP, NULL);
 	if (err)
 		return err;
-	gu_os->madvise((void *)start, GU_REGION, MADV_DONTFORK); /* a child that nobody prepared faults (.inv.cold.fork) */
-	gu_os->madvise((void *)park, GU_REGION, MADV_DONTFORK);
-	return 0;
+	err = gu_os->madvise((void *)start, GU_REGION, MADV_DONTFORK); /* a child that nobody prepared faults (.inv.cold.fork) */
+	return err ? err : gu_os->madvise((void *)park, GU_REGION, MADV_DONTFORK);
 }
 
 int gu_track_move_out(struct gcuffd_heap *h, size_t page, size_t n, size_t *done)

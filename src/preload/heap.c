@@ -46,6 +46,10 @@ static void read_options(struct gcuffd_options *o)
 	o->start_size = START_SIZE;
 	if (text && gcuffd_options_parse(o, text, &bad))
 		say("gcuffd: GCUFFD_PRELOAD is ignored, for this is not understood: %s\n", bad);
+	/* In a forked child the C library looks at its own blocks before anything of ours runs there. */
+	if (o->flags & GCUFFD_COLD)
+		say("%s", "gcuffd: GCUFFD_PRELOAD: cold=1 is for programs that use the library; going on without\n");
+	o->flags &= ~(unsigned)GCUFFD_COLD;
 }
 
 static bool make(void)

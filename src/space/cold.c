@@ -204,6 +204,7 @@ static void repair_region(struct gu_cold *c, struct gu_cold_region *r, size_t fi
 		c->nout += out;
 		c->parked += r->state[i] == GU_COLD_PARKED;
 		r->leftovers += r->left[i];
+		r->reading[i] = 0;
 	}
 	r->filling = 0;
 	c->left |= r->leftovers != 0;

@@ -39,13 +39,14 @@ struct gu_summary;
 
 struct gu_cold_region {
 	struct gu_lock lock;       /* rank COLD; held while a page is moved or filled */
-	uint16_t filling;          /* guard: lock; 1 + the index of a page that is LIVE and about to be filled; in one page with state */
+	uint16_t filling;          /* atomic, changes under lock; 1 + the index of a page that is LIVE and about to be filled; in one page with state */
 	bool missing;              /* guard: evictor; faults of its pages come to the resolver */
 	uint32_t forks;            /* guard: evictor; how many there had been when its pages were made our own again */
 	uint32_t leftovers;        /* guard: lock */
 	uint8_t state[GU_REGION_PAGES]; /* atomic; changes under lock */
 	uint8_t left[GU_REGION_PAGES];  /* guard: lock; LIVE, with leftovers */
 	uint8_t heat[GU_REGION_PAGES];  /* guard: evictor; so often it is passed over before it is tried again */
+	uint8_t reading[GU_REGION_PAGES]; /* guard: lock; how many read the slot, which is not dropped meanwhile, without the lock */
 	/* written by the evictor, before state says EVICTED and after it dropped leftovers */
 	gu_slot slot[GU_REGION_PAGES];
 	struct gu_summary *summary[GU_REGION_PAGES];
@@ -96,6 +97,14 @@ static inline enum gu_cold_state gu_cold_state(const struct gu_cold *c, size_t p
 {
 	struct gu_cold_region *r = gu_cold_region(c, page);
 	return r ? (enum gu_cold_state)gu_load_acquire(&r->state[page % GU_REGION_PAGES]) : GU_COLD_LIVE;
+}
+
+/* Whether the page is out, or LIVE and not there yet: who looks only at what is there has to look at it all the same. */
+static inline bool gu_cold_is_on_its_way(const struct gu_cold *c, size_t page)
+{
+	const struct gu_cold_region *r = gu_cold_region(c, page);
+	/* Clear, and then not being filled: it is there. Or that failed, and it is out again. */
+	return r && (gu_cold_is_out(c, page) || gu_load_acquire(&r->filling) == page % GU_REGION_PAGES + 1 || gu_cold_is_out(c, page));
 }
 
 static inline uintptr_t gu_cold_park(const struct gu_cold *c, size_t page) { return c->park + (page << GU_PAGE_SHIFT); }

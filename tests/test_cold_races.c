@@ -1,0 +1,665 @@
+/* SPDX-License-Identifier: MIT */
+/* test_cold_races.c - cold memory at its worst moments: what happens while a page is on its way, to whom, and who waits for whom. */
+#include "core.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "ctl/tier.h"
+#include "fake_os.h"
+#include "space/block.h"
+#include "space/cold.h"
+#include "space/space.h"
+#include "sys/uapi.h"
+
+static struct gcuffd_heap *heap;
+
+#define cold_heap(more) \
+	do { \
+		NEED_RUNG(_i); \
+		heap = heap_make("rung=%s,cold=1,reservation=1G" more, rung_names[_i]); \
+	} while (0)
+
+static struct gcuffd_cold_stats cold_of(struct gcuffd_heap *h)
+{
+	struct gcuffd_cold_stats s = {.size = sizeof(s)};
+	must_ok(gcuffd_cold_stats(h, &s));
+	return s;
+}
+
+static void checked(void)
+{
+	gu_space_check(&heap->space);
+	verified(heap);
+}
+
+static size_t cool(const void *start, size_t size)
+{
+	size_t n;
+	int err = gcuffd_cool(heap, start, size, &n);
+	must(!err || err == -ENOSPC, "%d", err);
+	return n;
+}
+
+static size_t cool_all(void) { return cool(NULL, 0); }
+
+static bool is_out(const void *p)
+{
+	return gu_cold_state(&heap->space.cold, gu_space_page(&heap->space, (uintptr_t)p)) != GU_COLD_LIVE;
+}
+
+/* ---- steps of one thread that another waits for ---- */
+
+static uint32_t quit, there, go_on; /* atomic */
+
+static void await(const uint32_t *flag, unsigned ms)
+{
+	for (unsigned i = 0; i < ms * 10 && !gu_load_seqcst(flag); i++)
+		usleep(100);
+}
+
+static void reset_steps(void) { quit = there = go_on = 0; }
+
+static uint64_t *noise(size_t bytes)
+{
+	struct test_rng rng = test_rng(7);
+	uint64_t *p = gcuffd_alloc_atomic(heap, bytes);
+	must(p != NULL, "errno %d", errno);
+	for (size_t i = 0; i < bytes / 8; i++)
+		p[i] = test_rand(&rng);
+	return p;
+}
+
+static void check_noise(const uint64_t *p, size_t bytes)
+{
+	struct test_rng rng = test_rng(7);
+	for (size_t i = 0; i < bytes / 8; i++) {
+		uint64_t want = test_rand(&rng);
+		must(p[i] == want, "word %zu", i);
+	}
+}
+
+static __attribute__((noinline)) void touch(const void *p)
+{
+	__asm__ volatile("" : : : "memory"); /* what was planted is */
+	(void)*(const volatile char *)p;
+}
+
+static void *cool_it(void *unused)
+{
+	cool_all();
+	return unused;
+}
+
+static uintptr_t watched; /* a page */
+
+static void *touch_watched(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	(void)*(volatile char *)watched;
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+/* ---- marking and a page that is just being filled ---- */
+
+static long wait_before_filling(int fd, unsigned long request, void *arg)
+{
+	const struct gu_uffdio_copy *copy = arg;
+	if (request == GU_UFFDIO_COPY && copy->dst == watched && !gu_load_seqcst(&there)) {
+		gu_store_seqcst(&there, 1);
+		await(&go_on, 1000 * check_slow());
+	}
+	return gu_os_linux.ioctl(fd, request, arg);
+}
+
+static uint64_t **big; /* a root */
+
+static __attribute__((noinline)) uint64_t make_big(size_t bytes, size_t word)
+{
+	big = gcuffd_alloc(heap, bytes);
+	memset(big, 0, bytes);
+	for (size_t i = 0; i < bytes / 8; i += 512)
+		big[i] = (uint64_t *)1;
+	uint64_t *target = gcuffd_alloc(heap, 64);
+	must(big && target, "errno %d", errno);
+	target[3] = 4711;
+	big[word] = target;
+	watched = gu_align_down((uintptr_t)&big[word], GU_PAGE);
+	return hide(target);
+}
+
+/* Of a large object only pages that are there are looked at: one that is LIVE, and there in a moment, is one of them. */
+START_TEST(sparse_and_being_filled)
+{
+	pthread_t t;
+	cold_heap(",pacing=0");
+	uint64_t hidden = make_big(3 << 20, 200 * 512 + 5);
+	scrub();
+	cool_all();
+	ck_assert(is_out((void *)watched));
+	reset_steps();
+	fake_install();
+	fake_os.ioctl = wait_before_filling;
+	must_ok(pthread_create(&t, NULL, touch_watched, NULL));
+	await(&there, 10000);
+	ck_ok(gcuffd_collect(heap));
+	gu_store_seqcst(&go_on, 1);
+	must_ok(pthread_join(t, NULL));
+	ck_assert(is_alive(heap, hidden));
+	ck_assert_uint_eq(big[200 * 512 + 5][3], 4711);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+/* ---- blocks that come and go ---- */
+
+#define HELD 32u
+#define MANY ((size_t)8 << 20)
+
+static uint32_t workers; /* atomic */
+
+/* Objects of all kinds and sizes, that hold each other; most are given back, some left to the collector. */
+static void *come_and_go(void *unused)
+{
+	struct test_rng rng = test_rng(gu_add_relaxed(&workers, 1) + 100);
+	uint64_t **held[HELD] = {NULL};
+	size_t words[HELD] = {0};
+	must_ok(gcuffd_thread_attach());
+	while (!gu_load_relaxed(&quit)) {
+		size_t i = test_below(&rng, HELD), n = 2 + test_below(&rng, test_below(&rng, 4) ? 500 : 30000);
+		if (held[i]) {
+			must((size_t)held[i][words[i] - 1] == words[i], "%zu words say %zu", words[i], (size_t)held[i][words[i] - 1]);
+			for (size_t k = 0; k + 1 < words[i]; k += 400)
+				must(!held[i][k] || *held[i][k] == (uintptr_t)held[i][k], "word %zu", k);
+			if (test_below(&rng, 8))
+				must_ok(gcuffd_free(heap, held[i]));
+		}
+		held[i] = test_below(&rng, 8) ? gcuffd_alloc(heap, n * 8) : NULL;
+		words[i] = n;
+		for (size_t k = 0; held[i] && k + 1 < n; k += 400) {
+			held[i][k] = gcuffd_alloc(heap, 48);
+			must(held[i][k] != NULL, "errno %d", errno);
+			*held[i][k] = (uintptr_t)held[i][k];
+		}
+		if (held[i])
+			held[i][n - 1] = (uint64_t *)n;
+	}
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+/* A block that is released while its pages are on their way, and its descriptor made another's. */
+START_TEST(released_on_the_way)
+{
+	pthread_t threads[4];
+	cold_heap(",verify=1,start_size=1M,decay_ms=20");
+	reset_steps();
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_create(&threads[i], NULL, come_and_go, NULL));
+	uint64_t end = test_now_ns() + check_seconds() * 1000000000ull / 2, taken = 0;
+	while (goes_on(heap, end, 3))
+		taken += cool_all();
+	gu_store_seqcst(&quit, 1);
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_join(threads[i], NULL));
+	struct gcuffd_cold_stats s = cold_of(heap);
+	printf("taken %lu restored %lu bounced %lu dropped %lu cycles %lu\n", (unsigned long)taken, (unsigned long)s.restored_pages,
+	       (unsigned long)s.bounced_pages, (unsigned long)s.dropped_pages, (unsigned long)stats_of(heap).cycles);
+	ck_assert_uint_eq(s.collector_pages, 0);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- asked from everywhere ---- */
+
+static uint64_t *common; /* a root */
+
+static void on_usr1(int sig)
+{
+	(void)sig;
+	(void)*(volatile char *)common;
+}
+
+static void *ask_for_ranges(void *attached)
+{
+	struct test_rng rng = test_rng(gu_add_relaxed(&workers, 1) + 200);
+	if (attached)
+		must_ok(gcuffd_thread_attach());
+	while (!gu_load_relaxed(&quit)) {
+		size_t from = test_below(&rng, MANY / 8), len = test_below(&rng, MANY / 8 - from);
+		switch (test_below(&rng, 5)) {
+		case 0:
+			must_ok(gcuffd_warm(heap, &common[from], len * 8));
+			break;
+		case 1:
+			touch(&common[from]);
+			break;
+		case 2:
+			must_ok(attached ? gcuffd_collect(heap) : 0);
+			break;
+		case 3:
+			must_ok(gcuffd_pin(&common[from], 8));
+			must(!is_out(&common[from]), "pinned, and out");
+			must_ok(gcuffd_unpin(&common[from], 8));
+			break;
+		default:
+			cool(&common[from], len * 8);
+		}
+		if (test_below(&rng, 4) == 0)
+			pthread_kill(pthread_self(), SIGUSR1);
+	}
+	if (attached)
+		must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(asked_by_many)
+{
+	pthread_t threads[6];
+	cold_heap(",verify=1,resident_target=5M");
+	reset_steps();
+	common = noise(MANY);
+	signal(SIGUSR1, on_usr1);
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_create(&threads[i], NULL, ask_for_ranges, (void *)(i % 3)));
+	uint64_t end = test_now_ns() + check_seconds() * 1000000000ull / 2;
+	while (test_now_ns() < end)
+		usleep(10000);
+	gu_store_seqcst(&quit, 1);
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_join(threads[i], NULL));
+	check_noise(common, MANY);
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* Two heaps: one whose evictor works, and one that ends with its evictor at work, asleep or asked nothing yet. */
+START_TEST(heaps_that_end)
+{
+	struct test_rng rng = test_rng(11);
+	cold_heap(",resident_target=2M");
+	struct gcuffd_heap *first = heap;
+	uint64_t *p = noise(4 << 20);
+	uint64_t end = test_now_ns() + check_seconds() * 1000000000ull / 2;
+	do {
+		heap = heap_make("rung=%s,cold=1,reservation=1G,resident_target=1M", rung_names[_i]);
+		noise((size_t)4096 << test_below(&rng, 11));
+		if (test_below(&rng, 2))
+			(void)gcuffd_cool(heap, NULL, 0, NULL);
+		usleep((useconds_t)test_below(&rng, 400000));
+		ck_ok(gcuffd_thread_detach());
+		ck_ok(gcuffd_heap_destroy(heap));
+	} while (test_now_ns() < end);
+	heap = first;
+	check_noise(p, 4 << 20);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- a slow disk ---- */
+
+#define PIECES 40u
+#define PIECE ((size_t)100000)
+
+static uint64_t *pieces[PIECES]; /* roots */
+static uint32_t touched, dropped, done, over; /* atomic */
+
+static long read_slowly(int fd, void *buffer, size_t len, off_t at)
+{
+	if (!gu_swap_seqcst(&there, 1)) {
+		await(&go_on, 5000 * check_slow());
+		gu_store_seqcst(&over, 1);
+	}
+	return gu_os_linux.pread(fd, buffer, len, at);
+}
+
+static void *touch_pieces(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	for (uint32_t i = 0; i < PIECES && !gu_load_seqcst(&there); i++) {
+		gu_store_seqcst(&touched, i);
+		touch(&pieces[i][6000]);
+	}
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+static void *free_dropped(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	must_ok(gcuffd_free(heap, pieces[dropped]));
+	pieces[dropped] = NULL;
+	gu_store_seqcst(&done, 1);
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+static size_t region_of(const void *p) { return gu_space_page(&heap->space, (uintptr_t)p) / GU_REGION_PAGES; }
+
+/* While one page is read, its neighbours' blocks are released, their pages taken out, and cycles run. */
+START_TEST(a_read_holds_nobody_up)
+{
+	pthread_t reader, other, evictor;
+	cold_heap(",store_memory=1M,store_file=64M,pacing=0");
+	for (size_t i = 0; i < PIECES; i++)
+		pieces[i] = noise(PIECE);
+	cool_all();
+	fake_install();
+	fake_os.pread = read_slowly;
+	reset_steps();
+	done = over = 0;
+	must_ok(pthread_create(&reader, NULL, touch_pieces, NULL));
+	await(&there, 10000 * check_slow());
+	for (dropped = 0; dropped < PIECES; dropped++)
+		if (dropped != touched && region_of(&pieces[dropped][6000]) == region_of(&pieces[touched][6000]) && is_out(&pieces[dropped][6000]))
+			break;
+	ck_assert_uint_lt(dropped, PIECES);
+	must_ok(pthread_create(&other, NULL, free_dropped, NULL));
+	await(&done, 1000 * check_slow());
+	ck_ok(gcuffd_collect(heap));
+	must_ok(pthread_create(&evictor, NULL, cool_it, NULL));
+	usleep(50000);
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_eq(done, 1);
+	must_ok(pthread_join(evictor, NULL));
+	ck_assert_uint_eq(over, 0);
+	ck_assert(is_out(&pieces[touched][6000]));
+	gu_store_seqcst(&go_on, 1);
+	must_ok(pthread_join(reader, NULL));
+	must_ok(pthread_join(other, NULL));
+	for (size_t i = 0; i < PIECES; i++)
+		if (pieces[i])
+			check_noise(pieces[i], PIECE);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+/* The very page that is being read is nobody's when that is done, and a new block's: what was read goes nowhere. */
+START_TEST(released_while_it_is_read)
+{
+	pthread_t reader, other;
+	cold_heap(",store_memory=1M,store_file=64M,pacing=0");
+	for (size_t i = 0; i < PIECES; i++)
+		pieces[i] = noise(PIECE);
+	cool_all();
+	fake_install();
+	fake_os.pread = read_slowly;
+	reset_steps();
+	done = over = 0;
+	must_ok(pthread_create(&reader, NULL, touch_pieces, NULL));
+	await(&there, 10000 * check_slow());
+	dropped = touched;
+	uint64_t *was = pieces[dropped];
+	must_ok(pthread_create(&other, NULL, free_dropped, NULL));
+	await(&done, 1000 * check_slow());
+	ck_assert_uint_eq(done, 1);
+	must_ok(pthread_join(other, NULL));
+	usleep(200000); /* the evictor tidies: not this one */
+	uint64_t *p = gcuffd_alloc_atomic(heap, PIECE); /* fresh: not touched */
+	printf("%s\n", p == was ? "the same pages" : "other pages");
+	ck_assert_uint_eq(over, 0);
+	gu_store_seqcst(&go_on, 1);
+	must_ok(pthread_join(reader, NULL));
+	for (size_t i = 0; i < PIECE / 8; i++)
+		ck_assert_uint_eq(p[i], 0);
+	for (size_t i = 0; i < PIECES; i++)
+		if (pieces[i])
+			check_noise(pieces[i], PIECE);
+	usleep(200000);
+	cool_all();
+	ck_assert(is_out(&p[6000]));
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+/* ---- the kernel says no ---- */
+
+static const int refusals[] = {-ENOMEM, -EAGAIN, -EFAULT, -ENOENT};
+
+/* Whatever a fill says, who waits for the page gets it in the end. */
+START_TEST(a_fill_that_fails)
+{
+	cold_heap(",verify=1");
+	uint64_t *p = noise(1 << 20);
+	fake_install();
+	for (size_t i = 0; i < GU_ARRAY_LEN(refusals); i++) {
+		cool_all();
+		ck_assert(is_out(&p[5000]));
+		fake_fail_ioctl(GU_UFFDIO_COPY, 1, refusals[i]);
+		touch(&p[5000]);
+		ck_assert_uint_eq(fake.fired, 1);
+		fake_clear();
+		check_noise(p, 1 << 20);
+		checked();
+	}
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+static const struct {
+	enum fake_call call;
+	int error;
+	bool sticky;
+} plants[] = {
+	{FAKE_MMAP, -ENOMEM, false}, {FAKE_MMAP, -ENOMEM, true}, {FAKE_MPROTECT, -ENOMEM, false}, {FAKE_MADVISE, -ENOMEM, false},
+	{FAKE_MADVISE, -EAGAIN, true}, {FAKE_IOCTL, -ENOMEM, false}, {FAKE_IOCTL, -EAGAIN, false}, {FAKE_PWRITEV, -EIO, false},
+	{FAKE_PWRITEV, -ENOSPC, true}, {FAKE_FALLOCATE, -EIO, true}, {FAKE_CREATE, -EMFILE, false},
+};
+
+static void touch_some(const uint64_t *p, size_t bytes, struct test_rng *rng)
+{
+	for (int i = 0; i < 40; i++)
+		touch(&p[test_below(rng, bytes / 8)]);
+}
+
+/* The n-th call fails, and maybe all after it, while pages go out, are touched, marked and brought back. True: there was an n-th. */
+static bool with_plant(size_t plant, unsigned n, const uint64_t *p, size_t bytes, struct test_rng *rng)
+{
+	fake_fail(plants[plant].call, n, plants[plant].error);
+	fake.sticky = plants[plant].sticky;
+	(void)gcuffd_cool(heap, NULL, 0, NULL);
+	if (!fake.sticky) /* else who touches waits for memory */
+		touch_some(p, bytes, rng);
+	(void)gcuffd_collect(heap);
+	(void)gcuffd_cool(heap, p, bytes, NULL);
+	(void)gcuffd_warm(heap, p, bytes / 2);
+	bool fired = fake.fired;
+	fake_clear();
+	check_noise(p, bytes);
+	gu_space_check(&heap->space);
+	return fired;
+}
+
+#define SOME ((size_t)3 << 20)
+
+START_TEST(calls_that_fail)
+{
+	struct test_rng rng = test_rng(9);
+	cold_heap(",verify=1,store_memory=1M,store_file=8M,pacing=0");
+	uint64_t *p = noise(SOME);
+	fake_install();
+	for (size_t i = 0; i < GU_ARRAY_LEN(plants); i++) {
+		unsigned n = 1, most = sanitized() ? 6 : check_rounds(20);
+		while (n <= most && with_plant(i, n, p, SOME, &rng))
+			n++;
+		printf("plant %zu: %u\n", i, n - 1);
+		fflush(stdout);
+	}
+	cool_all();
+	ck_assert(is_out(&p[5000]));
+	check_noise(p, SOME);
+	uint64_t wrong = stats_of(heap).verify_failures; /* the verifier had no memory */
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_eq(stats_of(heap).verify_failures, wrong);
+	ck_assert_msg(!strstr(core_log, "verifier: object"), "%s", core_log);
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+/* ---- the park, touched by others ---- */
+
+/* mlockall(2), or a debugger, may fill holes of the park: that is nobody's error, and no page is lost by it. */
+START_TEST(the_park_is_looked_at)
+{
+	cold_heap(",verify=1");
+	uint64_t *p = noise(1 << 20);
+	cool_all();
+	ck_assert(is_out(&p[5000]));
+	volatile char *park = (char *)gu_cold_park(&heap->space.cold, gu_space_page(&heap->space, (uintptr_t)&p[0]));
+	ck_assert_int_eq(park[100 * GU_PAGE], 0);
+	check_noise(p, 1 << 20);
+	cool_all();
+	ck_assert(is_out(&p[100 * 512 + 1]));
+	ck_assert(is_out(&p[5000]));
+	check_noise(p, 1 << 20);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(memory_is_locked)
+{
+	cold_heap(",verify=1");
+	uint64_t *p = noise(1 << 20);
+	if (mlock(&p[9 * 512], GU_PAGE)) {
+		ck_ok(gcuffd_heap_destroy(heap));
+		GU_SKIP("mlock: errno %d", errno);
+	}
+	cool_all();
+	for (size_t i = 0; i < 20; i++)
+		ck_assert_int_eq(is_out(&p[i * 512]), (i != 9));
+	ck_ok(munlock(&p[9 * 512], GU_PAGE) ? -errno : 0);
+	cool_all();
+	ck_assert(is_out(&p[9 * 512]));
+	if (mlockall(MCL_CURRENT)) {
+		ck_ok(gcuffd_heap_destroy(heap));
+		GU_SKIP("mlockall: errno %d", errno);
+	}
+	check_noise(p, 1 << 20);
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_eq(cool_all(), 0); /* it is to stay */
+	ck_ok(munlockall() ? -errno : 0);
+	cool_all();
+	ck_assert(is_out(&p[5000]));
+	check_noise(p, 1 << 20);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- fork ---- */
+
+static void *look_at_counts(void *unused)
+{
+	while (!gu_load_relaxed(&quit))
+		cold_of(heap);
+	return unused;
+}
+
+static void *free_what_is_out(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	while (!gu_load_relaxed(&quit)) {
+		char *p = gcuffd_alloc_atomic(heap, 100000);
+		must(p != NULL, "errno %d", errno);
+		memset(p, 3, 100000);
+		cool(p, 100000);
+		p[50000] = 1;
+		must_ok(gcuffd_free(heap, p));
+	}
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+static void fork_and_wait(void)
+{
+	int status;
+	pid_t pid = fork();
+	if (pid == 0)
+		_exit(0);
+	must(pid > 0, "errno %d", errno);
+	must(waitpid(pid, &status, 0) == pid && status == 0, "status %#x", (unsigned)status);
+}
+
+/* Who forks holds the store's locks: nobody may wait for them in a section. */
+START_TEST(forks_among_calls)
+{
+	pthread_t threads[4];
+	cold_heap("");
+	reset_steps();
+	uint64_t *p = noise(1 << 20);
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_create(&threads[i], NULL, i % 2 ? look_at_counts : free_what_is_out, NULL));
+	uint64_t end = test_now_ns() + check_seconds() * 1000000000ull / 2;
+	unsigned forks = 0;
+	fflush(stdout);
+	for (; test_now_ns() < end; forks++) {
+		alarm(60 * check_slow());
+		fork_and_wait();
+	}
+	alarm(0);
+	gu_store_seqcst(&quit, 1);
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_join(threads[i], NULL));
+	printf("%u forks\n", forks);
+	check_noise(p, 1 << 20);
+	gu_space_check(&heap->space);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+#define MUCH ((size_t)64 << 20)
+
+/* A step of the evictor's is waited for, not all that it was asked for. */
+START_TEST(a_fork_does_not_wait_for_all)
+{
+	pthread_t t;
+	cold_heap("");
+	uint64_t *p = noise(MUCH);
+	fflush(stdout);
+	must_ok(pthread_create(&t, NULL, cool_it, NULL));
+	while (cold_of(heap).evicted_pages < 512)
+		usleep(100);
+	uint64_t before = cold_of(heap).evicted_pages;
+	fork_and_wait();
+	uint64_t after = cold_of(heap).evicted_pages;
+	must_ok(pthread_join(t, NULL));
+	printf("%lu pages while forking, of %lu\n", (unsigned long)(after - before), (unsigned long)cold_of(heap).evicted_pages);
+	ck_assert_uint_lt(after - before, MUCH / GU_PAGE / 2);
+	check_noise(p, MUCH);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("cold_races");
+	TCase *marking = test_case(suite, "marking"), *kernel = test_case(suite, "kernel"), *forking = test_case(suite, "forking"), *load = test_case(suite, "load"), *disk = test_case(suite, "disk");
+	tcase_add_loop_test(marking, sparse_and_being_filled, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, released_on_the_way, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, asked_by_many, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, heaps_that_end, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(disk, a_read_holds_nobody_up, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(disk, released_while_it_is_read, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, a_fill_that_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, calls_that_fail, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, the_park_is_looked_at, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, memory_is_locked, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(forking, forks_among_calls, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(forking, a_fork_does_not_wait_for_all, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	return suite;
+}
+
+TEST_MAIN(make_suite)
