@@ -297,10 +297,26 @@ struct gcuffd_cold_stats {
 	uint64_t store_reads;      /* of the file */
 	uint64_t store_write_errors;
 	uint64_t store_read_errors;
+	uint64_t ahead_pages;      /* brought back untouched, since touches went on in order up to there */
+	uint64_t followed_pages;   /* of these, those that touches have passed: the rest may have come back for nothing */
+	uint64_t early_pages;      /* brought back by gcuffd_order_prefetch() */
 };
 
 /* -EINVAL: size. Any thread. */
 GCUFFD_API int gcuffd_cold_stats(struct gcuffd_heap *heap, struct gcuffd_cold_stats *stats);
+
+/*
+ * Records from now on in which order pages that were out come back by touch, up to 1048576 pages. -EBUSY: that is under way; -EOPNOTSUPP;
+ * -ENOMEM. Any thread.
+ */
+GCUFFD_API int gcuffd_order_begin(struct gcuffd_heap *heap);
+/* Ends it: *count pages, the first max of them by their offsets in the heap's reservation. -EINVAL: nothing is recorded. */
+GCUFFD_API int gcuffd_order_end(struct gcuffd_heap *heap, uint64_t *offsets, size_t max, size_t *count);
+/*
+ * Has these pages, as far as they are out, brought back in this order, and returns. That ends early where the heap takes more than
+ * its resident_target. -EBUSY: an earlier call's are not all back; -EINVAL: too many; -EOPNOTSUPP; -ENOMEM. Any thread.
+ */
+GCUFFD_API int gcuffd_order_prefetch(struct gcuffd_heap *heap, const uint64_t *offsets, size_t count);
 
 #define GCUFFD_STATS_VERSION 1
 

@@ -4,9 +4,11 @@
 #include <string.h>
 
 #include "api/api.h"
+#include "base/meta.h"
 #include "ctl/evictor.h"
 #include "ctl/service.h"
 #include "gc/mutator.h"
+#include "gc/restore.h"
 
 /* Whole pages within, to take out; whole pages around, to bring back. */
 static int ask(struct gcuffd_heap *h, enum gu_tier_what what, const void *start, size_t size, size_t *out)
@@ -66,9 +68,65 @@ int gcuffd_cold_stats(struct gcuffd_heap *h, struct gcuffd_cold_stats *out)
 	s.busy_pages = gu_load_relaxed(&c->busy);
 	s.poisoned_pages = gu_load_relaxed(&c->poisoned);
 	s.summary_bytes = gu_load_relaxed(&h->space.cold.slab.bytes);
+	s.ahead_pages = gu_load_relaxed(&c->ahead);
+	s.followed_pages = gu_load_relaxed(&c->followed);
+	s.early_pages = gu_load_relaxed(&c->early);
 	struct gu_thread *t = gu_enter();
 	read_store(h, &s);
 	gu_leave(t);
 	memcpy(out, &s, gu_min(out->size, sizeof(s)));
 	return 0;
+}
+
+/* ---- a recorded order ---- */
+
+/* Whose resolver's state stays while the heap is used. */
+static int need_restore(struct gcuffd_heap *h, struct gu_restore **re)
+{
+	int err = h->space.cold.on ? gu_service_start(h, true) : -EOPNOTSUPP;
+	*re = err ? NULL : h->restore;
+	return err ? err : *re ? 0 : -EOPNOTSUPP;
+}
+
+int gcuffd_order_begin(struct gcuffd_heap *h)
+{
+	struct gu_restore *re;
+	int err = need_restore(h, &re);
+	if (err)
+		return err;
+	struct gu_thread *t = gu_enter();
+	err = gu_order_begin(&re->order);
+	gu_leave(t);
+	return err;
+}
+
+int gcuffd_order_end(struct gcuffd_heap *h, uint64_t *offsets, size_t max, size_t *count)
+{
+	struct gu_restore *re;
+	int err = need_restore(h, &re);
+	return err ? err : gu_order_end(&re->order, offsets, max, count);
+}
+
+int gcuffd_order_prefetch(struct gcuffd_heap *h, const uint64_t *offsets, size_t count)
+{
+	struct gu_restore *re;
+	int err = need_restore(h, &re);
+	if (!err && count > GU_ORDER_MOST)
+		err = -EINVAL;
+	if (err || !count)
+		return err;
+	size_t bytes = gu_align_up(count * sizeof(*offsets), GU_PAGE);
+	struct gu_tier_ask a = {.what = GU_TIER_FETCH, .count = count};
+	struct gu_thread *t = gu_enter();
+	a.order = gu_meta_map(bytes);
+	gu_leave(t);
+	if (!a.order)
+		return -ENOMEM;
+	memcpy(a.order, offsets, count * sizeof(*offsets)); /* may fault */
+	err = gu_evictor_ask(h, &a);
+	t = gu_enter();
+	if (err)
+		gu_meta_unmap(a.order, bytes);
+	gu_leave(t);
+	return err;
 }

@@ -28,7 +28,8 @@
 	X(ahead)     /* nothing is made writable or brought in ahead of mutators */ \
 	X(huge)      /* no huge pages */ \
 	X(decay)     /* freed memory goes back to the OS at once */ \
-	X(parallel)  /* one thread marks */
+	X(parallel)  /* one thread marks */ \
+	X(neighbours) /* cold memory: pages in order behind those touched stay out until they are touched, too */
 
 #define GU_WITHOUT_OF_PROCESS(X) \
 	X(membarrier) /* a stop makes mutators see a new phase */ \

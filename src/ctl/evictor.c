@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "base/meta.h"
+#include "ctl/fetch.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
 #include "sys/os.h"
@@ -23,6 +24,7 @@ struct gu_evictor {
 	uint32_t fork_waits;      /* atomic; for the lock: it goes before the next step */
 	struct gu_tier_ask ask;   /* guard: who has asked, then the thread */
 	uint64_t tidied_ns;       /* guard: lock */
+	struct gu_fetch fetch;    /* guard: lock */
 };
 
 static void set(uint32_t *word, uint32_t value)
@@ -66,9 +68,14 @@ int gu_evictor_ask(struct gcuffd_heap *h, struct gu_tier_ask *ask)
 /* A region's worth of what was asked for; whether there is more to do at once. */
 static bool answer(struct gcuffd_heap *h, struct gu_evictor *e)
 {
+	bool more = false;
 	if (gu_load_seqcst(&e->asking) != ASKED)
 		return false;
-	if (!gu_tier_step(h, &e->ask))
+	if (e->ask.what == GU_TIER_FETCH)
+		e->ask.result = gu_fetch_begin(h, &e->fetch, &e->ask);
+	else
+		more = gu_tier_step(h, &e->ask);
+	if (!more)
 		set(&e->asking, ANSWERED);
 	return true;
 }
@@ -89,7 +96,10 @@ static int64_t step(struct gcuffd_heap *h, struct gu_evictor *e)
 {
 	if (answer(h, e))
 		return 0;
-	int64_t rest = gu_tier_balance(h), wait = tidy(h, e);
+	bool fetching = gu_fetch_step(h, &e->fetch);
+	int64_t rest = fetching ? 0 : gu_tier_balance(h), wait = tidy(h, e);
+	if (fetching)
+		return 0;
 	if (rest < 0 || wait < 0)
 		return rest < 0 ? wait : rest;
 	return rest < wait ? rest : wait;
@@ -146,8 +156,10 @@ int gu_evictor_create(struct gcuffd_heap *h)
 
 void gu_evictor_destroy(struct gcuffd_heap *h)
 {
-	if (h->evictor)
-		gu_meta_free(h->evictor, sizeof(*h->evictor));
+	if (!h->evictor)
+		return;
+	gu_fetch_end(&h->evictor->fetch);
+	gu_meta_free(h->evictor, sizeof(*h->evictor));
 	h->evictor = NULL;
 }
 
@@ -176,4 +188,5 @@ void gu_evictor_fork_child(struct gcuffd_heap *h)
 	gu_lock_init(&e->lock, GU_RANK_TIER);
 	e->life = NEVER;
 	e->asking = NOBODY;
+	gu_fetch_end(&e->fetch); /* the parent's */
 }

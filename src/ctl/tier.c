@@ -39,7 +39,7 @@ static int open_tier(struct gcuffd_heap *h)
 	if (!h->tier && !(h->tier = gu_meta_alloc(sizeof(*h->tier))))
 		return -ENOMEM;
 	int err = h->space.cold.store ? 0 : gu_store_open(&store, &h->space.cold.store);
-	return err ? err : gu_restore_open(&h->space, gu_track_uffd(h), &h->restore);
+	return err ? err : gu_restore_open(&h->space, gu_track_uffd(h), !gu_heap_without(h, GU_WITHOUT_neighbours), &h->restore);
 }
 
 void gu_tier_open(struct gcuffd_heap *h)

@@ -11,13 +11,15 @@
 
 #include "gc/heap.h"
 
-enum gu_tier_what { GU_TIER_COOL, GU_TIER_WARM };
+enum gu_tier_what { GU_TIER_COOL, GU_TIER_WARM, GU_TIER_FETCH };
 
 struct gu_tier_ask {
 	enum gu_tier_what what;
 	size_t from, to;  /* pages */
 	size_t at;        /* set by step: the page to go on from, less from */
 	size_t out;       /* pages taken out */
+	uint64_t *order;  /* FETCH: offsets in a mapping of their own, which a result of 0 hands over */
+	size_t count;     /* of these */
 	int result;
 };
 

@@ -13,6 +13,8 @@
 
 #define BATCH 32
 #define SLOW_NS 100000u   /* while faults take longer they don't keep others waiting */
+#define PROBE 16          /* sleeps, one after the other, to a spin of full length */
+#define AHEAD_NS 10000u   /* that is done ahead between two looks for messages */
 #define PAUSE_NS 1000000u /* the first; the last is 64 of them */
 
 /* ---- the baton: .inv.resolver.baton ---- */
@@ -44,34 +46,57 @@ static int read_batch(struct gu_resolver *r, struct gu_uffd_msg *msgs, size_t mo
 	return got > 0 ? (int)(got / (long)sizeof(msgs[0])) : 0;
 }
 
-static uint32_t longer(const struct gu_resolver *r)
+static uint32_t longer(const struct gu_resolver *r, uint64_t ns)
 {
-	return (uint32_t)gu_min((size_t)r->spin_now * 2 + 1000, r->spin_ns);
+	return (uint32_t)gu_min(ns * 2 + 1000, r->spin_ns);
+}
+
+/*
+ * Where being woken takes long, all that comes seems to come late, however short the next spin would have had to be. So now and then one is
+ * as long as may be.
+ */
+static uint32_t spin_time(const struct gu_resolver *r) { return r->misses % PROBE == PROBE - 1 ? r->spin_ns : r->spin_now; }
+
+/* Not much at a time, for somebody may wait meanwhile; but whoever touches in order comes again sooner than a page is filled. */
+static bool work_ahead(struct gu_resolver *r, char *buffer)
+{
+	bool any = r->ahead && r->ahead(r->data, buffer);
+	if (!any)
+		return false;
+	for (uint64_t until = gu_os->clock_ns() + AHEAD_NS; gu_os->clock_ns() < until && r->ahead(r->data, buffer);)
+		;
+	return true;
 }
 
 /*
  * With the baton. The time of spinning adapts: what came while spinning, or soon after, makes the next spin longer, a long sleep
  * makes it shorter.
  */
-static int wait_batch(struct gu_resolver *r, struct gu_uffd_msg *msgs, size_t most)
+static int wait_batch(struct gu_resolver *r, struct gu_uffd_msg *msgs, size_t most, char *buffer)
 {
-	uint64_t until = gu_os->clock_ns() + r->spin_now;
+	uint32_t spin = spin_time(r);
+	uint64_t began = gu_os->clock_ns(), now = began;
 	int n;
 	do {
+		if (work_ahead(r, buffer))
+			began = gu_os->clock_ns();
 		n = read_batch(r, msgs, most);
 		if (n)
 			break;
 		gu_spin_hint();
-	} while (gu_os->clock_ns() < until);
+		now = gu_os->clock_ns();
+	} while (now < began + spin);
 	if (n) {
-		r->spin_now = longer(r);
+		r->spin_now = longer(r, gu_max(r->spin_now, now - gu_min(began, now)));
+		r->misses = 0;
 		return n;
 	}
 	uint64_t slept = gu_os->clock_ns();
+	r->misses++;
 	gu_add_relaxed(&r->counts.sleeps, 1);
 	gu_os->wait_readable(r->uffd);
 	bool soon = gu_os->clock_ns() - slept < r->spin_ns; /* a longer spin would have met it */
-	r->spin_now = soon ? longer(r) : r->spin_now / 2;
+	r->spin_now = soon ? longer(r, r->spin_now) : r->spin_now / 2;
 	return read_batch(r, msgs, most);
 }
 
@@ -216,7 +241,7 @@ void gu_resolver_run(struct gu_resolver *r, char *buffer)
 		if (!has)
 			take_baton(r);
 		has = true;
-		int n = wait_batch(r, msgs, is_slow(r) || gu_is_without(GU_WITHOUT_batch) ? 1 : BATCH);
+		int n = wait_batch(r, msgs, is_slow(r) || gu_is_without(GU_WITHOUT_batch) ? 1 : BATCH, buffer);
 		if (n)
 			gu_add_relaxed(&r->counts.reads, 1);
 		for (int i = 0; i < n; i++) {

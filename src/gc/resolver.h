@@ -52,11 +52,13 @@ struct gu_resolver {
 	uint32_t spin_ns; /* most of it; constant */
 	bool several;     /* threads; constant */
 	void (*resolve)(void *data, const struct gu_fault *fault, char *buffer);
+	bool (*ahead)(void *data, char *buffer); /* NULL, or fills a page that nobody waits for; false: there was none */
 	void *data;
 	struct gu_resolver_counts counts; /* atomic */
 
 	uint32_t baton;    /* atomic; futex; enum baton */
 	uint32_t spin_now; /* guard: who has the baton */
+	uint32_t misses;   /* guard: who has the baton; sleeps since spinning brought something */
 	uint32_t mean_ns;  /* atomic; what the latest faults took, if there are several threads */
 	uint32_t pause_ns; /* atomic; the next one */
 

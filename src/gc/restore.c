@@ -52,6 +52,23 @@ static int read_unlocking(const struct gu_restore *re, struct gu_cold_region *r,
 	return err;
 }
 
+/* What is out, with its contents at hand. */
+static int place_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, const void *contents)
+{
+	struct gu_cold *c = &re->space->cold;
+	enum gu_cold_state state = gu_load_relaxed(&r->state[page % GU_REGION_PAGES]);
+	gu_store_release(&r->filling, (uint16_t)(page % GU_REGION_PAGES + 1)); /* before its bit is clear: pairs with gu_cold_is_on_its_way() */
+	gu_cold_set_live_locked(c, r, page);
+	gu_add_relaxed(&c->counts.restored, 1); /* before whoever waits can ask */
+	int err = copy_in(re, page, contents);
+	if (err) {
+		gu_sub_relaxed(&c->counts.restored, 1);
+		gu_cold_set_back_locked(c, r, page, state);
+	}
+	gu_store_release(&r->filling, 0); /* after it is there, or its bit is set again */
+	return err;
+}
+
 /* From where the page is: 0 when it is in place, or poisoned. */
 static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, char *buffer)
 {
@@ -68,16 +85,27 @@ static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t p
 		return fill_locked(re, r, page, buffer);
 	if (bad)
 		return poison_locked(re, r, page);
-	gu_store_release(&r->filling, (uint16_t)(i + 1)); /* before its bit is clear: pairs with gu_cold_is_on_its_way() */
-	gu_cold_set_live_locked(c, r, page);
-	gu_add_relaxed(&c->counts.restored, 1); /* before whoever waits can ask */
-	int err = copy_in(re, page, contents);
-	if (err) {
-		gu_sub_relaxed(&c->counts.restored, 1);
-		gu_cold_set_back_locked(c, r, page, state);
+	return place_locked(re, r, page, contents);
+}
+
+/* One that nobody has touched (.inv.cold.ahead): 1 if it was filled, 0 if it was left as it is, -ENOMEM. */
+static int fill_early(struct gu_restore *re, size_t page, char *buffer, bool wait)
+{
+	struct gu_cold *c = &re->space->cold;
+	size_t i = page % GU_REGION_PAGES;
+	struct gu_cold_region *r = gu_cold_is_out(c, page) ? gu_cold_region(c, page) : NULL;
+	if (!r || (!wait && !gu_trylock(&r->lock)))
+		return 0;
+	if (wait)
+		gu_lock(&r->lock);
+	enum gu_cold_state state = gu_load_relaxed(&r->state[i]);
+	int err = 0, done = 0, bad = state == GU_COLD_EVICTED ? read_unlocking(re, r, i, buffer) : state != GU_COLD_PARKED;
+	if (!bad && gu_load_relaxed(&r->state[i]) == state) {
+		err = place_locked(re, r, page, state == GU_COLD_PARKED ? (const void *)gu_cold_park(c, page) : buffer);
+		done = !err;
 	}
-	gu_store_release(&r->filling, 0); /* after it is there, or its bit is set again */
-	return err;
+	gu_unlock(&r->lock);
+	return err ? err : done;
 }
 
 /* ---- on first touch ---- */
@@ -88,6 +116,19 @@ static bool is_own(const struct gu_restore *re, uint32_t tid)
 		if (gu_load_relaxed(&re->tids[i]) == tid)
 			return true;
 	return false;
+}
+
+/* Whoever waited has been woken. */
+static void note_touch(struct gu_restore *re, size_t page, uint32_t tid)
+{
+	struct gu_cold_counts *counts = &re->space->cold.counts;
+	if (is_own(re, tid)) {
+		gu_add_relaxed(&counts->restored_by_collector, 1);
+		return;
+	}
+	gu_order_note(&re->order, page << GU_PAGE_SHIFT);
+	if (re->neighbours)
+		gu_add_relaxed(&counts->followed, gu_streams_touched(&re->streams, page));
 }
 
 /* A hole of the park: mlockall(2), or a debugger, looks at all that is mapped. The evictor drops what it gets. */
@@ -108,8 +149,8 @@ static int fill_heap(struct gu_restore *re, const struct gu_fault *fault, char *
 	bool out = gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE;
 	int err = fill_locked(re, r, page, buffer);
 	gu_unlock(&r->lock);
-	if (out && !err && is_own(re, fault->tid))
-		gu_add_relaxed(&s->cold.counts.restored_by_collector, 1);
+	if (out && !err)
+		note_touch(re, page, fault->tid);
 	return err;
 }
 
@@ -122,6 +163,24 @@ static void resolve(void *data, const struct gu_fault *fault, char *buffer)
 		gu_resolver_pause(&re->resolver, fault->page);
 	else
 		gu_resolver_relieved(&re->resolver);
+}
+
+/* When nobody waits: a page. */
+static bool bring_next(void *data, char *buffer)
+{
+	struct gu_restore *re = data;
+	size_t page;
+	if (!gu_streams_next(&re->streams, re->space->size >> GU_PAGE_SHIFT, &page))
+		return false;
+	int done = fill_early(re, page, buffer, false);
+	if (done < 0)
+		gu_streams_stop(&re->streams);
+	if (done <= 0)
+		return true;
+	gu_streams_brought(&re->streams);
+	gu_order_note(&re->order, page << GU_PAGE_SHIFT);
+	gu_add_relaxed(&re->space->cold.counts.ahead, 1);
+	return true;
 }
 
 void gu_restore_run(struct gu_restore *re) { gu_resolver_run(&re->resolver, re->thread_buffer); }
@@ -151,6 +210,14 @@ int gu_restore_pages(struct gu_restore *re, size_t from, size_t to)
 	return result;
 }
 
+int gu_restore_early(struct gu_restore *re, size_t page)
+{
+	int done = fill_early(re, page, re->buffer, true);
+	if (done > 0)
+		gu_add_relaxed(&re->space->cold.counts.early, 1);
+	return done < 0 ? done : 0;
+}
+
 /* ---- making and ending ---- */
 
 void gu_restore_free(struct gu_restore *re)
@@ -158,22 +225,24 @@ void gu_restore_free(struct gu_restore *re)
 	if (!re)
 		return;
 	gu_meta_unmap((void *)re->resolver.bell, GU_PAGE);
+	gu_order_free(&re->order);
 	gu_meta_unmap(re->zeros, GU_PAGE);
 	gu_meta_unmap(re->buffer, GU_PAGE);
 	gu_meta_unmap(re->thread_buffer, GU_PAGE);
 	gu_meta_free(re, sizeof(*re));
 }
 
-int gu_restore_open(struct gu_space *s, int uffd, struct gu_restore **out)
+int gu_restore_open(struct gu_space *s, int uffd, bool neighbours, struct gu_restore **out)
 {
 	struct gu_restore *re = gu_meta_alloc(sizeof(*re));
 	if (!re)
 		return -ENOMEM;
 	re->space = s;
+	re->neighbours = neighbours;
 	re->zeros = gu_meta_map(GU_PAGE);
 	re->buffer = gu_meta_map(GU_PAGE);
 	re->thread_buffer = gu_meta_map(GU_PAGE);
-	re->resolver = (struct gu_resolver){.uffd = uffd, .resolve = resolve, .data = re, .spin_ns = SPIN_NS};
+	re->resolver = (struct gu_resolver){.uffd = uffd, .resolve = resolve, .ahead = neighbours ? bring_next : NULL, .data = re, .spin_ns = SPIN_NS};
 	re->resolver.bell = (uintptr_t)gu_meta_map(GU_PAGE);
 	int err = re->zeros && re->buffer && re->thread_buffer && re->resolver.bell ? 0 : -ENOMEM;
 	if (!err)

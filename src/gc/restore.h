@@ -9,7 +9,9 @@
 #ifndef GU_GC_RESTORE_H
 #define GU_GC_RESTORE_H
 
+#include "gc/order.h"
 #include "gc/resolver.h"
+#include "gc/stream.h"
 #include "space/space.h"
 
 #define GU_RESTORE_TIDS 16
@@ -17,6 +19,9 @@
 struct gu_restore {
 	struct gu_resolver resolver;
 	struct gu_space *space;
+	bool neighbours;                 /* constant; pages come back ahead of touches that go on in order */
+	struct gu_streams streams;       /* guard: the resolver's thread */
+	struct gu_order order;
 	char *zeros;                     /* a page */
 	char *buffer;                    /* a page; guard: the evictor */
 	char *thread_buffer;             /* a page; guard: the resolver's thread */
@@ -25,7 +30,7 @@ struct gu_restore {
 };
 
 /* uffd: the heap's, whose faults come to the resolver. -ENOMEM, or what registering said. The collector. */
-int gu_restore_open(struct gu_space *space, int uffd, struct gu_restore **restore);
+int gu_restore_open(struct gu_space *space, int uffd, bool neighbours, struct gu_restore **restore);
 /* Ends the resolver's thread, if there is one. */
 void gu_restore_close(struct gu_restore *restore);
 /* In a forked child, or if no thread was started. */
@@ -37,5 +42,7 @@ void gu_restore_run(struct gu_restore *restore);
 
 /* Fills pages [from, to) of a region that are out. The evictor. 0, -ENOMEM, -EIO: one was poisoned. */
 int gu_restore_pages(struct gu_restore *restore, size_t from, size_t to);
+/* Fills a page that is out, unless it can't be read: nobody has touched it yet. The evictor. -ENOMEM. */
+int gu_restore_early(struct gu_restore *restore, size_t page);
 
 #endif

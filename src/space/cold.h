@@ -55,6 +55,8 @@ struct gu_cold_region {
 struct gu_cold_counts {
 	/* atomic; pages since the heap was made */
 	uint64_t evicted, restored, restored_by_collector, dropped, poisoned;
+	uint64_t ahead, followed; /* restored: in order behind touches; of these, those after which the touches went on */
+	uint64_t early;           /* restored: in a recorded order */
 	uint64_t busy;          /* left in place: shared or pinned by the kernel */
 	uint64_t bounced;       /* touched before they were in the store */
 };
