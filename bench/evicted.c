@@ -269,7 +269,6 @@ static const struct system systems[] = {
 /* ---- touching */
 
 struct toucher {
-	pthread_t thread;
 	const struct system *system;
 	unsigned number, count;
 	struct bench_hist touches;
@@ -315,13 +314,9 @@ static void touch_all(const struct system *s, unsigned count)
 		t->system = s;
 		t->number = i;
 		t->count = count;
-		int err = i ? pthread_create(&t->thread, NULL, touch_share, t) : 0;
-		if (err)
-			bench_fail("a thread", err);
 	}
-	touch_share(&touchers[0]);
+	bench_at_once(touch_share, touchers, sizeof(touchers[0]), count);
 	for (unsigned i = 1; i < count; i++) {
-		pthread_join(touchers[i].thread, NULL);
 		bench_hist_merge(&touchers[0].touches, &touchers[i].touches);
 		touchers[0].checksum += touchers[i].checksum;
 	}

@@ -31,7 +31,6 @@ static size_t pages, window; /* window: pages that a fault fills */
 static struct timespec fetch_time; /* what fetching takes besides */
 
 struct toucher {
-	pthread_t thread;
 	unsigned number;
 	const struct bench_args *args;
 	const uint32_t *order;
@@ -233,13 +232,8 @@ static struct toucher *touch_all(const struct bench_args *args)
 		t->number = i;
 		t->args = args;
 		t->order = order;
-		int err = i ? pthread_create(&t->thread, NULL, touch_share, t) : 0;
-		if (err)
-			bench_fail("a thread", err);
 	}
-	touch_share(&touchers[0]);
-	for (unsigned i = 1; i < args->touchers; i++)
-		pthread_join(touchers[i].thread, NULL);
+	bench_at_once(touch_share, touchers, sizeof(*touchers), args->touchers);
 	return touchers;
 }
 

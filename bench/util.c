@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -272,4 +273,20 @@ void bench_fail(const char *what, int err)
 {
 	fprintf(stderr, "%s: %s\n", what, strerror(err));
 	exit(1);
+}
+
+void bench_at_once(void *(*fn)(void *), void *items, size_t size, unsigned n)
+{
+	pthread_t *threads = calloc(n, sizeof(*threads));
+	if (!threads)
+		bench_out_of_memory();
+	for (unsigned i = 1; i < n; i++) {
+		int err = pthread_create(&threads[i], NULL, fn, (char *)items + i * size);
+		if (err)
+			bench_fail("a thread", err);
+	}
+	fn(items);
+	for (unsigned i = 1; i < n; i++)
+		pthread_join(threads[i], NULL);
+	free(threads);
 }

@@ -113,4 +113,7 @@ void bench_end(void);
 _Noreturn void bench_out_of_memory(void);
 _Noreturn void bench_fail(const char *what, int err);
 
+/* Runs fn for each of n items of size bytes, the first on this thread and the others on threads of their own, and waits for all. */
+void bench_at_once(void *(*fn)(void *), void *items, size_t size, unsigned n);
+
 #endif

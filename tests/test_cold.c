@@ -3,7 +3,8 @@
  * test_cold.c - pages that are taken out and come back: what was on them, who may touch them, what marking sees of them, and
  * what happens to them when their objects die, heaps end, or the process forks.
  */
-#include "core.h"
+#define COLD_OPTIONS ",verify=1"
+#include "cold.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -19,42 +20,7 @@
 #include "gc/mutator.h"
 #include "gc/summary.h"
 #include "space/block.h"
-#include "space/cold.h"
-#include "space/space.h"
 #include "sys/uapi.h"
-
-static struct gcuffd_heap *heap;
-
-#define cold_heap(more) \
-	do { \
-		NEED_RUNG(_i); \
-		heap = heap_make("rung=%s,cold=1,verify=1,reservation=1G" more, rung_names[_i]); \
-	} while (0)
-
-static struct gcuffd_cold_stats cold_of(struct gcuffd_heap *h)
-{
-	struct gcuffd_cold_stats s = {.size = sizeof(s)};
-	ck_ok(gcuffd_cold_stats(h, &s));
-	return s;
-}
-
-static void checked(void)
-{
-	gu_space_check(&heap->space);
-	verified(heap);
-}
-
-static size_t cool_all(void)
-{
-	size_t n;
-	ck_ok(gcuffd_cool(heap, NULL, 0, &n));
-	return n;
-}
-
-TEST_UNUSED static bool is_out(const void *p)
-{
-	return gu_cold_state(&heap->space.cold, gu_space_page(&heap->space, (uintptr_t)p)) != GU_COLD_LIVE;
-}
 
 /* ---- a list whose nodes lie on many pages ---- */
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_cold_races.c - cold memory at its worst moments: what happens while a page is on its way, to whom, and who waits for whom. */
-#include "core.h"
+#define COLD_OPTIONS
+#include "cold.h"
 
 #include <signal.h>
 #include <sys/mman.h>
@@ -9,30 +10,7 @@
 #include "ctl/tier.h"
 #include "fake_os.h"
 #include "space/block.h"
-#include "space/cold.h"
-#include "space/space.h"
 #include "sys/uapi.h"
-
-static struct gcuffd_heap *heap;
-
-#define cold_heap(more) \
-	do { \
-		NEED_RUNG(_i); \
-		heap = heap_make("rung=%s,cold=1,reservation=1G" more, rung_names[_i]); \
-	} while (0)
-
-static struct gcuffd_cold_stats cold_of(struct gcuffd_heap *h)
-{
-	struct gcuffd_cold_stats s = {.size = sizeof(s)};
-	must_ok(gcuffd_cold_stats(h, &s));
-	return s;
-}
-
-static void checked(void)
-{
-	gu_space_check(&heap->space);
-	verified(heap);
-}
 
 static size_t cool(const void *start, size_t size)
 {
@@ -40,13 +18,6 @@ static size_t cool(const void *start, size_t size)
 	int err = gcuffd_cool(heap, start, size, &n);
 	must(!err || err == -ENOSPC, "%d", err);
 	return n;
-}
-
-static size_t cool_all(void) { return cool(NULL, 0); }
-
-static bool is_out(const void *p)
-{
-	return gu_cold_state(&heap->space.cold, gu_space_page(&heap->space, (uintptr_t)p)) != GU_COLD_LIVE;
 }
 
 /* ---- steps of one thread that another waits for ---- */
@@ -88,7 +59,7 @@ static __attribute__((noinline)) void touch(const void *p)
 
 static void *cool_it(void *unused)
 {
-	cool_all();
+	cool(NULL, 0);
 	return unused;
 }
 
@@ -137,7 +108,7 @@ START_TEST(sparse_and_being_filled)
 	cold_heap(",pacing=0");
 	uint64_t hidden = make_big(3 << 20, 200 * 512 + 5);
 	scrub();
-	cool_all();
+	cool(NULL, 0);
 	ck_assert(is_out((void *)watched));
 	reset_steps();
 	fake_install();
@@ -202,7 +173,7 @@ START_TEST(released_on_the_way)
 		must_ok(pthread_create(&threads[i], NULL, come_and_go, NULL));
 	uint64_t end = test_now_ns() + check_seconds() * 1000000000ull / 2, taken = 0;
 	while (goes_on(heap, end, 3))
-		taken += cool_all();
+		taken += cool(NULL, 0);
 	gu_store_seqcst(&quit, 1);
 	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
 		must_ok(pthread_join(threads[i], NULL));
@@ -342,20 +313,26 @@ static void *free_dropped(void *unused)
 
 static size_t region_of(const void *p) { return gu_space_page(&heap->space, (uintptr_t)p) / GU_REGION_PAGES; }
 
+/* Pieces that are out, and a thread whose touch of one of them is being read. */
+static void begin_slow_read(pthread_t *reader)
+{
+	for (size_t i = 0; i < PIECES; i++)
+		pieces[i] = noise(PIECE);
+	cool(NULL, 0);
+	fake_install();
+	fake_os.pread = read_slowly;
+	reset_steps();
+	done = over = 0;
+	must_ok(pthread_create(reader, NULL, touch_pieces, NULL));
+	await(&there, 10000 * check_slow());
+}
+
 /* While one page is read, its neighbours' blocks are released, their pages taken out, and cycles run. */
 START_TEST(a_read_holds_nobody_up)
 {
 	pthread_t reader, other, evictor;
 	cold_heap(",store_memory=1M,store_file=64M,pacing=0");
-	for (size_t i = 0; i < PIECES; i++)
-		pieces[i] = noise(PIECE);
-	cool_all();
-	fake_install();
-	fake_os.pread = read_slowly;
-	reset_steps();
-	done = over = 0;
-	must_ok(pthread_create(&reader, NULL, touch_pieces, NULL));
-	await(&there, 10000 * check_slow());
+	begin_slow_read(&reader);
 	for (dropped = 0; dropped < PIECES; dropped++)
 		if (dropped != touched && region_of(&pieces[dropped][6000]) == region_of(&pieces[touched][6000]) && is_out(&pieces[dropped][6000]))
 			break;
@@ -387,15 +364,7 @@ START_TEST(released_while_it_is_read)
 {
 	pthread_t reader, other;
 	cold_heap(",store_memory=1M,store_file=64M,pacing=0");
-	for (size_t i = 0; i < PIECES; i++)
-		pieces[i] = noise(PIECE);
-	cool_all();
-	fake_install();
-	fake_os.pread = read_slowly;
-	reset_steps();
-	done = over = 0;
-	must_ok(pthread_create(&reader, NULL, touch_pieces, NULL));
-	await(&there, 10000 * check_slow());
+	begin_slow_read(&reader);
 	dropped = touched;
 	uint64_t *was = pieces[dropped];
 	must_ok(pthread_create(&other, NULL, free_dropped, NULL));
@@ -414,7 +383,7 @@ START_TEST(released_while_it_is_read)
 		if (pieces[i])
 			check_noise(pieces[i], PIECE);
 	usleep(200000);
-	cool_all();
+	cool(NULL, 0);
 	ck_assert(is_out(&p[6000]));
 	checked();
 	ck_ok(gcuffd_heap_destroy(heap));
@@ -433,7 +402,7 @@ START_TEST(a_fill_that_fails)
 	uint64_t *p = noise(1 << 20);
 	fake_install();
 	for (size_t i = 0; i < GU_ARRAY_LEN(refusals); i++) {
-		cool_all();
+		cool(NULL, 0);
 		ck_assert(is_out(&p[5000]));
 		fake_fail_ioctl(GU_UFFDIO_COPY, 1, refusals[i]);
 		touch(&p[5000]);
@@ -496,7 +465,7 @@ START_TEST(calls_that_fail)
 		printf("plant %zu: %u\n", i, n - 1);
 		fflush(stdout);
 	}
-	cool_all();
+	cool(NULL, 0);
 	ck_assert(is_out(&p[5000]));
 	check_noise(p, SOME);
 	uint64_t wrong = stats_of(heap).verify_failures; /* the verifier had no memory */
@@ -515,12 +484,12 @@ START_TEST(the_park_is_looked_at)
 {
 	cold_heap(",verify=1");
 	uint64_t *p = noise(1 << 20);
-	cool_all();
+	cool(NULL, 0);
 	ck_assert(is_out(&p[5000]));
 	volatile char *park = (char *)gu_cold_park(&heap->space.cold, gu_space_page(&heap->space, (uintptr_t)&p[0]));
 	ck_assert_int_eq(park[100 * GU_PAGE], 0);
 	check_noise(p, 1 << 20);
-	cool_all();
+	cool(NULL, 0);
 	ck_assert(is_out(&p[100 * 512 + 1]));
 	ck_assert(is_out(&p[5000]));
 	check_noise(p, 1 << 20);
@@ -540,11 +509,11 @@ START_TEST(memory_is_locked)
 		ck_ok(gcuffd_heap_destroy(heap));
 		GU_SKIP("mlock: errno %d", errno);
 	}
-	cool_all();
+	cool(NULL, 0);
 	for (size_t i = 0; i < 20; i++)
 		ck_assert_int_eq(is_out(&p[i * 512]), (i != 9));
 	ck_ok(munlock(&p[9 * 512], GU_PAGE) ? -errno : 0);
-	cool_all();
+	cool(NULL, 0);
 	ck_assert(is_out(&p[9 * 512]));
 	if (mlockall(MCL_CURRENT)) {
 		ck_ok(gcuffd_heap_destroy(heap));
@@ -552,9 +521,9 @@ START_TEST(memory_is_locked)
 	}
 	check_noise(p, 1 << 20);
 	ck_ok(gcuffd_collect(heap));
-	ck_assert_uint_eq(cool_all(), 0); /* it is to stay */
+	ck_assert_uint_eq(cool(NULL, 0), 0); /* it is to stay */
 	ck_ok(munlockall() ? -errno : 0);
-	cool_all();
+	cool(NULL, 0);
 	ck_assert(is_out(&p[5000]));
 	check_noise(p, 1 << 20);
 	checked();

@@ -3,47 +3,15 @@
  * test_restore.c - what comes back before it is touched: pages in order behind those that are, and pages in an order that was recorded. And
  * what must not: behind touches in no order, for the collector, where it is left out, above the target.
  */
-#include "core.h"
+#define COLD_OPTIONS ",verify=1,pacing=0"
+#include "cold.h"
 
 #include <sys/wait.h>
 
 #include "fake_os.h"
-#include "gc/heap.h"
 #include "gc/restore.h"
-#include "space/cold.h"
-#include "space/space.h"
-
-static struct gcuffd_heap *heap;
 
 #define PAGES 1024u
-
-#define cold_heap(more) \
-	do { \
-		NEED_RUNG(_i); \
-		heap = heap_make("rung=%s,cold=1,verify=1,reservation=1G,pacing=0" more, rung_names[_i]); \
-	} while (0)
-
-static struct gcuffd_cold_stats cold_of(struct gcuffd_heap *h)
-{
-	struct gcuffd_cold_stats s = {.size = sizeof(s)};
-	ck_ok(gcuffd_cold_stats(h, &s));
-	return s;
-}
-
-static void checked(void)
-{
-	gu_space_check(&heap->space);
-	verified(heap);
-}
-
-static size_t cool_all(void)
-{
-	size_t n;
-	ck_ok(gcuffd_cool(heap, NULL, 0, &n));
-	return n;
-}
-
-static bool is_out(const void *p) { return gu_cold_state(&heap->space.cold, gu_space_page(&heap->space, (uintptr_t)p)) != GU_COLD_LIVE; }
 
 /* Each page holds its number, and words that don't compress away. */
 static uint64_t *make_pages(size_t n)
@@ -54,6 +22,12 @@ static uint64_t *make_pages(size_t n)
 	for (size_t i = 0; i < n * 512; i++)
 		words[i] = i % 512 ? test_rand(&rng) >> 32 : i / 512;
 	return words;
+}
+
+static void note_offsets(const uint64_t *words, uint64_t *offsets)
+{
+	for (size_t i = 0; i < PAGES; i++)
+		offsets[i] = (uintptr_t)(words + i * 512) - heap->space.base;
 }
 
 static void touch(const uint64_t *words, size_t page) { must(words[page * 512] == page, "page %zu: %lu", page, (unsigned long)words[page * 512]); }
@@ -398,8 +372,7 @@ START_TEST(unreadable_for_a_while)
 	uint64_t offsets[PAGES];
 	cold_heap(",store_memory=1M,store_file=64M,without=neighbours");
 	const uint64_t *words = make_pages(PAGES);
-	for (size_t i = 0; i < PAGES; i++)
-		offsets[i] = (uintptr_t)(words + i * 512) - heap->space.base;
+	note_offsets(words, offsets);
 	fake_install();
 	cool_all();
 	ck_assert_uint_gt(cold_of(heap).store_file_bytes, 0);
@@ -424,8 +397,7 @@ START_TEST(not_above_the_target)
 	uint64_t offsets[PAGES];
 	cold_heap(",resident_target=2M,store_memory=64M");
 	const uint64_t *words = make_pages(PAGES);
-	for (size_t i = 0; i < PAGES; i++)
-		offsets[i] = (uintptr_t)(words + i * 512) - heap->space.base;
+	note_offsets(words, offsets);
 	cool_all();
 	prefetch(offsets, PAGES);
 	prefetch(offsets, 1);
@@ -525,8 +497,7 @@ START_TEST(forks)
 	int status;
 	cold_heap("");
 	const uint64_t *words = make_pages(PAGES);
-	for (size_t i = 0; i < PAGES; i++)
-		offsets[i] = (uintptr_t)(words + i * 512) - heap->space.base;
+	note_offsets(words, offsets);
 	for (int i = 0; i < 5; i++) {
 		cool_all();
 		ck_ok(gcuffd_order_begin(heap));

@@ -21,8 +21,8 @@ static int ask(struct gcuffd_heap *h, enum gu_tier_what what, const void *start,
 	struct gu_tier_ask a = {.what = what};
 	a.from = gu_space_page(&h->space, what == GU_TIER_COOL ? gu_align_up(from, GU_PAGE) : from);
 	a.to = gu_space_page(&h->space, what == GU_TIER_COOL ? end : gu_align_up(end, GU_PAGE));
-	int err = gu_service_start(h, true);
-	if (!err && a.from < a.to)
+	int err = 0;
+	if (a.from < a.to && !(err = gu_service_start(h, true)))
 		err = gu_evictor_ask(h, &a);
 	if (out)
 		*out = a.out;

@@ -72,7 +72,7 @@ static bool answer(struct gcuffd_heap *h, struct gu_evictor *e)
 	if (gu_load_seqcst(&e->asking) != ASKED)
 		return false;
 	if (e->ask.what == GU_TIER_FETCH)
-		e->ask.result = gu_fetch_begin(h, &e->fetch, &e->ask);
+		e->ask.result = gu_fetch_begin(&e->fetch, &e->ask);
 	else
 		more = gu_tier_step(h, &e->ask);
 	if (!more)
@@ -98,8 +98,6 @@ static int64_t step(struct gcuffd_heap *h, struct gu_evictor *e)
 		return 0;
 	bool fetching = gu_fetch_step(h, &e->fetch);
 	int64_t rest = fetching ? 0 : gu_tier_balance(h), wait = tidy(h, e);
-	if (fetching)
-		return 0;
 	if (rest < 0 || wait < 0)
 		return rest < 0 ? wait : rest;
 	return rest < wait ? rest : wait;

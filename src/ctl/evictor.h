@@ -2,6 +2,7 @@
 /*
  * evictor.h - the thread that takes pages out and brings them back on request. It waits for disks, so it is not the collector's: it takes the
  * heap's cycle lock for a region's worth of moving or a batch's worth of bookkeeping at a time, and lets cycles go first.
+ * It runs only where there is a resolver.
  *
  * All of a step is done with the tier lock, which a fork waits for: no page is half way to the store then.
  */

@@ -9,10 +9,8 @@
 
 #define AT_ONCE 16u
 
-int gu_fetch_begin(struct gcuffd_heap *h, struct gu_fetch *f, const struct gu_tier_ask *ask)
+int gu_fetch_begin(struct gu_fetch *f, const struct gu_tier_ask *ask)
 {
-	if (!h->restore)
-		return -EOPNOTSUPP;
 	if (f->offsets)
 		return -EBUSY;
 	*f = (struct gu_fetch){.offsets = ask->order, .count = ask->count};
@@ -37,7 +35,7 @@ bool gu_fetch_step(struct gcuffd_heap *h, struct gu_fetch *f)
 	if (!f->offsets)
 		return false;
 	size_t end = gu_min(f->at + AT_ONCE, f->count);
-	int err = h->restore && has_room(h) ? 0 : -EAGAIN;
+	int err = has_room(h) ? 0 : -EAGAIN;
 	for (; f->at < end && !err; f->at++)
 		if (f->offsets[f->at] < h->space.size)
 			err = gu_restore_early(h->restore, f->offsets[f->at] >> GU_PAGE_SHIFT);

@@ -14,8 +14,8 @@ struct gu_fetch {
 	size_t count, at;
 };
 
-/* The list of an ask becomes the evictor's. -EBUSY: one is under way; -EOPNOTSUPP. */
-int gu_fetch_begin(struct gcuffd_heap *heap, struct gu_fetch *fetch, const struct gu_tier_ask *ask);
+/* The list of an ask becomes the evictor's. -EBUSY: one is under way. */
+int gu_fetch_begin(struct gu_fetch *fetch, const struct gu_tier_ask *ask);
 /* Some pages, whether there are more. */
 bool gu_fetch_step(struct gcuffd_heap *heap, struct gu_fetch *fetch);
 void gu_fetch_end(struct gu_fetch *fetch);

@@ -69,8 +69,8 @@ bool gu_tier_step(struct gcuffd_heap *h, struct gu_tier_ask *ask)
 	size_t top = gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT;
 	size_t from = ask->from + ask->at, end = gu_min(ask->to, top);
 	size_t to = gu_min(gu_align_down(from, GU_REGION_PAGES) + GU_REGION_PAGES, end);
-	int err = h->restore ? 0 : -EOPNOTSUPP;
-	if (!err && from < to)
+	int err = 0;
+	if (from < to)
 		err = ask->what == GU_TIER_COOL ? gu_evict(h, from, to, &ask->out) : gu_evict_undo(h, from, to);
 	ask->at = to - ask->from;
 	ask->result = ask->result ? ask->result : err;
@@ -128,7 +128,7 @@ int64_t gu_tier_balance(struct gcuffd_heap *h)
 {
 	struct gu_tier *t = h->tier;
 	size_t target = h->options.resident_target;
-	if (!h->restore || !target || !t)
+	if (!target)
 		return -1;
 	size_t resident = gu_tier_resident(h), regions = gu_load_acquire(&h->space.top) / GU_REGION;
 	uint64_t now = gu_os->clock_ns();

@@ -25,7 +25,7 @@ static void lock_between_cycles(struct gcuffd_heap *h)
 	gu_lock(&h->cycle_lock);
 }
 
-/* Both locks. The resolver, which may be reading from a disk with the region's, is waited for without the cycle's (.inv.cold.put). */
+/* Both locks. The resolver, which has the region's while it fills a page, is waited for without the cycle's (.inv.cold.put). */
 static void lock_region_between_cycles(struct gcuffd_heap *h, struct gu_cold_region *r)
 {
 	for (lock_between_cycles(h); !gu_trylock(&r->lock); lock_between_cycles(h)) {

@@ -221,26 +221,38 @@ void gu_cold_forked(struct gu_space *s, bool (*is_there)(void *data, size_t page
 
 /* ---- checks ---- */
 
+static void check_page(struct gu_space *s, const struct gu_cold_region *r, size_t page)
+{
+	size_t i = page % GU_REGION_PAGES;
+	GU_INVARIANT(gu_cold_is_out(&s->cold, page) == (r->state[i] != GU_COLD_LIVE), ".inv.cold.bit");
+	GU_INVARIANT(r->state[i] == GU_COLD_LIVE ? r->left[i] || !r->slot[i] : !r->left[i], ".inv.cold.record");
+	GU_INVARIANT(r->state[i] != GU_COLD_EVICTED || r->slot[i], ".inv.cold.record");
+	GU_INVARIANT(r->state[i] == GU_COLD_LIVE || (gu_load_acquire(&s->block_of[page]) && s->state[page] & GU_PAGE_USED), ".inv.cold.block");
+}
+
+/* Each region's lock, so that the resolver is at none of them. */
+static void each_lock(const struct gu_cold *c, size_t regions, void (*fn)(struct gu_lock *lock))
+{
+	for (size_t i = 0; i < regions; i++)
+		if (c->regions[i])
+			fn(&c->regions[i]->lock);
+}
+
 void gu_cold_check(struct gu_space *s)
 {
 	struct gu_cold *c = &s->cold;
-	size_t bits = 0, parked = 0, pages = gu_load_acquire(&s->top) >> GU_PAGE_SHIFT;
-	for (size_t p = 0; c->on && p < pages; p++) {
+	size_t bits = 0, parked = 0, regions = c->on ? gu_load_acquire(&s->top) / GU_REGION : 0;
+	each_lock(c, regions, gu_lock_fork);
+	for (size_t p = 0; p < regions * GU_REGION_PAGES; p++) {
 		struct gu_cold_region *r = gu_cold_region(c, p);
-		if (!r) {
-			GU_INVARIANT(!gu_cold_is_out(c, p), ".inv.cold.bit");
+		GU_INVARIANT(r || !gu_cold_is_out(c, p), ".inv.cold.bit");
+		if (!r)
 			continue;
-		}
-		gu_lock(&r->lock);
-		size_t i = p % GU_REGION_PAGES;
-		GU_INVARIANT(gu_cold_is_out(c, p) == (r->state[i] != GU_COLD_LIVE), ".inv.cold.bit");
-		GU_INVARIANT(r->state[i] == GU_COLD_LIVE ? r->left[i] || !r->slot[i] : !r->left[i], ".inv.cold.record");
-		GU_INVARIANT(r->state[i] != GU_COLD_EVICTED || r->slot[i], ".inv.cold.record");
-		GU_INVARIANT(r->state[i] == GU_COLD_LIVE || (gu_load_acquire(&s->block_of[p]) && s->state[p] & GU_PAGE_USED), ".inv.cold.block");
+		check_page(s, r, p);
 		bits += gu_cold_is_out(c, p);
-		parked += r->state[i] == GU_COLD_PARKED;
-		gu_unlock(&r->lock);
+		parked += r->state[p % GU_REGION_PAGES] == GU_COLD_PARKED;
 	}
-	GU_INVARIANT(!c->on || (bits == gu_load_seqcst(&c->nout) && parked == gu_load_relaxed(&c->parked)), ".inv.cold.bit");
+	GU_INVARIANT(bits == gu_load_seqcst(&c->nout) && parked == gu_load_relaxed(&c->parked), ".inv.cold.bit");
+	each_lock(c, regions, gu_unlock_fork);
 	gu_slab_check(&c->slab);
 }

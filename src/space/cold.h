@@ -148,7 +148,7 @@ static inline void gu_cold_forget(struct gu_space *space, const struct gu_cold *
  */
 void gu_cold_forked(struct gu_space *space, bool (*is_there)(void *data, size_t page), void *data);
 
-/* Test support: bits, states and counts agree (.inv.cold.bit). No evictor runs. */
+/* Test support: bits, states and counts agree (.inv.cold.bit). With the tier and the cycle lock, where there is an evictor. */
 void gu_cold_check(struct gu_space *space);
 
 #endif
