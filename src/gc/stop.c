@@ -127,6 +127,8 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 		park_borrower();
 	else if (t && gu_load_relaxed(&t->section))
 		gu_store_relaxed(&t->pending, 1);
+	else if (t && gu_load_seqcst(&t->blocking) != GU_RUNNING)
+		; /* claimed, or to be: its stack is scanned from where it began to block, and this frame lies below */
 	else if (t)
 		park(t);
 	else if (gu_load_relaxed(&gu_entered))
@@ -186,8 +188,12 @@ int gu_blocking_leave(void)
 		return -EINVAL;
 	for (;;) {
 		uint32_t e = gu_load_seqcst(&epoch), was = GU_BLOCKING;
-		if (gu_cas_seqcst(&t->blocking, &was, GU_RUNNING))
+		if (gu_cas_seqcst(&t->blocking, &was, GU_RUNNING)) {
+			int saved = errno;
+			park(t); /* if a stop has asked and not claimed us: its signal may have come while we blocked */
+			errno = saved;
 			return 0;
+		}
 		if (e & 1)
 			gu_os->futex_wait(&epoch, e, -1);
 		else
