@@ -318,6 +318,53 @@ GCUFFD_API int gcuffd_order_end(struct gcuffd_heap *heap, uint64_t *offsets, siz
  */
 GCUFFD_API int gcuffd_order_prefetch(struct gcuffd_heap *heap, const uint64_t *offsets, size_t count);
 
+/* ---- images: a heap in a file -------------------------------------------------------------- */
+
+/* Names are at most 63 bytes, each used once in its list. */
+struct gcuffd_named {
+	const char *name;
+	const void *object; /* of the heap, or NULL */
+};
+
+/* Memory outside of the heap that objects may point into: a table of functions, constant data, ... */
+struct gcuffd_external {
+	const char *name;
+	const void *start;
+	size_t length;
+};
+
+struct gcuffd_image_options {
+	size_t size; /* sizeof */
+	const struct gcuffd_named *roots; /* gcuffd_heap_save() */
+	size_t nroots;
+	const struct gcuffd_external *externals;
+	size_t nexternals;
+};
+
+/*
+ * Writes the heap as it is at one moment to the file at path, which is replaced when all is written, or not at all (path.tmp-PID may be left
+ * by a process that dies). Mutators run on, but for a stop of a few ms at that moment; where pages can't be tracked (rung stop), for all of it. A collection
+ * comes first; none runs meanwhile, nor does fork(). Conservative words that lead into any mapping of the process but the heap count as
+ * pointers out of it. options may be NULL. -EXDEV: a pointer out of the heap into no external (the log says where); -EINVAL: options, or a root
+ * that is no object; -EIO: a page could not be brought back; -ETIMEDOUT: a thread did not stop; -ENOMEM; or what writing said.
+ */
+GCUFFD_API int gcuffd_heap_save(struct gcuffd_heap *heap, const char *path, const struct gcuffd_image_options *options);
+
+/*
+ * A heap from an image, at its addresses: pages are brought in on first touch, where the rung is move or rwp and system calls can do so too; else
+ * all are read at once (a line in the log says so). The file may be replaced or removed meanwhile, not written to. Both options may be NULL; those of the
+ * heap are as for gcuffd_heap_create(), but that GCUFFD_COLD is on, and reservation, GCUFFD_NO_INTERIOR and GCUFFD_PAST_END are the image's.
+ * Externals are found by name, and what points into those that have moved is corrected. Loaded objects are of the heap's first arena; their addresses are not used
+ * for others once they died. -EINVAL: options, no image, or one of another machine or version; -EBADMSG: it is cut off or damaged; -EEXIST: its
+ * addresses are taken; -ENOENT: no such file, or an external is missing or too small; -ENOMEM, or as gcuffd_heap_create() and open(2). The log says
+ * which. A page that turns out damaged later is poisoned: who touches it gets SIGBUS.
+ */
+GCUFFD_API int gcuffd_heap_load(const char *path, const struct gcuffd_image_options *image, const struct gcuffd_options *options,
+				struct gcuffd_heap **heap);
+
+/* An object that was named when the heap was saved; it is alive as long as the heap. NULL with ENOENT: there is no such name (errno 0: it was NULL). */
+GCUFFD_API void *gcuffd_image_root(struct gcuffd_heap *heap, const char *name);
+
 #define GCUFFD_STATS_VERSION 1
 
 /* Times in ns, sizes in bytes. "last" fields are of the last finished cycle, the rest are sums. */

@@ -9,6 +9,10 @@
 #include "space/cold.h"
 #include "space/space.h"
 
+#ifndef COLD_OPTIONS
+#define COLD_OPTIONS ""
+#endif
+
 static struct gcuffd_heap *heap;
 
 #define cold_heap(more) \

@@ -21,7 +21,7 @@
 
 enum fake_call {
 	FAKE_ANY, FAKE_MMAP, FAKE_MUNMAP, FAKE_MPROTECT, FAKE_MADVISE, FAKE_OPEN, FAKE_READ, FAKE_PREAD, FAKE_IOCTL,
-	FAKE_CREATE, FAKE_UNLINK, FAKE_SET_FLAGS, FAKE_FLOCK, FAKE_PWRITEV, FAKE_FALLOCATE, FAKE_FDATASYNC, FAKE_FADVISE,
+	FAKE_CREATE, FAKE_UNLINK, FAKE_RENAME, FAKE_SET_FLAGS, FAKE_FLOCK, FAKE_PWRITEV, FAKE_FALLOCATE, FAKE_FDATASYNC, FAKE_FADVISE,
 	FAKE_USERFAULTFD, FAKE_UNSHARE, FAKE_FUTEX_WAIT, FAKE_TGKILL, FAKE_VM_READV, FAKE_COUNT
 };
 
@@ -91,6 +91,8 @@ static int fake_create(const char *path, int flags, unsigned mode)
 
 static int fake_unlink(const char *path) { FAKE_OR_REAL(FAKE_UNLINK, 0, path, gu_os_linux.unlink(path)); }
 
+static int fake_rename(const char *from, const char *to) { FAKE_OR_REAL(FAKE_RENAME, 0, from, gu_os_linux.rename(from, to)); }
+
 static int fake_set_flags(int fd, int flags) { FAKE_OR_REAL(FAKE_SET_FLAGS, 0, NULL, gu_os_linux.set_flags(fd, flags)); }
 static int fake_flock(int fd, int how) { FAKE_OR_REAL(FAKE_FLOCK, 0, NULL, gu_os_linux.flock(fd, how)); }
 
@@ -151,6 +153,7 @@ __attribute__((unused)) static void fake_install(void)
 	fake_os.pread = fake_pread;
 	fake_os.create = fake_create;
 	fake_os.unlink = fake_unlink;
+	fake_os.rename = fake_rename;
 	fake_os.set_flags = fake_set_flags;
 	fake_os.flock = fake_flock;
 	fake_os.pwritev = fake_pwritev;

@@ -21,7 +21,7 @@ for s in gcuffd libgc; do
 done
 
 "$run" --list >"$out/list"
-for b in gcbench binary-trees mutate restore track coldset noise; do
+for b in gcbench binary-trees mutate restore track coldset image noise; do
 	grep -q "^$b " "$out/list" || fail "--list lacks $b"
 done
 

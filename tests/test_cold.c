@@ -76,6 +76,27 @@ START_TEST(out_and_back)
 }
 END_TEST
 
+/* Not by their numbers in the table of the service threads. */
+START_TEST(the_programs_files_stay)
+{
+	int fds[16];
+	cold_heap(",store_memory=1M,store_file=64M");
+	uint64_t *noise = gcuffd_alloc_atomic(heap, (size_t)8 << 20);
+	struct test_rng rng = test_rng(3);
+	for (size_t i = 0; i < (8u << 20) / 8; i++)
+		noise[i] = test_rand(&rng);
+	cool_all();
+	ck_assert_uint_gt(cold_of(heap).store_file_bytes, 0);
+	for (int i = 0; i < 16; i++)
+		fds[i] = dup(STDERR_FILENO);
+	ck_ok(gcuffd_heap_destroy(heap));
+	for (int fd = 0; fd < 3; fd++)
+		ck_assert_int_ge(fcntl(fd, F_GETFD), 0);
+	for (int i = 0; i < 16; i++)
+		ck_assert_int_ge(fcntl(fds[i], F_GETFD), 0);
+}
+END_TEST
+
 START_TEST(warmed)
 {
 	cold_heap("");
@@ -797,6 +818,7 @@ static Suite *make_suite(void)
 	Suite *suite = suite_create("cold");
 	TCase *basic = test_case(suite, "basic");
 	tcase_add_loop_test(basic, out_and_back, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, the_programs_files_stay, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(basic, warmed, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(basic, collected_where_it_is, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	TCase *use = test_case(suite, "use"), *by_itself = test_case(suite, "by_itself");

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* test_cold_races.c - cold memory at its worst moments: what happens while a page is on its way, to whom, and who waits for whom. */
-#define COLD_OPTIONS
 #include "cold.h"
 
 #include <signal.h>

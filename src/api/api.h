@@ -29,6 +29,10 @@ void gu_report(struct gcuffd_heap *heap, const char *call, const void *pointer, 
 /* Defaults filled in and every field checked; a line in the log says what is wrong. */
 int gu_options_resolve(struct gcuffd_options *out, const struct gcuffd_options *in);
 
+/* Of resolved options; at the image's address and with what is in it, if there is one. Not inside a section. */
+struct gu_image;
+int gu_heap_make(const struct gcuffd_options *options, struct gu_image *image, struct gcuffd_heap **heap);
+
 int gu_arena_new(struct gcuffd_heap *heap, const char *name, struct gcuffd_arena **arena);
 void gu_arena_end(struct gcuffd_arena *arena);
 

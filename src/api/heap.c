@@ -6,6 +6,7 @@
 #include "api/api.h"
 #include "base/meta.h"
 #include "ctl/service.h"
+#include "gc/imageload.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
 #include "space/hooks.h"
@@ -116,11 +117,13 @@ static void leave_thread(void) { gu_leave(gu_self); }
 
 static size_t types_len(void) { return gu_align_up(GU_TYPES * sizeof(struct gcuffd_type *), GU_PAGE); }
 
-static int make_tables(struct gcuffd_heap *h)
+static int make_tables(struct gcuffd_heap *h, struct gu_image *im)
 {
 	bool huge = !gu_heap_is(h, GCUFFD_NO_HUGE) && gu_caps()->has_thp;
 	size_t limit = h->options.hard_limit ? h->options.hard_limit - HEADROOM : 0;
-	int err = gu_space_init(&h->space, h->options.reservation, limit, huge);
+	if (im)
+		im->held = false;
+	int err = gu_space_init_at(&h->space, im ? im->head.base : 0, h->options.reservation, limit, huge);
 	if (err)
 		return err;
 	h->space.without = h->options.without;
@@ -130,7 +133,9 @@ static int make_tables(struct gcuffd_heap *h)
 	if (!h->types || gu_meta_commit(h->types, types_len()))
 		return -ENOMEM;
 	err = gu_arena_new(h, "default", &h->arenas[0]);
-	return err ? err : gu_service_create(h);
+	if (!err)
+		err = gu_service_create(h);
+	return err || !im ? err : gu_image_install(h, im);
 }
 
 static void unmake(struct gcuffd_heap *h)
@@ -145,6 +150,7 @@ static void unmake(struct gcuffd_heap *h)
 		gu_meta_unreserve(h->types, types_len());
 	if (h->roots)
 		gu_meta_free(h->roots, h->roots_max * sizeof(h->roots[0]));
+	gu_meta_unmap(h->named, gu_align_up(h->nnamed * sizeof(*h->named), GU_PAGE));
 	if (h->pins)
 		gu_meta_free(h->pins, h->pins_max * sizeof(h->pins[0]));
 	if (h->space.base)
@@ -154,7 +160,7 @@ static void unmake(struct gcuffd_heap *h)
 	gu_meta_free(h, sizeof(*h));
 }
 
-static int create(const struct gcuffd_options *o, int rung, struct gcuffd_heap **out)
+static int create(const struct gcuffd_options *o, int rung, struct gu_image *im, struct gcuffd_heap **out)
 {
 	struct gcuffd_heap *h = gu_meta_alloc(sizeof(*h));
 	if (!h)
@@ -165,7 +171,7 @@ static int create(const struct gcuffd_options *o, int rung, struct gcuffd_heap *
 	h->verify_frees = o->flags & GCUFFD_VERIFY;
 	gu_lock_init(&h->lock, GU_RANK_ROOTS);
 	gu_lock_init(&h->cycle_lock, GU_RANK_CYCLE);
-	int err = make_tables(h);
+	int err = make_tables(h, im);
 	if (!err)
 		err = gu_heaps_add(h);
 	if (err)
@@ -175,14 +181,10 @@ static int create(const struct gcuffd_options *o, int rung, struct gcuffd_heap *
 	return err;
 }
 
-int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap **heap)
+int gu_heap_make(const struct gcuffd_options *o, struct gu_image *im, struct gcuffd_heap **heap)
 {
-	struct gcuffd_options o;
-	gu_without_init();
-	int rung, err = gu_options_resolve(&o, options);
-	struct gu_log log = {o.log, o.log_data, (int)o.log_level};
-	if (err)
-		return err;
+	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
+	int rung, err;
 	freeze_blocking();
 	struct gu_thread *t = gu_enter();
 	if (gu_os == &gu_os_linux)
@@ -192,16 +194,24 @@ int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap 
 	if (!err)
 		err = gu_stop_init();
 	if (!err)
-		err = gu_caps_rung((int)o.rung, &rung);
+		err = gu_caps_rung((int)o->rung, &rung);
 	if (!err)
-		err = create(&o, rung, heap);
+		err = create(o, rung, im, heap);
 	gu_leave(t);
 	gu_heaps_thaw();
 	if (err == -EOPNOTSUPP)
-		gu_log(&log, GU_LOG_ERROR, "rung %s is not to be had here; gcuffd probe says why", gu_caps_rung_name((int)o.rung));
+		gu_log(&log, GU_LOG_ERROR, "rung %s is not to be had here; gcuffd probe says why", gu_caps_rung_name((int)o->rung));
 	else if (err == -ENOMEM)
-		gu_log(&log, GU_LOG_ERROR, "no address space for a reservation of %zu MiB and its tables (ulimit -v?)", o.reservation >> 20);
+		gu_log(&log, GU_LOG_ERROR, "no address space for a reservation of %zu MiB and its tables (ulimit -v?)", o->reservation >> 20);
 	return err;
+}
+
+int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap **heap)
+{
+	struct gcuffd_options o;
+	gu_without_init();
+	int err = gu_options_resolve(&o, options);
+	return err ? err : gu_heap_make(&o, NULL, heap);
 }
 
 int gcuffd_heap_destroy(struct gcuffd_heap *h)
@@ -212,8 +222,11 @@ int gcuffd_heap_destroy(struct gcuffd_heap *h)
 	for (unsigned i = 0; i <= GU_ARENAS; i++)
 		if (h->arenas[i])
 			gu_cache_drop_arena(h->arenas[i]);
+	struct gu_image *im = h->space.cold.image;
 	struct gu_thread *t = gu_enter();
 	unmake(h);
+	if (im)
+		gu_image_free(im);
 	gu_leave(t);
 	gu_heaps_thaw();
 	return 0;
@@ -244,10 +257,22 @@ static int add_type(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words,
 	return 0;
 }
 
+/* One that the image has, for a program that makes its types anew. */
+static struct gcuffd_type *find_loaded(const struct gcuffd_heap *h, const uint64_t *bitmap, size_t words)
+{
+	const struct gu_image *im = h->space.cold.image;
+	for (uint32_t i = 0; im && i < im->head.ntypes; i++)
+		if (h->types[i]->words == words && !memcmp(h->types[i]->bitmap, bitmap, (words + 63) / 64 * 8))
+			return h->types[i];
+	return NULL;
+}
+
 int gcuffd_type_create(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words, struct gcuffd_type **type)
 {
 	if (!bitmap || !words || words > 4096)
 		return -EINVAL;
+	if ((*type = find_loaded(h, bitmap, words)))
+		return 0;
 	struct gu_thread *t = gu_enter();
 	int err = add_type(h, bitmap, words, type);
 	gu_leave(t);

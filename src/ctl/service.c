@@ -18,6 +18,8 @@
 #include "ctl/evictor.h"
 #include "ctl/pacer.h"
 #include "gc/evict.h"
+#include "gc/imageload.h"
+#include "gc/imagesave.h"
 #include "gc/mark.h"
 #include "gc/mutator.h"
 #include "gc/restore.h"
@@ -30,7 +32,16 @@
 #include "sys/os.h"
 
 #define STACK ((size_t)256 << 10)
+#define SAVING_ROOM ((uint64_t)64 << 20) /* bytes allocated before that */
+#define SAVING_PAUSE_NS 200000
 #define THREADS (GU_MARKERS + 3) /* the collector, its workers, one that brings in regions ahead, the resolver, the evictor */
+
+struct saving {
+	const char *path;
+	const struct gcuffd_image_options *options;
+	int result;
+	uint32_t done; /* atomic; futex */
+};
 
 struct gu_service {
 	struct gcuffd_heap *heap;
@@ -46,6 +57,7 @@ struct gu_service {
 	uint32_t in_cycle;        /* atomic; odd while a cycle runs; futex of those who wait for its memory */
 	uint32_t ask_reason;      /* atomic */
 	int32_t result;           /* atomic; of the last cycle */
+	struct saving *saving;    /* atomic; whose heap is to be saved */
 	uint32_t ready;           /* atomic; futex; 1 started, 2 failed */
 	int error;                /* why it failed */
 	bool shares;              /* guard: collector, then constant; the program's descriptors, not some of its own */
@@ -164,6 +176,24 @@ int gu_service_collect(struct gcuffd_heap *h, enum gu_reason reason, bool in_sto
 	return wait_for(h, ticket);
 }
 
+int gu_service_save(struct gcuffd_heap *h, const char *path, const struct gcuffd_image_options *options)
+{
+	struct gu_service *s = h->service;
+	struct saving a = {path, options, 0, 0}, *none = NULL;
+	int err = gu_service_start(h, true);
+	if (err)
+		return err;
+	bool blocking = gu_self && !gu_blocking_enter();
+	for (; !gu_cas_seqcst(&s->saving, &none, &a); none = NULL) /* another's turn */
+		gu_os->futex_wait(&a.done, 0, 1000000);
+	ring(s);
+	while (!gu_load_acquire(&a.done))
+		gu_os->futex_wait(&a.done, 0, -1);
+	if (blocking)
+		gu_blocking_leave();
+	return a.result;
+}
+
 static size_t tidy_all(struct gcuffd_heap *h, enum gu_arena_tidy how)
 {
 	size_t before = gu_load_relaxed(&h->space.resident);
@@ -184,9 +214,25 @@ static size_t purge_in_section(struct gcuffd_heap *h)
 	return freed;
 }
 
+/* A save writes all that is new: who makes it faster than that is slowed down, a little each time. */
+static void slow_down(struct gcuffd_heap *h)
+{
+	uint64_t since = gu_os->clock_ns();
+	uint32_t never = 0;
+	bool blocking = gu_self && !gu_blocking_enter();
+	gu_os->futex_wait(&never, 0, SAVING_PAUSE_NS);
+	if (blocking)
+		gu_blocking_leave();
+	gu_add_relaxed(&h->stall_ns, gu_os->clock_ns() - since);
+}
+
 void gu_service_throttle(struct gcuffd_heap *h)
 {
-	if (gu_unlikely(gu_load_relaxed(&h->allocated) >= gu_load_relaxed(&h->ceiling)))
+	if (gu_likely(gu_load_relaxed(&h->allocated) < gu_load_relaxed(&h->ceiling)))
+		return;
+	if (gu_load_relaxed(&h->service->saving))
+		slow_down(h);
+	else
 		wait_cycle_end(h);
 }
 
@@ -337,7 +383,9 @@ static void run_cycle(struct gcuffd_heap *h)
 	c.in_stop = (int32_t)((uint32_t)asks - done) > 0;
 	lock_cycle(h);
 	mark_cycle(s);
-	int err = gu_cycle_run(h, &c);
+	int err = gu_image_summarise(h); /* .inv.image.summaries */
+	if (!err)
+		err = gu_cycle_run(h, &c);
 	if (!err)
 		account_foreign(h);
 	if (err)
@@ -350,6 +398,23 @@ static void run_cycle(struct gcuffd_heap *h)
 	gu_store_seqcst(&s->result, err);
 	gu_store_seqcst(&s->done, served);
 	gu_os->futex_wake(&s->done, INT32_MAX);
+}
+
+/* Nobody waits for a cycle meanwhile but who has no memory; who allocates much is slowed down. */
+static void save(struct gcuffd_heap *h)
+{
+	struct saving *a = gu_load_acquire(&h->service->saving);
+	if (!a)
+		return;
+	run_cycle(h);
+	lock_cycle(h);
+	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + SAVING_ROOM);
+	a->result = gu_image_save(h, a->path, a->options);
+	gu_store_relaxed(&h->ceiling, ceiling);
+	gu_unlock(&h->cycle_lock);
+	gu_store_seqcst(&h->service->saving, NULL);
+	gu_store_seqcst(&a->done, 1);
+	gu_os->futex_wake(&a->done, INT32_MAX); /* may be nobody's word by now: then nobody waits */
 }
 
 static bool due(struct gu_service *s)
@@ -386,10 +451,11 @@ static void serve(struct gcuffd_heap *h)
 	struct gu_service *s = h->service;
 	while (!gu_load_seqcst(&s->quit)) {
 		uint32_t bell = gu_load_seqcst(&s->bell);
+		save(h);
 		if (due(s))
 			run_cycle(h);
 		int64_t wait = tidy(h);
-		if (!due(s) && !gu_load_seqcst(&s->quit))
+		if (!due(s) && !gu_load_seqcst(&s->saving) && !gu_load_seqcst(&s->quit))
 			gu_os->futex_wait(&s->bell, bell, wait);
 	}
 }
@@ -399,13 +465,18 @@ static void serve(struct gcuffd_heap *h)
 /* A table of its own: the program may close all it knows, and a stray child inherits nothing. */
 static void own_files(struct gcuffd_heap *h)
 {
-	int keep[GU_STORE_FDS];
+	struct gu_image *im = h->space.cold.image;
+	int keep[GU_STORE_FDS + 1];
 	size_t n = h->space.cold.store ? gu_store_files(h->space.cold.store, keep) : 0; /* in a forked child: opened there */
+	if (im && im->fd >= 0)
+		keep[n++] = im->fd;
 	h->service->shares = gu_files_own(keep, n) != 0;
 	if (h->service->shares)
 		gu_log(&h->log, GU_LOG_WARN, "service threads share the program's descriptors: unshare was refused");
 	else
 		gu_log_detach();
+	if (im)
+		im->tid = gu_os->gettid();
 }
 
 static void begin(struct gcuffd_heap *h)
@@ -536,6 +607,10 @@ static void *collector_main(void *arg)
 	serve(s->heap);
 	gu_evictor_quit(s->heap);
 	gu_restore_close(s->heap->restore);
+	if (s->heap->space.cold.store) /* by number, they are the program's in its own table */
+		gu_store_close_files(s->heap->space.cold.store);
+	if (s->heap->space.cold.image && s->heap->space.cold.image->fd >= 0)
+		gu_os->close(s->heap->space.cold.image->fd);
 	gu_track_close(s->heap);
 	gu_stop_exempt(false);
 	return NULL;
@@ -716,6 +791,15 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	h->stalled = 0;
 }
 
+bool gu_service_has_files(const struct gcuffd_heap *h) { return h->service->started; }
+
+void gu_service_loaded(struct gcuffd_heap *h)
+{
+	const struct gu_image *im = h->space.cold.image;
+	if (im && im->fd >= 0 && !h->service->shares)
+		gu_os->close(im->fd);
+}
+
 /* The child's handler, when all else is in order: what is out reads as zeros until there is a resolver. */
 void gu_service_fork_resume(struct gcuffd_heap *h)
 {
@@ -728,4 +812,5 @@ void gu_service_fork_resume(struct gcuffd_heap *h)
 	}
 	for (size_t n = h->service->shares ? 0 : gu_store_files(h->space.cold.store, fds); n-- > 0;)
 		gu_os->close(fds[n]);
+	gu_service_loaded(h);
 }

@@ -22,6 +22,14 @@ bool gu_service_wanted(const struct gcuffd_heap *heap);
 /* Waits for a cycle that begins after the call. 0, -ETIMEDOUT. Not inside a section. */
 int gu_service_collect(struct gcuffd_heap *heap, enum gu_reason reason, bool in_stop);
 
+/* Has the collector save the heap, as gcuffd_heap_save(), after a cycle. Not inside a section. */
+int gu_service_save(struct gcuffd_heap *heap, const char *path, const struct gcuffd_image_options *options);
+
+/* After the start of a heap's that was loaded: the image's descriptor is the service threads' from here on. */
+void gu_service_loaded(struct gcuffd_heap *heap);
+/* Whether that is so. */
+bool gu_service_has_files(const struct gcuffd_heap *heap);
+
 /* Waits for the end of a cycle under way if mutators have outrun it. Not inside a section. */
 void gu_service_throttle(struct gcuffd_heap *heap);
 

@@ -10,6 +10,7 @@
 #include "gc/summary.h"
 #include "gc/track.h"
 #include "space/block.h"
+#include "space/image.h"
 #include "sys/os.h"
 #include "sys/scan.h"
 
@@ -49,7 +50,7 @@ static void drop_leftover(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 	size_t i = page % GU_REGION_PAGES;
 	note_touch(r, i);
 	if (r->slot[i])
-		gu_store_drop(cold_of(h)->store, r->slot[i]);
+		gu_cold_drop(cold_of(h), r->slot[i]);
 	else
 		gu_os->madvise((void *)gu_cold_park(cold_of(h), page), GU_PAGE, MADV_DONTNEED);
 	gu_summary_free(h, r->summary[i]);
@@ -110,7 +111,7 @@ static int prepare(struct gcuffd_heap *h, size_t page, struct gu_cold_region **o
 	lock_region_between_cycles(h, r);
 	tidy_region_locked(h, r, region);
 	gu_unlock(&r->lock);
-	int err = r->missing ? 0 : gu_track_missing(h, region);
+	int err = r->missing ? 0 : gu_track_missing(h, region, 1);
 	if (err) {
 		gu_unlock(&h->cycle_lock);
 		return err;
@@ -348,6 +349,8 @@ void gu_evict_fork_prepare(struct gcuffd_heap *h)
 		return;
 	each_run(h, MADV_DOFORK);
 	(void)gu_store_fork_prepare(cold_of(h)->store);
+	if (cold_of(h)->image && gu_load_relaxed(&cold_of(h)->nout))
+		gu_image_fork_prepare(cold_of(h)->image);
 }
 
 void gu_evict_fork_parent(struct gcuffd_heap *h)
@@ -356,6 +359,8 @@ void gu_evict_fork_parent(struct gcuffd_heap *h)
 	if (!cold_of(h)->store)
 		return;
 	gu_store_fork_parent(cold_of(h)->store);
+	if (cold_of(h)->image)
+		gu_image_fork_parent(cold_of(h)->image);
 	each_run(h, MADV_DONTFORK);
 }
 
@@ -382,6 +387,8 @@ void gu_evict_fork_child(struct gcuffd_heap *h)
 {
 	struct looking l = {h, -1};
 	cold_of(h)->forks++;
+	if (cold_of(h)->image)
+		gu_image_fork_child(cold_of(h)->image);
 	if (!cold_of(h)->store)
 		return;
 	gu_store_fork_child(cold_of(h)->store);
@@ -391,6 +398,13 @@ void gu_evict_fork_child(struct gcuffd_heap *h)
 		gu_os->close(l.pagemap);
 }
 
+static bool read_by_hand(struct gcuffd_heap *h, gu_slot slot, uintptr_t at)
+{
+	int err = gu_cold_get(cold_of(h), slot, (void *)at);
+	gu_add_relaxed(&cold_of(h)->counts.poisoned, err ? 1 : 0);
+	return err;
+}
+
 /* By plain stores: nobody is told of faults here. What can't be read is made inaccessible. */
 static void fill_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page)
 {
@@ -398,11 +412,23 @@ static void fill_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t
 	size_t i = page % GU_REGION_PAGES;
 	if (r->state[i] == GU_COLD_PARKED)
 		memcpy((void *)at, (const void *)gu_cold_park(cold_of(h), page), GU_PAGE);
-	else if (r->state[i] == GU_COLD_POISONED || gu_store_get(cold_of(h)->store, r->slot[i], (void *)at))
+	else if (r->state[i] == GU_COLD_POISONED || read_by_hand(h, r->slot[i], at))
 		gu_os->mprotect((void *)at, GU_PAGE, PROT_NONE);
 	gu_lock(&r->lock);
 	gu_cold_set_live_locked(cold_of(h), r, page);
 	gu_unlock(&r->lock);
+}
+
+/* From this region on those that have pages out, and whose faults come to nobody yet. */
+static void tell_of_faults(struct gcuffd_heap *h, size_t region)
+{
+	struct gu_cold *c = cold_of(h);
+	size_t n = 0, most = gu_load_acquire(&h->space.top) / GU_REGION - region;
+	while (n < most && c->regions[region + n] && !c->regions[region + n]->missing)
+		n++;
+	bool told = h->restore && !gu_track_missing(h, region, n);
+	for (size_t i = region; i < region + n; i++)
+		c->regions[i]->missing = told;
 }
 
 void gu_evict_resume(struct gcuffd_heap *h)
@@ -412,7 +438,8 @@ void gu_evict_resume(struct gcuffd_heap *h)
 		struct gu_cold_region *r = gu_cold_region(cold_of(h), p);
 		if (!r || !gu_cold_is_out(cold_of(h), p) || r->missing)
 			continue;
-		r->missing = h->restore && !gu_track_missing(h, p / GU_REGION_PAGES);
+		if (h->restore)
+			tell_of_faults(h, p / GU_REGION_PAGES);
 		if (!r->missing)
 			fill_by_hand(h, r, p);
 	}

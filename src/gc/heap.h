@@ -57,6 +57,8 @@ struct gcuffd_heap {
 	struct gu_root_range *roots;   /* guard: lock */
 	size_t nroots, roots_max;
 	struct gu_pin *pins;           /* guard: lock; by start, then size (pins.c) */
+	uintptr_t *named;              /* constant; the objects that an image named: a root */
+	size_t nnamed;
 	size_t npins, pins_max;        /* npins atomic, changes under lock */
 
 	struct gu_lock cycle_lock;     /* rank CYCLE: held during a cycle, a reset, a fork, and while the evictor changes what markers read */

@@ -46,7 +46,7 @@ static int read_unlocking(const struct gu_restore *re, struct gu_cold_region *r,
 	gu_slot slot = r->slot[i];
 	r->reading[i]++;
 	gu_unlock(&r->lock);
-	int err = gu_store_get(re->space->cold.store, slot, buffer);
+	int err = gu_cold_get(&re->space->cold, slot, buffer);
 	gu_lock(&r->lock);
 	r->reading[i]--;
 	return err;

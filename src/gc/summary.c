@@ -23,42 +23,45 @@ struct gu_summary {
 	uint64_t words[];     /* masks, then pointers */
 };
 
-struct draft {
-	uint64_t masks[EIGHTHS];
-	uint64_t offsets[GU_PAGE_WORDS];
-	size_t count;
-};
-
 /* ---- what a page points to ---- */
 
-static void note_words(const struct gcuffd_heap *h, struct draft *d, const uintptr_t *words, size_t from, size_t to, const struct gcuffd_type *type,
-		       size_t first)
+struct page {
+	const struct gcuffd_heap *heap;
+	const uintptr_t *words;
+	const uint64_t *objects;
+	struct gu_page_words *out;
+};
+
+static void note_words(struct page *p, size_t from, size_t to, const struct gcuffd_type *type, size_t first)
 {
 	for (size_t i = from; i < to; i++) {
 		size_t at = i - first; /* in the object; only with a type, whose objects are not cut off at the front by much */
-		if (words[i] - h->space.base >= h->space.size)
-			continue;
 		if (type && (at >= type->words || !(type->bitmap[at >> 6] >> (at & 63) & 1)))
 			continue;
-		d->masks[i / 64] |= 1ull << i % 64;
+		if (p->words[i] - p->heap->space.base < p->heap->space.size)
+			p->out->inside[i / 64] |= 1ull << i % 64;
+		else if (p->words[i])
+			p->out->outside[i / 64] |= 1ull << i % 64;
 	}
 }
 
-static uint64_t objects_of(const struct gu_block *b, uint32_t g)
+static uint64_t objects_of(const struct page *p, const struct gu_block *b, uint32_t g)
 {
+	if (p->objects)
+		return p->objects[g];
 	return gu_load_relaxed(&b->bits[g].start) & ~gu_load_relaxed(&b->bits[g].freed) & ~gu_run_ahead(b, g);
 }
 
-static void note_cell(const struct gcuffd_heap *h, struct draft *d, const struct gu_block *b, uint32_t cell, uintptr_t page, const uintptr_t *words)
+static void note_cell(struct page *p, const struct gu_block *b, uint32_t cell, uintptr_t page)
 {
 	uintptr_t object = gu_block_cell_addr(b, cell);
 	uintptr_t lo = gu_max(object, page), hi = gu_min(object + b->cell, page + GU_PAGE);
-	const struct gcuffd_type *type = b->kind == GCUFFD_TYPED ? h->types[b->types[cell]] : NULL;
+	const struct gcuffd_type *type = b->kind == GCUFFD_TYPED ? p->heap->types[b->types[cell]] : NULL;
 	size_t first = (size_t)((intptr_t)(object - page) / 8); /* below zero, wrapped, if the object begins on an earlier page */
-	note_words(h, d, words, (lo - page) / 8, (hi - page) / 8, type, first);
+	note_words(p, (lo - page) / 8, (hi - page) / 8, type, first);
 }
 
-static void note_objects_locked(const struct gcuffd_heap *h, struct draft *d, const struct gu_block *b, uintptr_t lo, const uintptr_t *words)
+static void note_objects_locked(struct page *p, const struct gu_block *b, uintptr_t lo)
 {
 	uint32_t first, last;
 	if (!b->scanned || !gu_block_cell(b, lo, &first))
@@ -66,22 +69,24 @@ static void note_objects_locked(const struct gcuffd_heap *h, struct draft *d, co
 	if (!gu_block_cell(b, lo + GU_PAGE - 1, &last))
 		last = b->ncells - 1;
 	for (uint32_t cell = first; cell <= last; cell++)
-		if (objects_of(b, cell >> 6) >> (cell & 63) & 1)
-			note_cell(h, d, b, cell, lo, words);
+		if (objects_of(p, b, cell >> 6) >> (cell & 63) & 1)
+			note_cell(p, b, cell, lo);
 }
 
 /* Blocks that are released, and descriptors that become another block's, are so under the arena's lock first: such a page is not out for long. */
-static void note_page(const struct gcuffd_heap *h, struct draft *d, size_t page, const uintptr_t *words)
+void gu_summary_words(const struct gcuffd_heap *h, size_t page, const uintptr_t *words, const uint64_t *objects, struct gu_page_words *out)
 {
+	struct page p = {h, words, objects, out};
 	uintptr_t lo = gu_space_address(&h->space, page);
 	const struct gu_block *b = gu_block_at(&h->space, lo);
+	*out = (struct gu_page_words){{0}, {0}};
 	if (!b)
 		return;
 	struct gcuffd_arena *a = b->arena; /* stays while no arena ends: the cycle lock */
 	gu_lock(&a->lock);
 	uint8_t state = gu_load_acquire(&b->state);
 	if (b->arena == a && state != GU_BLOCK_FREE && state != GU_BLOCK_BUSY)
-		note_objects_locked(h, d, b, lo, words);
+		note_objects_locked(&p, b, lo);
 	gu_unlock(&a->lock);
 }
 
@@ -129,45 +134,53 @@ static size_t size_of(const struct gu_summary *s)
 	return sizeof(*s) + s->nmasks * 8 + gu_align_up((size_t)s->count * s->width, 64) / 8;
 }
 
-static void collect_offsets(const struct gcuffd_heap *h, struct draft *d, const uintptr_t *words)
+static size_t collect_offsets(const struct gcuffd_heap *h, const uintptr_t *words, const uint64_t *masks, uint64_t *offsets)
 {
+	size_t n = 0;
 	for (size_t e = 0; e < EIGHTHS; e++)
-		for (uint64_t m = d->masks[e]; m; m &= m - 1)
-			d->offsets[d->count++] = words[e * 64 + (size_t)__builtin_ctzll(m)] - h->space.base;
+		for (uint64_t m = masks[e]; m; m &= m - 1)
+			offsets[n++] = words[e * 64 + (size_t)__builtin_ctzll(m)] - h->space.base;
+	return n;
+}
+
+size_t gu_summary_pack(const struct gcuffd_heap *h, const uintptr_t *words, const struct gu_page_words *which, void *out)
+{
+	struct gu_summary head = {0}, *s = out;
+	uint64_t offsets[GU_PAGE_WORDS], different[EIGHTHS], all = 0;
+	size_t count = collect_offsets(h, words, which->inside, offsets);
+	if (!count)
+		return 0;
+	for (size_t i = 0; i < count; i++)
+		all |= offsets[i];
+	head.count = (uint16_t)count;
+	head.shift = all ? (uint8_t)__builtin_ctzll(all) : 0;
+	head.width = all >> head.shift ? (uint8_t)(64 - __builtin_clzll(all >> head.shift)) : 1;
+	set_masks(&head, which->inside, different);
+	memset(out, 0, size_of(&head));
+	*s = head;
+	memcpy(s->words, different, s->nmasks * 8);
+	for (size_t i = 0; i < count; i++)
+		put_bits(s->words + s->nmasks, i * s->width, s->width, offsets[i] >> s->shift);
+	return size_of(s);
 }
 
 int gu_summary_make(struct gcuffd_heap *h, size_t page, const uintptr_t *words, struct gu_summary **out)
 {
-	struct draft d = {.count = 0};
-	struct gu_summary head = {0};
-	uint64_t different[EIGHTHS], all = 0;
+	uint64_t packed[GU_SUMMARY_MOST / 8];
+	struct gu_page_words which;
 	*out = NULL;
-	note_page(h, &d, page, words);
-	collect_offsets(h, &d, words);
-	if (!d.count)
+	gu_summary_words(h, page, words, NULL, &which);
+	size_t len = gu_summary_pack(h, words, &which, packed);
+	if (!len)
 		return 0;
-	for (size_t i = 0; i < d.count; i++)
-		all |= d.offsets[i];
-	head.count = (uint16_t)d.count;
-	head.shift = all ? (uint8_t)__builtin_ctzll(all) : 0;
-	head.width = all >> head.shift ? (uint8_t)(64 - __builtin_clzll(all >> head.shift)) : 1;
-	set_masks(&head, d.masks, different);
-	struct gu_summary *s = gu_slab_alloc(&h->space.cold.slab, size_of(&head));
-	if (!s)
+	*out = gu_slab_alloc(&h->space.cold.slab, len);
+	if (!*out)
 		return -ENOMEM;
-	*s = head;
-	memcpy(s->words, different, s->nmasks * 8);
-	for (size_t i = 0; i < d.count; i++)
-		put_bits(s->words + s->nmasks, i * s->width, s->width, d.offsets[i] >> s->shift);
-	*out = s;
+	memcpy(*out, packed, len);
 	return 0;
 }
 
-void gu_summary_free(struct gcuffd_heap *h, struct gu_summary *s)
-{
-	if (s)
-		gu_slab_free(&h->space.cold.slab, s);
-}
+void gu_summary_free(struct gcuffd_heap *h, struct gu_summary *s) { gu_cold_drop_summary(&h->space.cold, s); }
 
 /* ---- reading ---- */
 

@@ -13,7 +13,19 @@
 
 #define GU_PAGE_WORDS (GU_PAGE / 8)
 
+#define GU_SUMMARY_MOST 4224u /* bytes */
+
 struct gu_summary;
+
+/* Which words of a page are pointers of its objects: into the reservation, and others that are not zero. */
+struct gu_page_words {
+	uint64_t inside[GU_PAGE_WORDS / 64], outside[GU_PAGE_WORDS / 64];
+};
+
+/* objects: of the page's block a word for each 64 cells, set where there is an object; NULL: those that there are now. */
+void gu_summary_words(const struct gcuffd_heap *heap, size_t page, const uintptr_t *words, const uint64_t *objects, struct gu_page_words *out);
+/* Its bytes into out, which is GU_SUMMARY_MOST long and aligned to 8; how many, 0 if the page points nowhere. */
+size_t gu_summary_pack(const struct gcuffd_heap *heap, const uintptr_t *words, const struct gu_page_words *which, void *out);
 
 /* Of the page, whose contents are at words. *out: NULL if it points nowhere. -ENOMEM. */
 int gu_summary_make(struct gcuffd_heap *heap, size_t page, const uintptr_t *words, struct gu_summary **out);

@@ -13,6 +13,7 @@
 
 struct gu_tracker {
 	int uffd, pagemap;
+	bool all;          /* not only what is scanned */
 	size_t registered; /* bytes of the reservation, from its base */
 };
 
@@ -57,6 +58,8 @@ void gu_track_forked(struct gcuffd_heap *h)
 	h->tracker = NULL;
 }
 
+void gu_track_all(struct gcuffd_heap *h, bool on) { h->tracker->all = on; }
+
 bool gu_track_works(const struct gcuffd_heap *h) { return h->tracker && h->tracker->uffd >= 0; }
 
 /* Regions taken since: registered but unarmed, so they read as written. */
@@ -75,7 +78,7 @@ static int register_new(struct gcuffd_heap *h)
 static bool wanted(const struct gcuffd_heap *h, const struct gu_block *b, bool rearm)
 {
 	uint8_t state = gu_load_acquire(&b->state);
-	return (b->scanned || gu_heap_without(h, GU_WITHOUT_atomic)) && state != GU_BLOCK_FREE && !(rearm && (state == GU_BLOCK_CURRENT || state == GU_BLOCK_BUSY));
+	return (b->scanned || h->tracker->all || gu_heap_without(h, GU_WITHOUT_atomic)) && state != GU_BLOCK_FREE && !(rearm && (state == GU_BLOCK_CURRENT || state == GU_BLOCK_BUSY));
 }
 
 /*
@@ -280,18 +283,18 @@ bool gu_track_present(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, boo
 
 int gu_track_uffd(const struct gcuffd_heap *h) { return h->tracker ? h->tracker->uffd : -1; }
 
-int gu_track_missing(struct gcuffd_heap *h, size_t region)
+int gu_track_missing(struct gcuffd_heap *h, size_t region, size_t n)
 {
 	uintptr_t start = h->space.base + region * GU_REGION, park = h->space.cold.park + region * GU_REGION;
 	int err = gu_track_works(h) ? register_new(h) : -EOPNOTSUPP;
 	if (!err)
-		err = gu_uffd_register(h->tracker->uffd, park, GU_REGION, GU_UFFD_REGISTER_MISSING, NULL);
+		err = gu_uffd_register(h->tracker->uffd, park, n * GU_REGION, GU_UFFD_REGISTER_MISSING, NULL);
 	if (!err) /* more than it had: what is armed stays so */
-		err = gu_uffd_register(h->tracker->uffd, start, GU_REGION, GU_UFFD_REGISTER_MISSING | GU_UFFD_REGISTER_WP, NULL);
+		err = gu_uffd_register(h->tracker->uffd, start, n * GU_REGION, GU_UFFD_REGISTER_MISSING | GU_UFFD_REGISTER_WP, NULL);
 	if (err)
 		return err;
-	err = gu_os->madvise((void *)start, GU_REGION, MADV_DONTFORK); /* a child that nobody prepared faults (.inv.cold.fork) */
-	return err ? err : gu_os->madvise((void *)park, GU_REGION, MADV_DONTFORK);
+	err = gu_os->madvise((void *)start, n * GU_REGION, MADV_DONTFORK); /* a child that nobody prepared faults (.inv.cold.fork) */
+	return err ? err : gu_os->madvise((void *)park, n * GU_REGION, MADV_DONTFORK);
 }
 
 int gu_track_move_out(struct gcuffd_heap *h, size_t page, size_t n, size_t *done)

@@ -14,6 +14,8 @@
 
 /* Opens what the heap's rung needs; nothing on rung stop. In a service thread. */
 int gu_track_open(struct gcuffd_heap *heap);
+/* While a heap is saved, what is not scanned is tracked too. */
+void gu_track_all(struct gcuffd_heap *heap, bool on);
 void gu_track_close(struct gcuffd_heap *heap);
 /* In a forked child: the descriptors stayed behind. */
 void gu_track_forked(struct gcuffd_heap *heap);
@@ -42,8 +44,8 @@ bool gu_track_present(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end, 
 
 /* ---- cold memory ---- */
 
-/* Faults of a region's holes, and of the park's part for it, come to the heap's descriptor from here on. -errno. */
-int gu_track_missing(struct gcuffd_heap *heap, size_t region);
+/* Faults of holes in n regions, and of the park's parts for them, come to the heap's descriptor from here on. -errno. */
+int gu_track_missing(struct gcuffd_heap *heap, size_t region, size_t n);
 /* Moves pages from the heap to the park: *done bytes, and why not more (gu_uffd_move()). */
 int gu_track_move_out(struct gcuffd_heap *heap, size_t page, size_t n, size_t *done);
 /* Makes pages of [from, to) that are in place the process's own, which it shares with a child since a fork (5.14). */

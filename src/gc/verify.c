@@ -235,7 +235,7 @@ static const uintptr_t *contents(struct gcuffd_heap *h, struct gu_verifier *v, s
 	if (!make_copies(h, v) || page >= v->pages)
 		return NULL;
 	char *copy = v->copies + (page << GU_PAGE_SHIFT);
-	if (!has_bit(v->copied[page / 64], page % 64) && gu_store_get(c->store, gu_cold_region(c, page)->slot[page % GU_REGION_PAGES], copy))
+	if (!has_bit(v->copied[page / 64], page % 64) && gu_cold_get(c, gu_cold_region(c, page)->slot[page % GU_REGION_PAGES], copy))
 		return NULL;
 	v->copied[page / 64] |= 1ull << page % 64;
 	return (const uintptr_t *)copy;

@@ -11,6 +11,7 @@
 
 #include "gcuffd.h"
 #include "space/hooks.h"
+#include "space/image.h"
 #include "sys/os.h"
 
 int gu_arena_init(struct gcuffd_arena *a, struct gu_space *space, unsigned decay_ms, const char *name)
@@ -237,13 +238,39 @@ bool gu_arena_claim(struct gu_block *b, size_t from, size_t to, void (*claim)(vo
 
 void gu_arena_release(struct gcuffd_arena *a, struct gu_block *b)
 {
-	struct gu_half *half = half_for(a, b->kind);
+	struct gu_half *half = gu_space_is_loaded(a->space, b->start) ? NULL : half_for(a, b->kind);
 	void *pages = (void *)b->start;
-	size_t from = first_page(b), to = end_page(b);
+	size_t bytes = b->bytes, from = first_page(b), to = end_page(b);
 	gu_sub_relaxed(gu_block_is_large(b) ? &a->large : &a->blocks, 1);
 	gu_cold_forget(a->space, &a->space->cold, from, to);
 	gu_block_free(a->space, b);
-	gu_half_free(half, pages);
+	if (half)
+		gu_half_free(half, pages);
+	else /* jemalloc does not know it: its addresses are not used again (.inv.image.region) */
+		(void)gu_space_purge(a->space, (uintptr_t)pages, bytes);
+}
+
+int gu_arena_load(struct gcuffd_arena *a, const struct gu_image_block *from, const uint64_t *objects, const uint16_t *types)
+{
+	struct gu_block *b = gu_block_new(a->space, from->ncells, from->kind == GCUFFD_TYPED);
+	if (!b)
+		return -ENOMEM;
+	b->start = from->start;
+	b->bytes = from->bytes;
+	b->arena = a;
+	b->kind = from->kind;
+	b->scanned = from->kind != GCUFFD_ATOMIC;
+	b->class = from->class;
+	b->cell = from->large ? from->bytes : gu_class_size(from->class);
+	b->recip = from->large ? 0 : (uint32_t)(((1ull << 32) + b->cell - 1) / b->cell);
+	for (uint32_t g = 0; g < gu_block_groups(b); g++)
+		b->bits[g].start = objects[g] & gu_block_valid(b, g);
+	if (b->types)
+		memcpy(b->types, types, b->ncells * sizeof(*types));
+	b->live = b->ncells - gu_block_count_free(b);
+	gu_block_publish(a->space, b, from->large ? GU_BLOCK_LARGE : GU_BLOCK_FULL);
+	gu_add_relaxed(from->large ? &a->large : &a->blocks, 1);
+	return 0;
 }
 
 void gu_arena_tidy(struct gcuffd_arena *a, enum gu_arena_tidy how)

@@ -64,6 +64,10 @@ int gu_arena_take_large(struct gcuffd_arena *arena, size_t size, size_t align, u
 /* The block is on no list and nobody owns it: its pages go back to jemalloc. */
 void gu_arena_release(struct gcuffd_arena *arena, struct gu_block *block);
 
+/* A block of an image, FULL or LARGE; types: of its cells, where it is typed. The heap is being loaded. -ENOMEM. */
+struct gu_image_block;
+int gu_arena_load(struct gcuffd_arena *arena, const struct gu_image_block *from, const uint64_t *objects, const uint16_t *types);
+
 /* Moves a block that is FULL or LISTED where its free cells say; whether it is empty and now unlinked, to be released. */
 bool gu_arena_relist_locked(struct gcuffd_arena *arena, struct gu_block *block, uint32_t free_cells);
 

@@ -8,6 +8,7 @@
 
 #include "base/meta.h"
 #include "base/own.h"
+#include "space/image.h"
 #include "space/space.h"
 #include "sys/os.h"
 
@@ -47,8 +48,7 @@ int gu_cold_init(struct gu_space *s)
 static void drop_record(struct gu_cold *c, struct gu_cold_region *r)
 {
 	for (size_t i = 0; i < GU_REGION_PAGES; i++)
-		if (r->summary[i])
-			gu_slab_free(&c->slab, r->summary[i]);
+		gu_cold_drop_summary(c, r->summary[i]);
 	gu_meta_unmap(r, record_len());
 }
 
@@ -84,6 +84,26 @@ struct gu_cold_region *gu_cold_make(struct gu_space *s, size_t region)
 	gu_add_relaxed(&s->tables, record_len());
 	gu_store_release(&c->regions[region], r); /* pairs with gu_cold_region() */
 	return r;
+}
+
+/* ---- contents ---- */
+
+int gu_cold_get(const struct gu_cold *c, gu_slot slot, void *page)
+{
+	return gu_image_has(slot) ? gu_image_get(c->image, slot, page) : gu_store_get(c->store, slot, page);
+}
+
+void gu_cold_drop(struct gu_cold *c, gu_slot slot)
+{
+	if (!gu_image_has(slot))
+		gu_store_drop(c->store, slot);
+}
+
+void gu_cold_drop_summary(struct gu_cold *c, struct gu_summary *summary)
+{
+	bool loaded = c->image && (uintptr_t)summary - (uintptr_t)c->image->summaries < c->image->summaries_len;
+	if (summary && !loaded)
+		gu_slab_free(&c->slab, summary);
 }
 
 /* ---- bits and states ---- */
@@ -158,6 +178,18 @@ void gu_cold_settle(const struct gu_cold *c, size_t from, size_t to)
 		gu_lock(&r->lock);
 		gu_unlock(&r->lock);
 	}
+}
+
+int gu_cold_load(struct gu_space *s, size_t page)
+{
+	struct gu_cold_region *r = gu_cold_make(s, page / GU_REGION_PAGES);
+	size_t i = page % GU_REGION_PAGES;
+	if (!r)
+		return -ENOMEM;
+	r->slot[i] = gu_image_slot(page);
+	gu_cold_claim(&s->cold, page);
+	gu_store_release(&r->state[i], GU_COLD_EVICTED); /* pairs with gu_cold_state() */
+	return 0;
 }
 
 static void forget_page(struct gu_space *s, size_t page)

@@ -8,7 +8,7 @@
  *
  *   LIVE      in place; the program's
  *   PARKED    in the park, whole
- *   EVICTED   in the store, under the page's slot; its summary says where it points to
+ *   EVICTED   in the store, or in the image that the heap was loaded from, under the page's slot; its summary says where it points to
  *   POISONED  what the store gave was not what it had got: a touch raises SIGBUS
  *
  * The evictor (a thread of the heap's, between cycles) takes pages out; the resolver, and who releases a block, bring them back to
@@ -34,6 +34,7 @@
 
 enum gu_cold_state { GU_COLD_LIVE, GU_COLD_PARKED, GU_COLD_EVICTED, GU_COLD_POISONED };
 
+struct gu_image;
 struct gu_space;
 struct gu_summary;
 
@@ -71,6 +72,7 @@ struct gu_cold {
 	size_t parked;                    /* atomic; pages PARKED */
 	struct gu_slab slab;              /* guard: evictor; summaries */
 	struct gu_store *store;           /* guard: collector; constant while the evictor runs */
+	struct gu_image *image;           /* constant; what the heap was loaded from */
 	uint32_t forks;                   /* guard: who forks, then evictor */
 	uint32_t left;                    /* atomic; there are leftovers */
 	uintptr_t bad;                    /* atomic; a page that was poisoned and not yet reported, or 0 */
@@ -120,6 +122,16 @@ void gu_cold_unclaim_locked(struct gu_cold *c, size_t page);
 
 /* Returns when no page of [from, to) is just being moved: who has pinned them may touch them to have them in place (.inv.cold.pin). */
 void gu_cold_settle(const struct gu_cold *c, size_t from, size_t to);
+
+/* The contents of an EVICTED page. As gu_store_get() and gu_image_get(). */
+int gu_cold_get(const struct gu_cold *c, gu_slot slot, void *page);
+/* A slot is needed no more: what is in an image stays. */
+void gu_cold_drop(struct gu_cold *c, gu_slot slot);
+/* A summary likewise. The evictor. */
+void gu_cold_drop_summary(struct gu_cold *c, struct gu_summary *summary);
+
+/* In a heap that is being loaded: the page is in the image. -ENOMEM. */
+int gu_cold_load(struct gu_space *space, size_t page);
 
 /* Under the region's lock. */
 void gu_cold_set_parked_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page);

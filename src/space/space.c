@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* space.c - taking regions, and accounting for pages. Any thread, inside a no-stop section. */
+#define _GNU_SOURCE
 #include "space/space.h"
 
 #include <errno.h>
@@ -47,6 +48,33 @@ static int reserve_heap(struct gu_space *s)
 	return 0;
 }
 
+/* An old kernel takes the address for a hint. */
+int gu_space_hold(uintptr_t base, size_t size)
+{
+	uintptr_t low = base - GU_REGION;
+	size_t len = size + GU_REGION;
+	void *p;
+	int err = gu_os->mmap((void *)low, len, PROT_NONE, MAP_NORESERVE | MAP_FIXED_NOREPLACE, &p);
+	if (!err && (uintptr_t)p != low) {
+		gu_os->munmap(p, len);
+		err = -EEXIST;
+	}
+	return err && err != -EEXIST ? -ENOMEM : err;
+}
+
+void gu_space_unhold(uintptr_t base, size_t size) { gu_os->munmap((void *)(base - GU_REGION), size + GU_REGION); }
+
+static int take_held(struct gu_space *s, uintptr_t base)
+{
+	if (!gu_own_add(base - GU_REGION, s->size + GU_REGION)) {
+		gu_space_unhold(base, s->size);
+		return -ENOMEM;
+	}
+	(void)gu_os->madvise((void *)(base - GU_REGION), s->size + GU_REGION, MADV_NOHUGEPAGE);
+	s->base = base;
+	return 0;
+}
+
 static int reserve_tables(struct gu_space *s)
 {
 	s->block_of = gu_meta_reserve(pages_of(s) * sizeof(uint32_t));
@@ -59,7 +87,9 @@ static int reserve_tables(struct gu_space *s)
 	return gu_meta_commit(s->region, region_len(s)) ? -ENOMEM : 0;
 }
 
-int gu_space_init(struct gu_space *s, size_t size, size_t limit, bool huge)
+int gu_space_init(struct gu_space *s, size_t size, size_t limit, bool huge) { return gu_space_init_at(s, 0, size, limit, huge); }
+
+int gu_space_init_at(struct gu_space *s, uintptr_t base, size_t size, size_t limit, bool huge)
 {
 	memset(s, 0, sizeof(*s));
 	s->size = gu_align_up(size, GU_REGION);
@@ -70,7 +100,7 @@ int gu_space_init(struct gu_space *s, size_t size, size_t limit, bool huge)
 	gu_lock_init(&s->commit_lock, GU_RANK_COMMIT);
 	gu_lock_init(&s->ahead.lock, GU_RANK_WAIT);
 	gu_lock_init(&s->pages.lock, GU_RANK_PAGES);
-	int err = reserve_heap(s);
+	int err = base ? take_held(s, base) : reserve_heap(s);
 	if (!err)
 		err = reserve_tables(s);
 	if (err)
@@ -177,6 +207,16 @@ int gu_space_take(struct gu_space *s, size_t len, size_t align, uintptr_t *start
 	while ((err = take_committed(s, len, align, start, &to)) == -EAGAIN)
 		if (commit_to(s, step_beyond(s, to)) && commit_to(s, to))
 			return -ENOMEM;
+	return err;
+}
+
+int gu_space_load(struct gu_space *s, size_t len)
+{
+	if (s->huge_from != SIZE_MAX)
+		s->huge_from = gu_max(s->huge_from, len);
+	int err = commit_to(s, len);
+	if (!err)
+		s->top = s->loaded = len;
 	return err;
 }
 

@@ -43,6 +43,7 @@ struct gu_space {
 	size_t committed;       /* bytes that are writable from base; atomic, grows under commit_lock */
 	size_t limit;           /* resident bytes never exceeded; 0: none */
 	size_t huge_from;       /* regions from this offset on ask for huge pages */
+	size_t loaded;          /* constant; below this offset all is an image's, and never handed out again (.inv.image.region) */
 	unsigned without;       /* enum gu_without; constant */
 	uint32_t *block_of;     /* atomic entries; set before the block is visible, cleared under no lock */
 	uint8_t *state;         /* guard: the owner of the block or extent the page belongs to; SOFT, in a block: pages' lock */
@@ -66,7 +67,18 @@ struct gu_space {
 
 /* -ENOMEM if the reservation or its tables do not fit the address space. */
 int gu_space_init(struct gu_space *space, size_t size, size_t limit, bool huge);
+/*
+ * At that address, which is held for it from before its tables, or what else is mapped, can come to lie there; init gives it up if it fails. -EEXIST:
+ * something is there; -ENOMEM.
+ */
+int gu_space_hold(uintptr_t base, size_t size);
+void gu_space_unhold(uintptr_t base, size_t size);
+int gu_space_init_at(struct gu_space *space, uintptr_t base, size_t size, size_t limit, bool huge);
 void gu_space_destroy(struct gu_space *space);
+
+/* In a heap that is being loaded, before anything is taken: [base, base + len) is the image's. -ENOMEM. */
+int gu_space_load(struct gu_space *space, size_t len);
+static inline bool gu_space_is_loaded(const struct gu_space *s, uintptr_t at) { return at - s->base < s->loaded; }
 
 /* Takes len bytes (multiple of 4 KiB) of fresh regions, aligned to align. -ENOMEM: full, or the OS says no. */
 int gu_space_take(struct gu_space *space, size_t len, size_t align, uintptr_t *start);

@@ -84,6 +84,12 @@ int gu_store_open(const struct gu_store_options *o, struct gu_store **store)
 	return err;
 }
 
+void gu_store_close_files(struct gu_store *s)
+{
+	if (s->file.path)
+		gu_file_close_files(&s->file);
+}
+
 void gu_store_close(struct gu_store *s)
 {
 	if (s->file.path)

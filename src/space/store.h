@@ -46,6 +46,8 @@ struct gu_store_counts {
  */
 int gu_store_open(const struct gu_store_options *options, struct gu_store **store);
 void gu_store_close(struct gu_store *store);
+/* The descriptors alone, in whose table they are: the last thread that has it, before gu_store_close() by another. Nothing is read or written any more. */
+void gu_store_close_files(struct gu_store *store);
 
 /*
  * Keeps pages[0 .. n), each 4 KiB: how many of them, from the first on, with a slot for each. Fewer than n: *err says why,

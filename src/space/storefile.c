@@ -148,12 +148,17 @@ static void close_one(struct gu_store_fd *d)
 	d->fd = -1;
 }
 
+void gu_file_close_files(struct gu_store_file *f)
+{
+	for (int i = 0; i < GU_STORE_FILES; i++)
+		close_one(&f->files[i]);
+}
+
 void gu_file_close(struct gu_store_file *f)
 {
 	if (f->named)
 		gu_os->unlink(f->name);
-	for (int i = 0; i < GU_STORE_FILES; i++)
-		close_one(&f->files[i]);
+	gu_file_close_files(f);
 	gu_meta_unmap(f->used, map_size(f));
 	gu_meta_unmap(f->stale, map_size(f));
 	gu_meta_unmap(f->frozen, map_size(f));

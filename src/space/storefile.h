@@ -48,6 +48,7 @@ struct gu_store_file {
 
 int gu_file_open(struct gu_store_file *file, const char *path, size_t limit);
 void gu_file_close(struct gu_store_file *file);
+void gu_file_close_files(struct gu_store_file *file);
 /* The descriptor of an ancestor's file in which nothing is left, for the caller to close; -1: none. */
 int gu_file_leave_empty_locked(struct gu_store_file *file);
 /* Whether extents are frozen that no child can read any more: those may be thawed. */

@@ -58,6 +58,7 @@ static int os_create(const char *path, int flags, unsigned mode)
 }
 
 static int os_unlink(const char *path) { return (int)RAW(SYS_unlinkat, AT_FDCWD, path, 0); }
+static int os_rename(const char *from, const char *to) { return (int)RAW(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0); }
 static int os_close(int fd) { return (int)RAW(SYS_close, fd); }
 static long os_read(int fd, void *buffer, size_t len) { return RAW(SYS_read, fd, buffer, len); }
 static long os_pread(int fd, void *buffer, size_t len, off_t at) { return RAW(SYS_pread64, fd, buffer, len, at); }
@@ -123,6 +124,7 @@ const struct gu_os gu_os_linux = {
 	.open = os_open,
 	.create = os_create,
 	.unlink = os_unlink,
+	.rename = os_rename,
 	.close = os_close,
 	.set_flags = os_set_flags,
 	.flock = os_flock,

@@ -26,6 +26,7 @@ struct gu_os {
 	int (*open)(const char *path, int flags); /* O_CLOEXEC is added */
 	int (*create)(const char *path, int flags, unsigned mode); /* open(2) with O_CREAT or O_TMPFILE */
 	int (*unlink)(const char *path);
+	int (*rename)(const char *from, const char *to);
 	int (*close)(int fd);
 	int (*set_flags)(int fd, int flags); /* F_SETFL */
 	int (*flock)(int fd, int operation);

@@ -1,0 +1,809 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_image.c - heaps saved to a file while mutators run, and loaded from one: what comes back, where from, and what is refused.
+ */
+#include "cold.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "fake_os.h"
+#include "space/image.h"
+
+#define NODES 20000u
+#define BIG ((size_t)3 << 20)
+
+static char path[100];
+
+/* A name of this test's own, in the build directory. */
+static void take_name(void)
+{
+	snprintf(path, sizeof(path), "test_image-%d.img", (int)getpid());
+	unlink(path);
+}
+
+static bool is_lazy(int rung) { return rung >= GCUFFD_RUNG_MOVE; }
+
+/* ---- what is saved ---- */
+
+struct node {
+	struct node *next;
+	uint64_t number;
+	uint64_t filler[6];
+};
+
+static struct node *make_list(size_t n, uint64_t first)
+{
+	struct node *list = NULL;
+	for (size_t i = 0; i < n; i++) {
+		struct node *node = gcuffd_alloc(heap, sizeof(*node));
+		must(node != NULL, "errno %d", errno);
+		node->next = list;
+		node->number = first + i;
+		list = node;
+	}
+	return list;
+}
+
+static void check_list(const struct node *list, size_t n, uint64_t first)
+{
+	for (size_t i = n; i-- > 0; list = list->next) {
+		must(list != NULL, "ends at %zu of %zu", i, n);
+		must(list->number == first + i, "%lu, not %lu", (unsigned long)list->number, (unsigned long)(first + i));
+	}
+	must(!list, "too long");
+}
+
+struct shapes {
+	struct node *list;
+	struct node *volatile *typed; /* words 1 and 300 are pointers */
+	uint64_t *atomic;
+	struct node **big;            /* a pointer each 64 KiB */
+	uint64_t *big_atomic;
+	uint64_t *zeros;
+	struct node *volatile *large_typed;
+};
+
+static struct shapes *shapes; /* a root */
+static struct gcuffd_type *type, *large;
+
+static void make_types(void)
+{
+	uint64_t bits[5] = {1ull << 1, 0, 0, 0, 1ull << (300 - 256)}, many[8] = {0};
+	many[7] = 1ull << 63;
+	ck_ok(gcuffd_type_create(heap, bits, 301, &type));
+	ck_ok(gcuffd_type_create(heap, many, 512, &large));
+}
+
+static void make_shapes(void)
+{
+	make_types();
+	shapes = gcuffd_alloc(heap, sizeof(*shapes));
+	shapes->list = make_list(NODES, 0);
+	shapes->typed = gcuffd_alloc_typed(heap, type, 5000);
+	shapes->atomic = gcuffd_alloc_atomic(heap, 10000);
+	shapes->big = gcuffd_alloc(heap, BIG);
+	shapes->big_atomic = gcuffd_alloc_atomic(heap, BIG);
+	shapes->zeros = gcuffd_alloc(heap, BIG);
+	shapes->large_typed = gcuffd_alloc_typed(heap, large, 100000);
+	must(shapes->typed && shapes->atomic && shapes->big && shapes->big_atomic && shapes->zeros && shapes->large_typed, "errno %d", errno);
+	shapes->typed[1] = make_list(100, 1);
+	shapes->typed[300] = make_list(100, 300);
+	for (size_t i = 0; i < 1250; i++)
+		shapes->atomic[i] = (uintptr_t)&path + i; /* not looked at */
+	for (size_t i = 0; i < BIG / 65536; i++)
+		shapes->big[i * 8192 + i] = make_list(10, i);
+	for (size_t i = 0; i < BIG / 8; i++)
+		shapes->big_atomic[i] = i * i;
+	shapes->large_typed[511] = make_list(10, 511);
+	shapes->large_typed[510] = (void *)&path;
+}
+
+static void check_shapes(void)
+{
+	check_list(shapes->list, NODES, 0);
+	check_list(shapes->typed[1], 100, 1);
+	check_list(shapes->typed[300], 100, 300);
+	for (size_t i = 0; i < 1250; i++)
+		must(shapes->atomic[i] == (uintptr_t)&path + i);
+	for (size_t i = 0; i < BIG / 65536; i++)
+		check_list(shapes->big[i * 8192 + i], 10, i);
+	for (size_t i = 0; i < BIG / 8; i++)
+		must(shapes->big_atomic[i] == i * i && !shapes->zeros[i]);
+	check_list(shapes->large_typed[511], 10, 511);
+}
+
+/* ---- saving and loading ---- */
+
+#define WITH_ROOT(root) \
+	&(struct gcuffd_image_options){.size = sizeof(struct gcuffd_image_options), .roots = &(struct gcuffd_named){"root", root}, .nroots = 1}
+
+static int try_load(int rung, const struct gcuffd_image_options *image, const char *more)
+{
+	struct gcuffd_options o;
+	char text[256];
+	gcuffd_options_init(&o);
+	snprintf(text, sizeof(text), "rung=%s,verify=1%s", rung_names[rung], more);
+	ck_ok(gcuffd_options_parse(&o, text, NULL));
+	o.stop_timeout_ms = 20000 * check_slow();
+	o.log = core_keep_line;
+	core_forget_log();
+	heap = NULL;
+	return gcuffd_heap_load(path, image, &o, &heap);
+}
+
+static void load(int rung)
+{
+	int err = try_load(rung, NULL, "");
+	must(!err, "%d: %s", err, core_log);
+	ck_ok(gcuffd_thread_attach());
+}
+
+#define new_heap(more) \
+	do { \
+		NEED_RUNG(_i); \
+		take_name(); \
+		heap = heap_make("rung=%s,verify=1,reservation=1G" more, rung_names[_i]); \
+	} while (0)
+
+static void end_heap(void)
+{
+	ck_ok(gcuffd_heap_destroy(heap));
+	heap = NULL;
+}
+
+static void save(const void *root)
+{
+	int err = gcuffd_heap_save(heap, path, WITH_ROOT(root));
+	must(!err, "%d: %s", err, core_log);
+}
+
+static void *hidden_root(void) { return gcuffd_image_root(heap, "root"); }
+
+START_TEST(round_trip)
+{
+	new_heap("");
+	make_shapes();
+	save(shapes);
+	checked();
+	check_shapes();
+	shapes = NULL;
+	end_heap();
+	load(_i);
+	checked();
+	size_t out = cold_of(heap).out_pages;
+	ck_assert(is_lazy(_i) ? out > NODES * sizeof(struct node) / GU_PAGE : !out);
+	ck_ok(gcuffd_collect(heap)); /* kept by its name alone, and nothing comes in */
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_eq(cold_of(heap).restored_pages, 0);
+	ck_assert_uint_le(out - cold_of(heap).out_pages, cold_of(heap).dropped_pages);
+	checked();
+	shapes = hidden_root();
+	ck_assert_ptr_nonnull(shapes);
+	ck_assert_ptr_null(gcuffd_image_root(heap, "other"));
+	check_shapes();
+	make_list(NODES, 7);
+	ck_ok(gcuffd_collect(heap));
+	check_shapes();
+	checked();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* What is loaded lives on: it is written, collected, taken out, freed, and saved again over its own image. */
+START_TEST(lives_on)
+{
+	new_heap("");
+	make_shapes();
+	save(shapes);
+	end_heap();
+	for (int round = 0; round < 3; round++) {
+		load(_i);
+		shapes = hidden_root();
+		check_list(shapes->list, NODES, (uint64_t)round * NODES);
+		make_types(); /* those that there are */
+		ck_assert_uint_eq(heap->ntypes, 2);
+		shapes->typed = gcuffd_alloc_typed(heap, type, 5000);
+		shapes->typed[300] = make_list(5, 5);
+		shapes->list = make_list(NODES, (uint64_t)(round + 1) * NODES);
+		ck_ok(gcuffd_collect(heap));
+		checked();
+		if (is_lazy(_i))
+			ck_ok(gcuffd_cool(heap, NULL, 0, NULL));
+		ck_ok(gcuffd_collect(heap));
+		checked();
+		save(shapes);
+		checked();
+		check_list(shapes->list, NODES, (uint64_t)(round + 1) * NODES);
+		check_list(shapes->large_typed[511], 10, 511);
+		check_list(shapes->typed[300], 5, 5);
+		end_heap();
+	}
+	unlink(path);
+}
+END_TEST
+
+/* Freed one by one, and all at once: addresses of the image are nobody's again. */
+START_TEST(dies)
+{
+	new_heap("");
+	shapes = NULL;
+	struct node *list = make_list(NODES, 0);
+	save(list);
+	list = NULL;
+	end_heap();
+	load(_i);
+	size_t n = 0;
+	for (struct node *next, *at = hidden_root(); at; at = next, n++) {
+		next = at->next;
+		must_ok(n ? gcuffd_free(heap, at) : 0);
+		if (!n)
+			at->next = NULL;
+	}
+	ck_assert_uint_eq(n, NODES);
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	uintptr_t loaded = heap->space.base + heap->space.loaded;
+	for (struct node *at = make_list(NODES, 5); at; at = at->next)
+		must((uintptr_t)at >= loaded || gu_block_at(&heap->space, (uintptr_t)at) == gu_block_at(&heap->space, (uintptr_t)hidden_root()));
+	checked();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* Pages that are out, in park, store or another image, are saved from where they are. */
+START_TEST(saved_where_it_is)
+{
+	new_heap(",cold=1");
+	make_shapes();
+	size_t taken;
+	ck_ok(gcuffd_cool(heap, NULL, 0, &taken));
+	size_t before = cold_of(heap).out_pages;
+	save(shapes);
+	ck_assert_uint_eq(cold_of(heap).collector_pages, 0);
+	ck_assert_uint_ge(cold_of(heap).out_pages + 4, before);
+	checked();
+	end_heap();
+	load(_i);
+	before = cold_of(heap).out_pages;
+	save(hidden_root());
+	ck_assert_uint_ge(cold_of(heap).out_pages + 4, before);
+	end_heap();
+	load(_i);
+	shapes = hidden_root();
+	check_shapes();
+	checked();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* A process that never had the heap. */
+START_TEST(elsewhere)
+{
+	int to[2], status = -1;
+	char c = 0;
+	NEED_RUNG(_i);
+	take_name();
+	ck_ok(pipe(to));
+	fflush(stdout);
+	pid_t pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (!pid) {
+		limit_child();
+		must(read(to[0], &c, 1) == 1);
+		load(_i);
+		shapes = hidden_root();
+		check_shapes();
+		ck_ok(gcuffd_collect(heap));
+		check_shapes();
+		checked();
+		end_heap();
+		_exit(0);
+	}
+	heap = heap_make("rung=%s,verify=1,reservation=1G", rung_names[_i]);
+	make_shapes();
+	save(shapes);
+	ck_assert_int_eq(write(to[1], &c, 1), 1);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+	ck_assert_int_eq(try_load(_i, NULL, ""), -EEXIST);
+	ck_assert(strstr(core_log, "taken"));
+	unlink(path);
+}
+END_TEST
+
+/* A child of a process with pages in the image reads them too. */
+START_TEST(forked)
+{
+	int status = -1;
+	new_heap("");
+	make_shapes();
+	save(shapes);
+	end_heap();
+	load(_i);
+	fflush(stdout);
+	pid_t pid = fork();
+	ck_assert_int_ge(pid, 0);
+	if (!pid) {
+		limit_child();
+		shapes = hidden_root();
+		check_shapes();
+		ck_ok(gcuffd_collect(heap));
+		check_shapes();
+		end_heap();
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+	shapes = hidden_root();
+	check_shapes();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* ---- while mutators run ---- */
+
+#define SLOTS 4096u
+#define PAIRS 65536u
+#define MUTATORS 2
+
+/*
+ * Each mutator writes a number to the one, then to the other of two places far apart, and keeps a list from which it takes at the head and to which
+ * it adds: at any moment first == second or first == second + 1, for each pair, and later pairs are never ahead of earlier ones.
+ */
+struct world {
+	uint64_t *first[MUTATORS], *second[MUTATORS];
+	struct node **slots[MUTATORS];
+};
+
+static struct world *world; /* a root */
+static bool over;
+static uint64_t longest_ns[MUTATORS];
+
+static void *mutate(void *arg)
+{
+	unsigned me = (unsigned)(uintptr_t)arg;
+	struct test_rng rng = test_rng(me);
+	must_ok(gcuffd_thread_attach());
+	uint64_t last = test_now_ns();
+	for (uint64_t n = 1; !__atomic_load_n(&over, __ATOMIC_RELAXED); n++) {
+		for (size_t i = 0; i < PAIRS && !__atomic_load_n(&over, __ATOMIC_RELAXED); i += 97) {
+			__atomic_store_n(&world->first[me][i], n, __ATOMIC_RELEASE);
+			__atomic_store_n(&world->second[me][PAIRS - 1 - i], n, __ATOMIC_RELEASE);
+			struct node *node = gcuffd_alloc(heap, sizeof(*node));
+			must(node != NULL, "errno %d", errno);
+			size_t at = test_below(&rng, SLOTS);
+			node->number = at;
+			for (int k = 0; k < 6; k++)
+				node->filler[k] = at + (uint64_t)k;
+			node->next = world->slots[me][(at + 1) % SLOTS];
+			if (node->next && i % 5)
+				node->next->next = NULL;
+			world->slots[me][at] = node;
+			uint64_t now = test_now_ns();
+			if (now - last > longest_ns[me])
+				longest_ns[me] = now - last;
+			last = now;
+		}
+	}
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+static void check_world(const struct world *w)
+{
+	for (unsigned m = 0; m < MUTATORS; m++) {
+		uint64_t last = UINT64_MAX;
+		unsigned steps = 0;
+		for (size_t i = 0; i < PAIRS; i += 97) {
+			uint64_t a = w->first[m][i], b = w->second[m][PAIRS - 1 - i];
+			must(a == b || a == b + 1, "pair %zu: %lu, %lu", i, (unsigned long)a, (unsigned long)b);
+			steps += (last != UINT64_MAX && a != last) + (a != b);
+			must(last == UINT64_MAX || a == last || a + 1 == last, "pair %zu: %lu after %lu", i, (unsigned long)a, (unsigned long)last);
+			last = b;
+		}
+		must(steps <= 2, "%u steps", steps);
+		for (size_t i = 0; i < SLOTS; i++)
+			for (const struct node *node = w->slots[m][i]; node; node = node->next) {
+				must(node->number < SLOTS);
+				for (int k = 0; k < 6; k++)
+					must(node->filler[k] == node->number + (uint64_t)k);
+			}
+	}
+}
+
+START_TEST(while_mutators_run)
+{
+	pthread_t threads[MUTATORS];
+	new_heap("");
+	over = false;
+	world = gcuffd_alloc(heap, sizeof(*world));
+	for (unsigned m = 0; m < MUTATORS; m++) {
+		world->first[m] = gcuffd_alloc_atomic(heap, PAIRS * 8);
+		world->second[m] = m ? gcuffd_alloc(heap, PAIRS * 8) : gcuffd_alloc_atomic(heap, PAIRS * 8);
+		world->slots[m] = gcuffd_alloc(heap, SLOTS * sizeof(struct node *));
+	}
+	struct world *w = world;
+	uint64_t end = test_now_ns() + check_seconds() * 200000000ull;
+	for (unsigned m = 0; m < MUTATORS; m++)
+		must_ok(pthread_create(&threads[m], NULL, mutate, (void *)(uintptr_t)m));
+	for (int i = 0; i < 3 || test_now_ns() < end; i++)
+		save(w);
+	ck_ok(gcuffd_collect(heap));
+	__atomic_store_n(&over, true, __ATOMIC_RELAXED);
+	for (unsigned m = 0; m < MUTATORS; m++)
+		must_ok(pthread_join(threads[m], NULL));
+	checked();
+	end_heap();
+	load(_i);
+	world = w = hidden_root();
+	check_world(w);
+	ck_ok(gcuffd_collect(heap));
+	check_world(w);
+	checked();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* ---- what is refused ---- */
+
+static char *read_image(size_t *len)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY);
+	ck_assert_int_ge(fd, 0);
+	ck_ok(fstat(fd, &st));
+	char *bytes = malloc((size_t)st.st_size);
+	ck_assert_int_eq(read(fd, bytes, (size_t)st.st_size), st.st_size);
+	close(fd);
+	*len = (size_t)st.st_size;
+	return bytes;
+}
+
+static void write_image(const char *bytes, size_t len)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(write(fd, bytes, len), (long)len);
+	close(fd);
+}
+
+static sigjmp_buf escape;
+static void on_sigbus(int sig)
+{
+	(void)sig;
+	siglongjmp(escape, 1);
+}
+
+/* false: SIGBUS was raised. */
+static bool reads_well(void)
+{
+	signal(SIGBUS, on_sigbus);
+	if (sigsetjmp(escape, 1))
+		return false;
+	struct node **typed = hidden_root();
+	check_list(typed[0], 1000, 0);
+	return true;
+}
+
+/* A small heap whose image has some of each section. */
+static void make_small(void)
+{
+	uint64_t bits[1] = {1};
+	ck_ok(gcuffd_type_create(heap, bits, 1, &type));
+	struct node **typed = gcuffd_alloc_typed(heap, type, 16);
+	typed[0] = make_list(1000, 0);
+	save(typed);
+}
+
+/* Whatever bit is flipped: it is refused, or what is read is right, or reading it raises SIGBUS. */
+START_TEST(flipped)
+{
+	size_t len;
+	new_heap("");
+	make_small();
+	end_heap();
+	char *bytes = read_image(&len);
+	struct gu_image_head head;
+	memcpy(&head, bytes, sizeof(head));
+	struct test_rng rng = test_rng(5);
+	unsigned refused = 0, right = 0;
+	for (unsigned i = 0; i < check_rounds(300); i++) {
+		const struct gu_image_section *part = &head.parts[i % GU_IMAGE_PARTS];
+		size_t at = i % 3 == 0 ? part->at + (part->len ? test_below(&rng, part->len) : 0) : i % 3 == 1 ? test_below(&rng, 400) : test_below(&rng, len);
+		if (at >= len)
+			continue;
+		char bit = (char)(1 << test_below(&rng, 8));
+		bytes[at] ^= bit;
+		write_image(bytes, len);
+		bytes[at] ^= bit;
+		int err = try_load(_i, NULL, "");
+		if (err) {
+			must(err == -EINVAL || err == -EBADMSG, "%d", err);
+			must(core_log_len > 0);
+			refused++;
+			continue;
+		}
+		ck_ok(gcuffd_thread_attach());
+		if (i % 2)
+			ck_ok(gcuffd_collect(heap));
+		right += reads_well();
+		verified(heap);
+		end_heap();
+	}
+	ck_assert_uint_gt(refused, 0);
+	ck_assert_uint_gt(right, 0);
+	free(bytes);
+	unlink(path);
+}
+END_TEST
+
+/* In the contents of a page that is asked for. */
+START_TEST(flipped_page)
+{
+	size_t len;
+	new_heap("");
+	make_small();
+	end_heap();
+	char *bytes = read_image(&len);
+	struct gu_image_head head;
+	memcpy(&head, bytes, sizeof(head));
+	size_t bad = 0;
+	for (size_t p = 0; p < head.top >> GU_PAGE_SHIFT; p++) {
+		const struct gu_image_page *e = (const void *)(bytes + head.parts[GU_IMAGE_PAGES].at + p * sizeof(*e));
+		if (!e->at || e->at == GU_IMAGE_WORD)
+			continue;
+		bytes[((size_t)e->at << GU_PAGE_SHIFT) + 5] ^= 4;
+		bad++;
+	}
+	ck_assert_uint_gt(bad, 10);
+	write_image(bytes, len);
+	free(bytes);
+	int err = try_load(_i, NULL, "");
+	if (!is_lazy(_i)) {
+		ck_assert_int_eq(err, -EBADMSG);
+		ck_assert(strstr(core_log, "damaged"));
+		unlink(path);
+		return;
+	}
+	ck_assert_int_eq(err, 0);
+	ck_ok(gcuffd_thread_attach());
+	ck_ok(gcuffd_collect(heap)); /* by summaries */
+	checked();
+	ck_assert(!reads_well());
+	ck_assert_int_eq(gcuffd_warm(heap, NULL, 0), -EIO);
+	ck_assert_uint_ge(cold_of(heap).poisoned_pages, bad);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+START_TEST(cut_off)
+{
+	size_t len;
+	new_heap("");
+	make_small();
+	end_heap();
+	char *bytes = read_image(&len);
+	for (size_t n = 0; n < len; n = n < 4200 ? n + 41 : n < len - 5000 ? n + len / 50 : n + 97) {
+		write_image(bytes, n);
+		int err = try_load(_i, NULL, "");
+		must(err == (n < 8 ? -EINVAL : -EBADMSG), "%zu of %zu bytes: %d", n, len, err);
+		must(core_log_len > 0);
+	}
+	write_image(bytes, len - 1);
+	ck_assert_int_eq(try_load(_i, NULL, ""), -EBADMSG);
+	write_image("hello, world, this is no image of any heap", 40);
+	ck_assert_int_eq(try_load(_i, NULL, ""), -EINVAL);
+	ck_assert(strstr(core_log, "no image"));
+	struct gu_image_head *head = (void *)bytes;
+	head->version++;
+	write_image(bytes, len);
+	ck_assert_int_eq(try_load(_i, NULL, ""), -EINVAL);
+	ck_assert(strstr(core_log, "version"));
+	unlink(path);
+	ck_assert_int_eq(try_load(_i, NULL, ""), -ENOENT);
+	free(bytes);
+}
+END_TEST
+
+START_TEST(refused_options)
+{
+	struct gcuffd_image_options o = {.size = 1};
+	new_heap("");
+	struct node *list = make_list(10, 0);
+	ck_assert_int_eq(gcuffd_heap_save(heap, path, &o), -EINVAL);
+	ck_assert_int_eq(gcuffd_heap_save(heap, NULL, NULL), -EINVAL);
+	struct gcuffd_named two[2] = {{"a", list}, {"a", list}};
+	o = (struct gcuffd_image_options){.size = sizeof(o), .roots = two, .nroots = 2};
+	ck_assert_int_eq(gcuffd_heap_save(heap, path, &o), -EINVAL);
+	two[1] = (struct gcuffd_named){"b", path};
+	ck_assert_int_eq(gcuffd_heap_save(heap, path, &o), -EINVAL);
+	ck_assert(strstr(core_log, "root b"));
+	ck_assert_int_eq(access(path, F_OK), -1);
+	two[1].object = NULL;
+	ck_ok(gcuffd_heap_save(heap, path, &o));
+	end_heap();
+	load(_i);
+	ck_assert_ptr_null(gcuffd_image_root(heap, "b"));
+	ck_assert_int_eq(errno, 0);
+	check_list(gcuffd_image_root(heap, "a"), 10, 0);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* ---- pointers out of the heap ---- */
+
+static uint64_t table[64], other[80];
+
+START_TEST(points_out)
+{
+	uint64_t bits[1] = {1};
+	new_heap("");
+	ck_ok(gcuffd_type_create(heap, bits, 1, &type));
+	uint64_t **typed = gcuffd_alloc_typed(heap, type, 16), **words = gcuffd_alloc(heap, 64);
+	uint64_t ***root = gcuffd_alloc(heap, 16);
+	root[0] = words;
+	root[1] = typed;
+	words[3] = &table[7];
+	ck_assert_int_eq(gcuffd_heap_save(heap, path, WITH_ROOT(root)), -EXDEV);
+	ck_assert_msg(strstr(core_log, "word 3 of the object"), "%s", core_log);
+	core_forget_log();
+	words[3] = NULL;
+	words[4] = (void *)0x123;
+	typed[1] = &table[7];
+	save(root);
+	typed[0] = (void *)0x123;
+	ck_assert_int_eq(gcuffd_heap_save(heap, path, WITH_ROOT(root)), -EXDEV);
+	ck_assert(strstr(core_log, "word 0 of the object"));
+	typed[0] = NULL;
+	typed[1] = NULL;
+	words[3] = &table[7];
+	words[5] = &table[63];
+	struct gcuffd_named name = {"root", root};
+	struct gcuffd_external e = {"table", table, sizeof(table)};
+	struct gcuffd_image_options o = {.size = sizeof(o), .roots = &name, .nroots = 1, .externals = &e, .nexternals = 1};
+	typed[0] = &table[9];
+	ck_ok(gcuffd_heap_save(heap, path, &o));
+	end_heap();
+	ck_assert_int_eq(try_load(_i, NULL, ""), -ENOENT);
+	ck_assert(strstr(core_log, "table"));
+	e.length--;
+	ck_assert_int_eq(try_load(_i, &o, ""), -ENOENT);
+	for (int moved = 0; moved < 2; moved++) {
+		e = (struct gcuffd_external){"table", moved ? other : table, moved ? sizeof(other) : sizeof(table)};
+		ck_ok(try_load(_i, &o, ""));
+		uint64_t *to = moved ? other : table;
+		ck_ok(gcuffd_thread_attach());
+		root = hidden_root();
+		ck_assert_ptr_eq(root[0][3], &to[7]);
+		ck_assert_ptr_eq(root[0][5], &to[63]);
+		ck_assert_ptr_eq(root[1][0], &to[9]);
+		ck_assert_uint_eq((uintptr_t)root[0][4], 0x123);
+		ck_ok(gcuffd_collect(heap));
+		checked();
+		end_heap();
+	}
+	unlink(path);
+}
+END_TEST
+
+/* ---- what goes wrong ---- */
+
+static size_t files_like(void)
+{
+	char command[300];
+	size_t n = 0;
+	snprintf(command, sizeof(command), "ls %s* 2>/dev/null | wc -l", path);
+	FILE *f = popen(command, "r");
+	must(fscanf(f, "%zu", &n) == 1);
+	pclose(f);
+	return n;
+}
+
+/* The image that was there stays, and is whole. */
+START_TEST(writing_fails)
+{
+	static const struct { enum fake_call call; unsigned nth; int err; } faults[] = {
+		{FAKE_CREATE, 1, -EACCES}, {FAKE_PWRITEV, 1, -ENOSPC}, {FAKE_PWRITEV, 2, -EIO}, {FAKE_PWRITEV, 5, -ENOSPC},
+		{FAKE_FDATASYNC, 1, -EIO}, {FAKE_RENAME, 1, -EXDEV}, {FAKE_PREAD, 1, 0},
+	};
+	new_heap("");
+	struct node *list = make_list(NODES, 0);
+	save(list);
+	list->number = 77;
+	fake_install();
+	for (size_t i = 0; i + 1 < GU_ARRAY_LEN(faults); i++) {
+		fake_fail(faults[i].call, faults[i].nth, faults[i].err);
+		ck_assert_int_eq(gcuffd_heap_save(heap, path, WITH_ROOT(list)), faults[i].err);
+		ck_assert_uint_eq(fake.fired, 1);
+		ck_assert_uint_eq(files_like(), 1);
+	}
+	fake_clear();
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	end_heap();
+	fake_remove();
+	load(_i);
+	check_list(hidden_root(), NODES, 0);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+START_TEST(killed)
+{
+	int status;
+	NEED_RUNG(_i);
+	take_name();
+	struct test_rng rng = test_rng(9);
+	unsigned whole = 0;
+	for (unsigned i = 0; i < check_rounds(12) || !whole; i++) { /* later and later: disks differ */
+		int ready[2];
+		char c;
+		ck_ok(pipe(ready));
+		fflush(stdout);
+		pid_t pid = fork();
+		ck_assert_int_ge(pid, 0);
+		if (!pid) {
+			limit_child();
+			heap = heap_make("rung=%s,reservation=1G", rung_names[_i]);
+			struct node *list = make_list(NODES, 0);
+			must(write(ready[1], &c, 1) == 1);
+			for (;;)
+				save(list);
+		}
+		ck_assert_int_eq(read(ready[0], &c, 1), 1);
+		usleep((useconds_t)test_below(&rng, 20000 * (i + 1) * check_slow()));
+		ck_ok(kill(pid, SIGKILL));
+		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+		close(ready[0]);
+		close(ready[1]);
+		int err = try_load(_i, NULL, "");
+		must(!err || err == -ENOENT, "%d: %s", err, core_log);
+		if (err)
+			continue;
+		ck_ok(gcuffd_thread_attach());
+		check_list(hidden_root(), NODES, 0);
+		end_heap();
+		whole++;
+	}
+	char command[300];
+	snprintf(command, sizeof(command), "rm -f %s %s.tmp-*", path, path);
+	ck_ok(system(command));
+}
+END_TEST
+
+static Suite *image_suite(void)
+{
+	Suite *s = suite_create("image");
+	TCase *c = test_case(s, "whole");
+	tcase_add_loop_test(c, round_trip, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, lives_on, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, dies, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, saved_where_it_is, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	c = test_case(s, "processes");
+	tcase_add_loop_test(c, elsewhere, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, forked, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, killed, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	c = test_case(s, "mutators");
+	tcase_add_loop_test(c, while_mutators_run, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	c = test_case(s, "refused");
+	tcase_add_loop_test(c, flipped, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, flipped_page, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, cut_off, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, refused_options, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, points_out, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, writing_fails, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	return s;
+}
+
+TEST_MAIN(image_suite)
