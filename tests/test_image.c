@@ -10,7 +10,9 @@
 #include <sys/stat.h>
 
 #include "fake_os.h"
+#include "sys/uapi.h"
 #include "space/image.h"
+#include "space/storecodec.h"
 
 #define NODES 20000u
 #define BIG ((size_t)3 << 20)
@@ -418,10 +420,9 @@ static void check_world(const struct world *w)
 	}
 }
 
-START_TEST(while_mutators_run)
+static void save_world(int rung)
 {
 	pthread_t threads[MUTATORS];
-	new_heap("");
 	over = false;
 	world = gcuffd_alloc(heap, sizeof(*world));
 	for (unsigned m = 0; m < MUTATORS; m++) {
@@ -441,12 +442,77 @@ START_TEST(while_mutators_run)
 		must_ok(pthread_join(threads[m], NULL));
 	checked();
 	end_heap();
-	load(_i);
+	load(rung);
 	world = w = hidden_root();
 	check_world(w);
 	ck_ok(gcuffd_collect(heap));
 	check_world(w);
 	checked();
+	end_heap();
+	unlink(path);
+}
+
+START_TEST(while_mutators_run)
+{
+	new_heap("");
+	save_world(_i);
+}
+END_TEST
+
+START_TEST(while_pages_go_and_come)
+{
+	new_heap(",cold=1,resident_target=2M");
+	save_world(_i);
+}
+END_TEST
+
+/* ---- forks of others meanwhile ---- */
+
+static void *save_again_and_again(void *arg)
+{
+	must_ok(gcuffd_thread_attach());
+	for (unsigned i = 0; !__atomic_load_n(&over, __ATOMIC_RELAXED); i++)
+		save(arg);
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+/* Who asked is not there in a child: it saves nothing by itself. */
+START_TEST(forked_while_saving)
+{
+	pthread_t thread;
+	char dir[] = "test_image-dir-XXXXXX";
+	new_heap("");
+	struct node *list = make_list(2000, 0);
+	ck_assert_ptr_nonnull(mkdtemp(dir));
+	over = false;
+	must_ok(pthread_create(&thread, NULL, save_again_and_again, list));
+	for (unsigned i = 0; i < check_rounds(20); i++) {
+		int status = -1;
+		usleep(i * 300);
+		fflush(stdout);
+		pid_t pid = fork();
+		ck_assert_int_ge(pid, 0);
+		if (!pid) {
+			limit_child();
+			must_ok(chdir(dir));
+			must_ok(gcuffd_collect(heap));
+			must_ok(gcuffd_collect(heap));
+			must(access(path, F_OK) && errno == ENOENT);
+			save(list);
+			must_ok(unlink(path));
+			end_heap();
+			_exit(0);
+		}
+		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+		ck_assert_int_eq(status, 0);
+	}
+	__atomic_store_n(&over, true, __ATOMIC_RELAXED);
+	must_ok(pthread_join(thread, NULL));
+	ck_ok(rmdir(dir));
+	end_heap();
+	load(_i);
+	check_list(hidden_root(), 2000, 0);
 	end_heap();
 	unlink(path);
 }
@@ -640,6 +706,200 @@ START_TEST(refused_options)
 }
 END_TEST
 
+/* ---- who makes an image on purpose ---- */
+
+struct forged {
+	char *bytes;
+	size_t len, room;
+	const char *real; /* what it was made of */
+	size_t real_len;
+};
+
+static struct gu_image_head *head_of(const struct forged *f) { return (void *)f->bytes; }
+
+static size_t pages_of(const struct forged *f) { return head_of(f)->parts[GU_IMAGE_PAGES].len / sizeof(struct gu_image_page); }
+static struct gu_image_page *page_of(const struct forged *f, size_t i)
+{
+	return (struct gu_image_page *)(void *)(f->bytes + head_of(f)->parts[GU_IMAGE_PAGES].at) + i;
+}
+
+static bool lies_in(const struct forged *f, uint64_t at, uint64_t len) { return at <= f->len && len <= f->len - at; }
+
+/* All checksums are right again. */
+static void forge_sums(struct forged *f)
+{
+	struct gu_image_head *h = head_of(f);
+	const struct gu_image_section *index = &h->parts[GU_IMAGE_PAGES];
+	for (size_t i = 0; lies_in(f, index->at, index->len) && index->at % 8 == 0 && i < pages_of(f); i++) {
+		struct gu_image_page *e = page_of(f, i);
+		if (e->at && e->at != GU_IMAGE_WORD && lies_in(f, (uint64_t)e->at << GU_PAGE_SHIFT, GU_PAGE))
+			e->sum = gu_bytes_sum(f->bytes + ((size_t)e->at << GU_PAGE_SHIFT), GU_PAGE);
+		if (e->summary_len && e->at != GU_IMAGE_WORD && lies_in(f, e->more, e->summary_len))
+			e->summary_sum = gu_bytes_sum(f->bytes + e->more, e->summary_len);
+	}
+	for (int i = 0; i < GU_IMAGE_PARTS; i++)
+		if (lies_in(f, h->parts[i].at, h->parts[i].len))
+			h->parts[i].sum = gu_image_sum(f->bytes + h->parts[i].at, h->parts[i].len);
+	uint64_t sum = gu_image_sum(f->bytes, GU_PAGE - 8);
+	memcpy(f->bytes + GU_PAGE - 8, &sum, 8);
+}
+
+static uint64_t odd_value(const struct forged *f, struct test_rng *rng, uint64_t was)
+{
+	const struct gu_image_head *h = head_of(f);
+	const uint64_t values[] = {0, 1, UINT64_MAX, 1ull << 63, 1ull << 32, UINT32_MAX, was + 1, was - 1, was * 2, was ^ 1ull << test_below(rng, 64), was + GU_PAGE, was - GU_PAGE,
+				   h->base, h->base + h->top, h->base + h->size, h->base - 8, f->len, f->len - 1, -was, test_below(rng, 1 << 20), 0xffff, 0x0101010101010101};
+	return values[test_below(rng, GU_ARRAY_LEN(values))];
+}
+
+/* Puts something else where there are 1, 2, 4 or 8 bytes. */
+static void forge_word(struct forged *f, struct test_rng *rng, uint64_t at)
+{
+	size_t width = (size_t)1 << test_below(rng, 4);
+	uint64_t value = 0;
+	at -= at % width;
+	if (!lies_in(f, at, width))
+		return;
+	memcpy(&value, f->bytes + at, width);
+	value = odd_value(f, rng, value);
+	memcpy(f->bytes + at, &value, width);
+}
+
+static void forge_in(struct forged *f, struct test_rng *rng, uint64_t at, uint64_t len)
+{
+	if (len && lies_in(f, at, len))
+		forge_word(f, rng, at + test_below(rng, len));
+}
+
+static void forge_page(struct forged *f, struct test_rng *rng, bool summary)
+{
+	size_t n = pages_of(f);
+	for (int tries = 0; tries < 1000 && n && lies_in(f, head_of(f)->parts[GU_IMAGE_PAGES].at, n * sizeof(struct gu_image_page)); tries++) {
+		const struct gu_image_page *e = page_of(f, test_below(rng, n));
+		if (!e->at || e->at == GU_IMAGE_WORD || (summary && !e->summary_len))
+			continue;
+		forge_in(f, rng, summary ? e->more : (uint64_t)e->at << GU_PAGE_SHIFT, summary ? gu_min(e->summary_len, 16u) : GU_PAGE);
+		return;
+	}
+}
+
+/* A piece of a section in another's place, or further on in its own. */
+static void forge_splice(struct forged *f, struct test_rng *rng)
+{
+	const struct gu_image_section *to = &head_of(f)->parts[test_below(rng, GU_IMAGE_PARTS)], *from = &head_of(f)->parts[test_below(rng, GU_IMAGE_PARTS)];
+	size_t len = 8 << test_below(rng, 8), at = to->len ? to->at + gu_align_down(test_below(rng, to->len), 8) : 0, of = from->len ? from->at + gu_align_down(test_below(rng, from->len), 8) : 0;
+	if (at && of && lies_in(f, at, len) && lies_in(f, of, len))
+		memmove(f->bytes + at, f->bytes + of, len);
+}
+
+static void forge(struct forged *f, struct test_rng *rng)
+{
+	unsigned what = (unsigned)test_below(rng, GU_IMAGE_PARTS + 6);
+	const struct gu_image_section *part = &head_of(f)->parts[what % GU_IMAGE_PARTS];
+	if (what < GU_IMAGE_PARTS)
+		forge_in(f, rng, part->at, part->len);
+	else if (what == GU_IMAGE_PARTS)
+		forge_in(f, rng, 0, sizeof(*head_of(f)));
+	else if (what == GU_IMAGE_PARTS + 1)
+		forge_splice(f, rng);
+	else if (what == GU_IMAGE_PARTS + 2 && test_below(rng, 4) == 0)
+		f->len = head_of(f)->length = GU_PAGE + test_below(rng, f->len - GU_PAGE);
+	else
+		forge_page(f, rng, what > GU_IMAGE_PARTS + 3);
+}
+
+static const uint64_t outside[64] = {1};
+
+static struct gcuffd_external the_external = {"table", (void *)(uintptr_t)outside, sizeof(outside)};
+static struct gcuffd_external elsewhere_external = {"table", (void *)((uintptr_t)outside + 8), sizeof(outside) - 8};
+
+static void make_all_sorts(void)
+{
+	make_types();
+	void **root = gcuffd_alloc(heap, 4096);
+	root[0] = make_list(3000, 0);
+	uintptr_t **typed = root[1] = gcuffd_alloc_typed(heap, type, 5000);
+	typed[1] = (void *)(uintptr_t)&outside[3];
+	typed[300] = gcuffd_alloc_atomic(heap, 10000);
+	memset(typed[300], 0x55, 10000);
+	uintptr_t **big = root[2] = gcuffd_alloc_typed(heap, large, 100000);
+	big[511] = (void *)typed;
+	for (int i = 3; i < 200; i++) {
+		uintptr_t **small = root[i] = gcuffd_alloc_typed(heap, type, 2408);
+		must(small != NULL);
+		small[1] = root[i - 1];
+		small[300] = root[i % 7];
+	}
+	gcuffd_alloc(heap, 5 << 20);
+	struct gcuffd_named names[3] = {{"root", root}, {"none", NULL}, {"typed", typed}};
+	struct gcuffd_image_options o = {.size = sizeof(o), .roots = names, .nroots = 3, .externals = &the_external, .nexternals = 1};
+	ck_ok(gcuffd_heap_save(heap, path, &o));
+}
+
+/* Whatever it is, it is a heap: cycles run, pages come in and go out, it is written to and saved. */
+static void use_forged(struct test_rng *rng)
+{
+	char other[120];
+	must_ok(gcuffd_thread_attach());
+	if (test_below(rng, 2))
+		(void)gcuffd_collect(heap);
+	void *root = gcuffd_image_root(heap, "root");
+	(void)gcuffd_image_root(heap, "typed");
+	make_types();
+	make_list(500, 5);
+	(void)gcuffd_warm(heap, NULL, 0);
+	(void)gcuffd_collect(heap);
+	if (root && !gcuffd_free(heap, root))
+		make_list(500, 5);
+	(void)gcuffd_cool(heap, NULL, 0, NULL);
+	(void)gcuffd_collect(heap);
+	snprintf(other, sizeof(other), "%s.other", path);
+	struct gcuffd_image_options o = {.size = sizeof(o), .externals = &the_external, .nexternals = 1};
+	(void)gcuffd_heap_save(heap, other, &o);
+	unlink(other);
+	(void)gcuffd_collect(heap);
+	gu_evictor_fork_prepare(heap);
+	gu_lock_fork(&heap->cycle_lock);
+	gu_space_check(&heap->space);
+	gu_unlock_fork(&heap->cycle_lock);
+	gu_evictor_fork_parent(heap);
+	end_heap();
+}
+
+/* Its checksums say nothing then: but nothing that is in it is followed out of the heap and its tables. */
+START_TEST(forged)
+{
+	struct forged f;
+	unsigned loaded = 0, refused = 0;
+	struct test_rng rng = test_rng(3);
+	new_heap("");
+	make_all_sorts();
+	f.real = read_image(&f.real_len); /* not where the heap was */
+	f.bytes = malloc(f.real_len);
+	end_heap();
+	for (unsigned i = 0; i < check_rounds(60 * check_seconds()); i++) {
+		f.len = f.real_len;
+		memcpy(f.bytes, f.real, f.len);
+		for (size_t n = 1 + test_below(&rng, 3); n-- > 0;)
+			forge(&f, &rng);
+		forge_sums(&f);
+		write_image(f.bytes, f.len);
+		struct gcuffd_image_options o = {.size = sizeof(o), .externals = i % 2 ? &the_external : &elsewhere_external, .nexternals = 1};
+		int err = try_load(_i, &o, i % 3 ? "" : ",hard_limit=64M,resident_target=1M");
+		must(!err || err == -EINVAL || err == -EBADMSG || err == -ENOMEM || err == -EEXIST || err == -ENOENT, "%u: %d: %s", i, err, core_log);
+		refused += err != 0;
+		loaded += !err;
+		if (!err)
+			use_forged(&rng);
+	}
+	ck_assert_uint_gt(loaded, 0);
+	ck_assert_uint_gt(refused, 0);
+	free(f.bytes);
+	free((char *)(uintptr_t)f.real);
+	unlink(path);
+}
+END_TEST
+
 /* ---- pointers out of the heap ---- */
 
 static uint64_t table[64], other[80];
@@ -739,6 +999,284 @@ START_TEST(writing_fails)
 }
 END_TEST
 
+/* ---- the file, and who else is there ---- */
+
+/* What others have put where it might be written is not opened, nor is it removed. */
+START_TEST(names_taken)
+{
+	char name[200], victim[120];
+	struct stat st, before;
+	new_heap("");
+	struct node *list = make_list(1000, 0);
+	snprintf(victim, sizeof(victim), "%s.victim", path);
+	int fd = open(victim, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+	ck_assert_int_eq(write(fd, "mine", 4), 4);
+	ck_ok(fchmod(fd, 0666));
+	for (int i = 0; i < 3; i++) {
+		snprintf(name, sizeof(name), "%s.tmp-%d-%d", path, (int)getpid(), i);
+		ck_ok(i == 1 ? symlink(victim, name) : link(victim, name));
+	}
+	ck_ok(fstat(fd, &before));
+	mode_t mask = umask(0);
+	save(list);
+	umask(mask);
+	ck_ok(fstat(fd, &st));
+	ck_assert_int_eq(st.st_size, 4);
+	ck_assert_uint_eq(st.st_nlink, before.st_nlink);
+	close(fd);
+	ck_ok(lstat(path, &st));
+	ck_assert_uint_eq(st.st_mode, S_IFREG | 0600);
+	end_heap();
+	load(_i);
+	check_list(hidden_root(), 1000, 0);
+	end_heap();
+	for (int i = 0; i < 3; i++) {
+		snprintf(name, sizeof(name), "%s.tmp-%d-%d", path, (int)getpid(), i);
+		ck_ok(unlink(name));
+	}
+	unlink(victim);
+	ck_ok(mkfifo(victim, 0600));
+	unlink(path);
+	ck_ok(rename(victim, path));
+	ck_assert_int_lt(try_load(_i, NULL, ""), 0); /* and waits for nobody to write to it */
+	unlink(path);
+}
+END_TEST
+
+struct writer {
+	struct gcuffd_heap *heap;
+	struct node *list;
+};
+
+static void *save_twenty_times(void *arg)
+{
+	struct writer *w = arg;
+	must_ok(gcuffd_thread_attach());
+	for (int i = 0; i < 20; i++)
+		must_ok(gcuffd_heap_save(w->heap, path, WITH_ROOT(w->list)));
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+static int image_fd;
+
+/* Only its owner may read it; who may, loads it on whatever rung there is for him, and saves it where he may write. */
+static int load_as_nobody(void)
+{
+	struct gcuffd_options o;
+	char name[64];
+	gcuffd_options_init(&o);
+	o.log = core_keep_line;
+	if (gcuffd_heap_load(path, NULL, &o, &heap) != -EACCES || !strstr(core_log, "opened"))
+		return 1;
+	if (fchmod(image_fd, 0644) != -1 || errno != EPERM)
+		return 2;
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", image_fd);
+	if (gcuffd_heap_load(name, NULL, &o, &heap) != -EACCES)
+		return 3;
+	snprintf(path, sizeof(path), "/tmp/test_image-%d.img", (int)getpid());
+	int err = gcuffd_heap_create(&o, &heap);
+	if (err || gcuffd_thread_attach())
+		return 4;
+	struct node *list = make_list(3000, 0);
+	save(list);
+	end_heap();
+	if (gcuffd_heap_load(path, NULL, &o, &heap))
+		return 5;
+	check_list(hidden_root(), 3000, 0);
+	ck_ok(gcuffd_collect(heap));
+	check_list(hidden_root(), 3000, 0);
+	int wrong = gcuffd_heap_save(heap, path, WITH_ROOT(hidden_root())) || gcuffd_heap_save(heap, "/test_image.img", NULL) != -EACCES;
+	unlink(path);
+	end_heap();
+	return wrong ? 6 : 0;
+}
+
+START_TEST(unprivileged)
+{
+	if (geteuid() != 0)
+		GU_SKIP("not root, who becomes nobody");
+	new_heap("");
+	save(make_list(3000, 0));
+	end_heap();
+	image_fd = open(path, O_RDONLY);
+	in_child_as_nobody(load_as_nobody);
+	close(image_fd);
+	unlink(path);
+}
+END_TEST
+
+/* Whoever is last, it is one of them whole. */
+START_TEST(two_to_one_file)
+{
+	static struct writer w[2]; /* a root */
+	pthread_t threads[2];
+	NEED_RUNG(_i);
+	take_name();
+	for (int i = 0; i < 2; i++) {
+		heap = w[i].heap = heap_make("rung=%s,reservation=1G", rung_names[_i]);
+		w[i].list = make_list(3000u + 3000u * (unsigned)i, 0);
+	}
+	for (int i = 0; i < 2; i++)
+		must_ok(pthread_create(&threads[i], NULL, save_twenty_times, &w[i]));
+	for (int i = 0; i < 2; i++)
+		must_ok(pthread_join(threads[i], NULL));
+	for (int i = 0; i < 2; i++) {
+		ck_ok(gcuffd_heap_destroy(w[i].heap));
+		w[i] = (struct writer){NULL, NULL};
+	}
+	load(_i);
+	struct node *list = hidden_root();
+	check_list(list, list->number + 1, 0);
+	ck_assert(list->number == 2999 || list->number == 5999);
+	ck_assert_uint_eq(files_like(), 1);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+static bool was_saved;
+
+static void *save_once(void *arg)
+{
+	must_ok(gcuffd_thread_attach());
+	save(arg);
+	__atomic_store_n(&was_saved, true, __ATOMIC_RELEASE);
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+/* What was allocated meanwhile does not make who allocates wait for a cycle as soon as it is over. */
+START_TEST(room_afterwards)
+{
+	pthread_t thread;
+	new_heap(",pacing=0,growth_percent=1,start_size=256K");
+	struct node **root = gcuffd_alloc(heap, 100 * sizeof(*root));
+	for (int i = 0; i < 60; i++)
+		memset(root[i] = gcuffd_alloc_atomic(heap, 1 << 20), i, 1 << 20);
+	was_saved = false;
+	uint64_t cycles = stats_of(heap).cycles;
+	must_ok(pthread_create(&thread, NULL, save_once, root));
+	while (!__atomic_load_n(&was_saved, __ATOMIC_ACQUIRE) && (stats_of(heap).cycles == cycles || gu_load_seqcst(&heap->phase) != GU_PHASE_WINDOW))
+		sched_yield(); /* until after the cycle that comes first */
+	for (int i = 0; i < 25000 && gu_load_seqcst(&heap->phase) == GU_PHASE_WINDOW; i++) /* the ceiling is set after that */
+		must(gcuffd_alloc_atomic(heap, 16000) != NULL);
+	must_ok(pthread_join(thread, NULL));
+	ck_assert_uint_ge(heap->ceiling, heap->trigger);
+	must(heap->ceiling > heap->allocated, "allocated %lu, ceiling %lu", (unsigned long)heap->allocated, (unsigned long)heap->ceiling);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* ---- the OS says no, to each call ---- */
+
+static const struct { enum fake_call call; int err; } refusals[] = {
+	{FAKE_MMAP, -ENOMEM}, {FAKE_MPROTECT, -ENOMEM}, {FAKE_MADVISE, -ENOMEM}, {FAKE_IOCTL, -ENOMEM}, {FAKE_OPEN, -EMFILE}, {FAKE_READ, -EIO}, {FAKE_PREAD, -EIO},
+	{FAKE_CREATE, -ENOSPC}, {FAKE_PWRITEV, -EDQUOT}, {FAKE_FDATASYNC, -EIO}, {FAKE_RENAME, -EPERM}, {FAKE_FUTEX_WAIT, -EINTR}, {FAKE_TGKILL, -EAGAIN},
+};
+
+START_TEST(saving_refused)
+{
+	NEED_RUNG(_i);
+	take_name();
+	heap = heap_make("rung=%s,reservation=1G,cold=1", rung_names[_i]); /* the verifier would say that it had no memory */
+	struct node *list = make_list(3000, 0);
+	save(list);
+	if (is_lazy(_i))
+		ck_ok(gcuffd_cool(heap, NULL, 0, NULL));
+	fake_install();
+	for (size_t i = 0; i < GU_ARRAY_LEN(refusals); i++)
+		for (unsigned n = 1, fired = 1; n < 60 && fired; n += 1 + n / 8 * check_slow()) {
+			fake_fail(refusals[i].call, n, refusals[i].err);
+			int err = gcuffd_heap_save(heap, path, WITH_ROOT(list));
+			fired = fake.fired;
+			fake_clear();
+			must(!err || fired, "call %d, %u: %d", (int)refusals[i].call, n, err);
+			ck_assert_uint_eq(files_like(), 1);
+			checked();
+		}
+	fake_remove();
+	ck_ok(gcuffd_collect(heap));
+	check_list(list, 3000, 0);
+	checked();
+	end_heap();
+	load(_i);
+	check_list(hidden_root(), 3000, 0);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* Not loaded, or all of it right; and nothing is left of what was not. */
+START_TEST(loading_refused)
+{
+	new_heap("");
+	save(make_list(3000, 0));
+	end_heap();
+	load(_i);
+	end_heap();
+	fake_install();
+	for (size_t i = 0; i < GU_ARRAY_LEN(refusals); i++)
+		for (unsigned n = 1, fired = 1; n < 200 && fired; n += 1 + n / 8 * check_slow()) {
+			fake_fail(refusals[i].call, n, refusals[i].err);
+			int err = try_load(_i, NULL, "");
+			fired = fake.fired;
+			fake_clear();
+			must(!err || (fired && core_log_len), "call %d, %u: %d", (int)refusals[i].call, n, err);
+			if (err)
+				continue;
+			ck_ok(gcuffd_thread_attach());
+			check_list(hidden_root(), 3000, 0);
+			checked();
+			end_heap();
+		}
+	fake_remove();
+	load(_i);
+	check_list(hidden_root(), 3000, 0);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* Pages that nobody can be asked for are read at once: so damage is found at once, too. */
+START_TEST(read_at_once)
+{
+	size_t len;
+	NEED_RUNG(_i);
+	for (int damaged = 0; damaged < 2; damaged++) {
+		new_heap("");
+		make_small();
+		char *bytes = read_image(&len);
+		end_heap();
+		struct gu_image_head head;
+		memcpy(&head, bytes, sizeof(head));
+		for (size_t p = 0; damaged && p < head.top >> GU_PAGE_SHIFT; p++) {
+			const struct gu_image_page *e = (const void *)(bytes + head.parts[GU_IMAGE_PAGES].at + p * sizeof(*e));
+			if (e->at && e->at != GU_IMAGE_WORD)
+				bytes[((size_t)e->at << GU_PAGE_SHIFT) + 5] ^= 4;
+		}
+		write_image(bytes, len);
+		free(bytes);
+		fake_install();
+		fake_fail_ioctl(GU_UFFDIO_REGISTER, 2, -ENOMEM); /* after that of the resolver's bell */
+		fake.sticky = true;
+		int err = try_load(_i, NULL, "");
+		ck_assert_uint_gt(fake.fired, 0);
+		fake_clear();
+		must(err == (damaged ? -EBADMSG : 0), "%d: %s", err, core_log);
+		if (!err) {
+			ck_ok(gcuffd_thread_attach());
+			ck_assert(reads_well());
+			checked();
+			end_heap();
+		}
+		fake_remove();
+		unlink(path);
+	}
+}
+END_TEST
+
 START_TEST(killed)
 {
 	int status;
@@ -795,7 +1333,20 @@ static Suite *image_suite(void)
 	tcase_add_loop_test(c, forked, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, killed, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "mutators");
+	tcase_add_loop_test(c, while_pages_go_and_come, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, forked_while_saving, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, while_mutators_run, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	c = test_case(s, "others");
+	tcase_add_loop_test(c, names_taken, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, unprivileged, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, two_to_one_file, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, room_afterwards, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	c = test_case(s, "os");
+	tcase_add_loop_test(c, saving_refused, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, loading_refused, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, read_at_once, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	c = test_case(s, "forged");
+	tcase_add_loop_test(c, forged, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "refused");
 	tcase_add_loop_test(c, flipped, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, flipped_page, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);

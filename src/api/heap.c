@@ -201,7 +201,7 @@ int gu_heap_make(const struct gcuffd_options *o, struct gu_image *im, struct gcu
 	gu_heaps_thaw();
 	if (err == -EOPNOTSUPP)
 		gu_log(&log, GU_LOG_ERROR, "rung %s is not to be had here; gcuffd probe says why", gu_caps_rung_name((int)o->rung));
-	else if (err == -ENOMEM)
+	else if (err == -ENOMEM && !im)
 		gu_log(&log, GU_LOG_ERROR, "no address space for a reservation of %zu MiB and its tables (ulimit -v?)", o->reservation >> 20);
 	return err;
 }
@@ -246,7 +246,8 @@ static int add_type(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words,
 	bool fits = h->ntypes < GU_TYPES;
 	if (fits) {
 		t->index = h->ntypes;
-		gu_store_release(&h->types[h->ntypes++], t); /* pairs with the markers' load */
+		gu_store_release(&h->types[t->index], t); /* pairs with the markers' load */
+		gu_store_release(&h->ntypes, t->index + 1); /* after it: who saves goes by the number */
 	}
 	gu_unlock(&h->lock);
 	if (!fits) {

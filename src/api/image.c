@@ -18,7 +18,7 @@ static bool is_name(const char *name) { return name && *name && strnlen(name, GU
 static bool roots_fit(const struct gcuffd_image_options *o)
 {
 	for (size_t i = 0; i < o->nroots; i++) {
-		if (!is_name(o->roots[i].name))
+		if (!o->roots || !is_name(o->roots[i].name))
 			return false;
 		for (size_t k = 0; k < i; k++)
 			if (!strcmp(o->roots[i].name, o->roots[k].name))
@@ -31,7 +31,7 @@ static bool externals_fit(const struct gcuffd_image_options *o)
 {
 	for (size_t i = 0; i < o->nexternals; i++) {
 		const struct gcuffd_external *e = &o->externals[i];
-		if (!is_name(e->name) || !e->length || (uintptr_t)e->start + e->length < e->length)
+		if (!o->externals || !is_name(e->name) || !e->length || (uintptr_t)e->start + e->length < e->length)
 			return false;
 		for (size_t k = 0; k < i; k++)
 			if (!strcmp(e->name, o->externals[k].name))
@@ -141,12 +141,14 @@ static int start(struct gcuffd_heap *h, const struct gu_image *im, const struct 
 	int err = add_roots(h, im);
 	if (!err)
 		err = gu_service_start(h, true);
-	if (err)
+	if (err) {
+		gu_log(&h->log, GU_LOG_ERROR, "image %s: no thread or no memory for its heap (error %d)", path, -err);
 		return err;
+	}
 	gu_service_loaded(h);
 	if (!h->restore)
 		gu_log(&h->log, GU_LOG_WARN, "image %s: all of it was read at once, for pages can't be brought in on first touch here", path);
-	if (!h->restore && gu_load_relaxed(&h->space.cold.counts.poisoned)) {
+	if (gu_load_relaxed(&h->space.cold.counts.poisoned)) { /* of what was read at once */
 		gu_log(&h->log, GU_LOG_ERROR, "image %s: a page is damaged", path);
 		return -EBADMSG;
 	}
@@ -169,8 +171,11 @@ static int load(struct gu_image *im, const char *path, const struct gcuffd_image
 	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
 	int fd = im->fd, err = check_externals(im, image, path, &log);
 	follow(o, &im->head);
-	if (!err)
+	if (!err) {
 		err = gu_heap_make(o, im, heap);
+		if (err)
+			gu_log(&log, GU_LOG_ERROR, "image %s: no heap can be made of it%s (error %d)", path, err == -ENOMEM ? ": not enough memory, or more than hard_limit" : "", -err);
+	}
 	if (err) {
 		gu_os->close(fd);
 		gu_image_free(im);

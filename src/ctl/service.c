@@ -408,9 +408,9 @@ static void save(struct gcuffd_heap *h)
 		return;
 	run_cycle(h);
 	lock_cycle(h);
-	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + SAVING_ROOM);
+	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + SAVING_ROOM), room = ceiling - gu_load_relaxed(&h->trigger);
 	a->result = gu_image_save(h, a->path, a->options);
-	gu_store_relaxed(&h->ceiling, ceiling);
+	gu_store_relaxed(&h->ceiling, gu_max(ceiling, gu_load_relaxed(&h->allocated) + room)); /* as if the cycle that is due were not late */
 	gu_unlock(&h->cycle_lock);
 	gu_store_seqcst(&h->service->saving, NULL);
 	gu_store_seqcst(&a->done, 1);
@@ -787,6 +787,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	s->running = s->ready = s->kicked = s->index = s->nthreads = 0;
 	s->in_cycle = (s->in_cycle + 1) & ~1u;
 	s->done = asked(s);
+	s->saving = NULL; /* who asked is not here */
 	h->cycle_waits = 0;
 	h->stalled = 0;
 }
@@ -800,12 +801,24 @@ void gu_service_loaded(struct gcuffd_heap *h)
 		gu_os->close(im->fd);
 }
 
+/* Nothing is out in it, nor will be. */
+static void forget_image(struct gcuffd_heap *h)
+{
+	struct gu_image *im = h->space.cold.image;
+	if (im && im->fd >= 0) {
+		gu_os->close(im->fd);
+		im->fd = -1;
+	}
+}
+
 /* The child's handler, when all else is in order: what is out reads as zeros until there is a resolver. */
 void gu_service_fork_resume(struct gcuffd_heap *h)
 {
 	int fds[GU_STORE_FDS];
-	if (!gu_load_relaxed(&h->space.cold.nout))
+	if (!gu_load_relaxed(&h->space.cold.nout)) {
+		forget_image(h);
 		return;
+	}
 	if (gu_service_start(h, true)) {
 		gu_evict_resume(h); /* no thread: all of it comes back */
 		return;

@@ -349,7 +349,7 @@ void gu_evict_fork_prepare(struct gcuffd_heap *h)
 		return;
 	each_run(h, MADV_DOFORK);
 	(void)gu_store_fork_prepare(cold_of(h)->store);
-	if (cold_of(h)->image && gu_load_relaxed(&cold_of(h)->nout))
+	if (cold_of(h)->image) /* the last page that is out may be on its way, and out again in the child */
 		gu_image_fork_prepare(cold_of(h)->image);
 }
 
@@ -415,7 +415,8 @@ static void fill_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t
 	else if (r->state[i] == GU_COLD_POISONED || read_by_hand(h, r->slot[i], at))
 		gu_os->mprotect((void *)at, GU_PAGE, PROT_NONE);
 	gu_lock(&r->lock);
-	gu_cold_set_live_locked(cold_of(h), r, page);
+	if (r->state[i] != GU_COLD_LIVE) /* else the store was a fault: registering failed, but not for this page */
+		gu_cold_set_live_locked(cold_of(h), r, page);
 	gu_unlock(&r->lock);
 }
 

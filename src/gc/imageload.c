@@ -66,10 +66,12 @@ int gu_image_open(const char *path, const struct gu_log *log, struct gu_image **
 {
 	const char *why = "it can't be opened";
 	struct gu_image *im = make();
-	if (!im)
+	if (!im) {
+		gu_log(log, GU_LOG_ERROR, "image %s: out of memory", path);
 		return -ENOMEM;
+	}
 	im->child_fd = -1;
-	im->fd = gu_os->open(path, O_RDONLY | O_NOCTTY);
+	im->fd = gu_os->open(path, O_RDONLY | O_NOCTTY | O_NONBLOCK);
 	int err = im->fd < 0 ? im->fd : read_all(im, &why);
 	if (!err) {
 		*out = im;
@@ -183,10 +185,17 @@ struct reader {
 	size_t len;
 };
 
+static bool is_read(const struct reader *r, const struct gu_image_page *e)
+{
+	return e->more >= r->at && e->more - r->at <= r->len && e->summary_len <= r->len - (e->more - r->at);
+}
+
 /* NULL: not to be read, or not what was written. */
 static const void *read_summary(struct reader *r, const struct gu_image_page *e)
 {
-	if (e->more < r->at || e->more - r->at + e->summary_len > r->len) {
+	if (e->more % 8)
+		return NULL;
+	if (!is_read(r, e)) {
 		r->at = e->more;
 		r->len = gu_min(WINDOW, r->im->head.length - gu_min(r->at, r->im->head.length));
 		if (gu_image_read(r->im, r->at, r->window, r->len))
@@ -195,7 +204,7 @@ static const void *read_summary(struct reader *r, const struct gu_image_page *e)
 			return NULL;
 	}
 	const char *bytes = r->window + (e->more - r->at);
-	return gu_bytes_sum(bytes, e->summary_len) == e->summary_sum ? bytes : NULL;
+	return gu_bytes_sum(bytes, e->summary_len) == e->summary_sum && gu_summary_fits(bytes, e->summary_len) ? bytes : NULL;
 }
 
 /* Made anew of the contents; a page whose contents are damaged too leads nowhere, for nobody can read it. */
@@ -244,7 +253,7 @@ int gu_image_summarise(struct gcuffd_heap *h)
 	if (!im || im->summarised)
 		return 0;
 	for (size_t p = 0; p < h->space.loaded >> GU_PAGE_SHIFT; p++)
-		len += wants(h, p) ? gu_image_page(im, p)->summary_len + GROWN + 8u : 0;
+		len += wants(h, p) ? gu_min(gu_image_page(im, p)->summary_len, GU_SUMMARY_MOST) + GROWN + 8u : 0;
 	struct reader r = {.im = im, .window = gu_meta_map(WINDOW)};
 	uint64_t *packed = gu_meta_map(gu_align_up(GU_SUMMARY_MOST, GU_PAGE));
 	im->summaries = len ? gu_meta_map(gu_align_up(len, GU_PAGE)) : NULL;

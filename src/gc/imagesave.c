@@ -26,6 +26,7 @@
 #define ROUNDS 32
 #define STOPS 4                     /* the last one takes what there is */
 #define MAPS ((size_t)64 << 10)
+#define NAMES 1000                  /* tried for the file */
 
 enum { TO_EXTERNAL = 1, OUT = 2 };  /* what a page has */
 
@@ -785,12 +786,15 @@ static void sync_directory(struct saver *s, const char *path)
 	gu_os->close(fd);
 }
 
+/* A new one: what has the name already may be written by another heap, or be a trap. */
 static int open_file(struct saver *s, const char *path)
 {
-	int len = snprintf(s->name, PATH_MAX, "%s.tmp-%d", path, (int)gu_os->getpid());
-	if (len >= PATH_MAX)
-		return -ENAMETOOLONG;
-	s->fd = gu_os->create(s->name, O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
+	s->fd = -EEXIST;
+	for (unsigned i = 0; i < NAMES && s->fd == -EEXIST; i++) {
+		if (snprintf(s->name, PATH_MAX, "%s.tmp-%d-%u", path, (int)gu_os->getpid(), i) >= PATH_MAX)
+			return -ENAMETOOLONG;
+		s->fd = gu_os->create(s->name, O_RDWR | O_CREAT | O_EXCL, 0600);
+	}
 	return s->fd < 0 ? s->fd : 0;
 }
 

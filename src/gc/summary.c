@@ -184,6 +184,25 @@ void gu_summary_free(struct gcuffd_heap *h, struct gu_summary *s) { gu_cold_drop
 
 /* ---- reading ---- */
 
+static bool masks_fit(const struct gu_summary *s)
+{
+	size_t n = 0;
+	for (size_t e = 0; e < EIGHTHS; e++) {
+		if (which_of(s, e) >= s->nmasks)
+			return false;
+		n += (size_t)__builtin_popcountll(s->words[which_of(s, e)]);
+	}
+	return n == s->count;
+}
+
+bool gu_summary_fits(const void *bytes, size_t len)
+{
+	const struct gu_summary *s = bytes;
+	if (len < sizeof(*s) || !s->nmasks || s->nmasks > EIGHTHS || !s->width || s->width + s->shift > 64)
+		return false;
+	return size_of(s) == len && masks_fit(s);
+}
+
 static uint64_t mask_of(const struct gu_summary *s, size_t eighth) { return s->words[which_of(s, eighth)]; }
 
 /* Bits of [from, to) that lie in an eighth. */
