@@ -342,7 +342,7 @@ struct gcuffd_image_options {
 };
 
 /*
- * Writes the heap as it is at one moment to the file at path, which is replaced when all is written, or not at all (path.tmp-PID may be left
+ * Writes the heap as it is at one moment to the file at path, which is replaced when all is written, or not at all (path.tmp-PID-N may be left
  * by a process that dies). Mutators run on, but for a stop of a few ms at that moment; where pages can't be tracked (rung stop), for all of it. A collection
  * comes first; none runs meanwhile, nor does fork(). Conservative words that lead into any mapping of the process but the heap count as
  * pointers out of it. options may be NULL. -EXDEV: a pointer out of the heap into no external (the log says where); -EINVAL: options, or a root
