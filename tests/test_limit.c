@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* test_limit.c - the hard limit: kept, reached only after collecting, survived; from one thread and from many. */
+/*
+ * test_limit.c - the hard limit: kept, reached only after collecting, survived; from one thread and from many. And memory that is given
+ * back though nobody collects any more.
+ */
 #include "base/meta.h"
 #include "core.h"
+#include "fake_os.h"
+#include "gc/heap.h"
+#include "sys/uapi.h"
 
 #define LIMIT ((size_t)64 << 20)
 #define SLACK ((size_t)512 << 10) /* jemalloc's metadata is accounted for after it has grown */
@@ -458,9 +464,78 @@ START_TEST(packets_are_given_back)
 }
 END_TEST
 
+/* ---- freed behind the sweep ---- */
+
+#define PIECES 2000u
+#define PIECE_LARGE ((size_t)8 << 20)
+#define ROOM_AHEAD  ((size_t)12 << 20) /* brought in, not yet used */
+
+static uint32_t sweeping, freed; /* atomic */
+
+/* Blocks are un-armed together once all were swept. */
+static long wait_after_sweeping(int fd, unsigned long request, void *arg)
+{
+	const struct gu_uffdio_writeprotect *wp = arg;
+	if (request == GU_UFFDIO_WRITEPROTECT && !(wp->mode & GU_UFFD_WRITEPROTECT_WP) && gu_load_relaxed(&heap->phase) == GU_PHASE_MARK) {
+		gu_store_seqcst(&sweeping, 1);
+		while (!gu_load_seqcst(&freed))
+			usleep(100);
+	}
+	return gu_os_linux.ioctl(fd, request, arg);
+}
+
+static void *make_garbage(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	for (unsigned i = 0; i < PIECES; i++)
+		must(gcuffd_alloc(heap, 4000) != NULL, "errno %d", errno);
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+static void *collect_once(void *unused)
+{
+	must_ok(gcuffd_collect(heap));
+	return unused;
+}
+
+START_TEST(freed_behind_the_sweep)
+{
+	pthread_t t;
+	void *pieces[PIECES];
+	NEED_RUNG(_i);
+	fake_install();
+	heap = heap_make("rung=%s,pacing=0,decay_ms=50,verify=1", rung_names[_i]);
+	for (unsigned i = 0; i < PIECES; i++)
+		pieces[i] = gcuffd_alloc_atomic(heap, 4000);
+	void *large = gcuffd_alloc_atomic(heap, PIECE_LARGE);
+	must(large && pieces[PIECES - 1], "errno %d", errno);
+	sweeping = freed = 0;
+	fake_os.ioctl = wait_after_sweeping;
+	must_ok(pthread_create(&t, NULL, make_garbage, NULL));
+	must_ok(pthread_join(t, NULL));
+	must_ok(pthread_create(&t, NULL, collect_once, NULL));
+	while (!gu_load_seqcst(&sweeping))
+		usleep(100);
+	for (unsigned i = 0; i < PIECES; i++)
+		ck_ok(gcuffd_free(heap, pieces[i]));
+	ck_ok(gcuffd_free(heap, large));
+	gu_store_seqcst(&freed, 1);
+	must_ok(pthread_join(t, NULL));
+	uint64_t cycles = stats_of(heap).cycles;
+	for (unsigned i = 0; i < 1000 * check_slow() && gu_load_relaxed(&heap->space.resident) > ROOM_AHEAD; i++)
+		usleep(10000);
+	ck_assert_uint_le(gu_load_relaxed(&heap->space.resident), ROOM_AHEAD);
+	ck_assert_uint_eq(stats_of(heap).cycles, cycles);
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("limit");
+	tcase_add_loop_test(test_case(suite, "freed_behind_the_sweep"), freed_behind_the_sweep, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "fills_up"), fills_up, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "garbage_is_no_reason"), garbage_is_no_reason, 2 * GCUFFD_RUNG_STOP, 2 * GCUFFD_RUNG_RWP + 2);
 	tcase_add_test(test_case(suite, "too_large"), too_large);

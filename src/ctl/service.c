@@ -17,6 +17,7 @@
 #include "base/own.h"
 #include "ctl/evictor.h"
 #include "ctl/pacer.h"
+#include "gc/alloc.h"
 #include "gc/evict.h"
 #include "gc/imageload.h"
 #include "gc/imagesave.h"
@@ -67,6 +68,7 @@ struct gu_service {
 	uint32_t index;           /* atomic; hands out markers to workers */
 	uint64_t last_end;        /* bytes allocated when the last cycle ended */
 	uint64_t tidied_ns;
+	bool late;                /* guard: collector; a cycle ran: what was freed behind its sweep is still there */
 	uint64_t seen;            /* bytes allocated and resident at the last tick, to tell a quiet heap */
 	unsigned quiet_ticks;
 	unsigned failures;        /* cycles put off since the last that was not */
@@ -394,6 +396,7 @@ static void run_cycle(struct gcuffd_heap *h)
 		pace(h, &c);
 	mark_cycle(s); /* after kicked was cleared: who sees it set from here on may wait for another cycle */
 	take_stats(h, &c, err);
+	s->late = true;
 	gu_unlock(&h->cycle_lock);
 	gu_store_seqcst(&s->result, err);
 	gu_store_seqcst(&s->done, served);
@@ -440,6 +443,9 @@ static int64_t tidy(struct gcuffd_heap *h)
 	if (now - s->tidied_ns < step)
 		return (int64_t)gu_max(step, 20000000);
 	lock_cycle(h);
+	if (s->late)
+		gu_free_late(h);
+	s->late = false;
 	tidy_all(h, GU_TIDY_DECAY);
 	gu_unlock(&h->cycle_lock);
 	s->tidied_ns = now;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* alloc.c - the slow half of allocation, and free. Mutators. */
+/* alloc.c - the slow half of allocation, and free. Mutators, but for gu_free_late(). */
 #include "gc/alloc.h"
 
 #include <errno.h>
@@ -133,12 +133,17 @@ bool gu_object_find(const struct gcuffd_heap *h, uintptr_t at, struct gu_found *
 	return true;
 }
 
+/* The collector may find it freed before who freed it comes here: one of them releases it. */
 static void free_large_now(struct gu_block *b)
 {
 	struct gcuffd_arena *a = b->arena;
 	gu_lock(&a->lock);
-	gu_store_relaxed(&b->state, GU_BLOCK_BUSY); /* not FULL: a late free_small_now() would release it again */
+	bool ours = b->arena == a && gu_load_relaxed(&b->state) == GU_BLOCK_LARGE && gu_load_relaxed(&b->one.freed) & 1;
+	if (ours)
+		gu_store_relaxed(&b->state, GU_BLOCK_BUSY); /* not FULL: a late free_small_now() would release it again */
 	gu_unlock(&a->lock);
+	if (!ours)
+		return;
 	gu_and_seqcst(&b->one.start, 0);
 	gu_arena_release(a, b);
 }
@@ -188,4 +193,17 @@ int gu_free(struct gcuffd_heap *h, uintptr_t object)
 	else if (idle)
 		free_small_now(b, nfreed);
 	return 0;
+}
+
+void gu_free_late(struct gcuffd_heap *h)
+{
+	for (uint32_t i = 1; i <= gu_block_count(&h->space); i++) {
+		struct gu_block *b = &h->space.blocks[i];
+		uint8_t state = gu_load_acquire(&b->state);
+		uint32_t nfreed = gu_load_relaxed(&b->nfreed);
+		if (nfreed && state == GU_BLOCK_LARGE)
+			free_large_now(b);
+		else if (nfreed && (state == GU_BLOCK_FULL || state == GU_BLOCK_LISTED))
+			free_small_now(b, nfreed);
+	}
 }

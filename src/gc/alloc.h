@@ -58,5 +58,7 @@ bool gu_object_find(const struct gcuffd_heap *heap, uintptr_t at, struct gu_foun
 
 /* 0, -EINVAL, -EALREADY, -EBUSY as gcuffd_free. Inside a section. */
 int gu_free(struct gcuffd_heap *heap, uintptr_t object);
+/* After a cycle: releases what was freed while it ran and its sweep had passed by. The collector, with the cycle lock. */
+void gu_free_late(struct gcuffd_heap *heap);
 
 #endif
