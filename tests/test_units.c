@@ -103,6 +103,20 @@ START_TEST(pacing_of_those_who_wait)
 }
 END_TEST
 
+/* A heap is built as fast as can be, and then used by a program that allocates little: no cycle so late that it would have to wait. */
+START_TEST(pacing_of_those_who_become_slower)
+{
+	struct gu_pacer p = pacer_with(0, 4096 * MIB);
+	uint64_t built = gu_pacer_next(&p, &(struct gu_pacer_cycle){.live = 2048 * MIB, .resident = 2200 * MIB, .duration_ns = 2000000000, .allocated_during = 900 * MIB, .waited = true});
+	ck_assert_uint_eq(built, 1896 * MIB / 8 * 7);
+	ck_assert_uint_eq(gu_pacer_revise(&p, 600 * MIB), built); /* still fast */
+	uint64_t used = gu_pacer_revise(&p, 60 * MIB);
+	ck_assert_uint_le(used + 2 * 120 * MIB, built); /* twice of what the last one would let through */
+	ck_assert_uint_ge(used, 1896 * MIB / 2);
+	ck_assert_uint_eq(gu_pacer_revise(&p, 600 * MIB), used);
+}
+END_TEST
+
 /* Whatever it is told, the answer is neither 0 nor beyond reason, and never more than there is room for. */
 START_TEST(pacing_at_random)
 {
@@ -301,6 +315,7 @@ static Suite *make_suite(void)
 	ADD(cells_by_reciprocal);
 	ADD(pacing);
 	ADD(pacing_of_those_who_wait);
+	ADD(pacing_of_those_who_become_slower);
 	ADD(pacing_at_random);
 	ADD(blocks);
 	ADD(space);

@@ -9,8 +9,7 @@
 
 void gu_pacer_init(struct gu_pacer *p, const struct gu_pacer_limits *limits)
 {
-	p->limits = *limits;
-	p->expected = 0;
+	*p = (struct gu_pacer){.limits = *limits};
 }
 
 uint64_t gu_pacer_first(const struct gu_pacer *p)
@@ -46,16 +45,31 @@ static uint64_t expect(const struct gu_pacer *p, const struct gu_pacer_cycle *c)
 	return p->expected ? (p->expected * 3 + c->allocated_during) / 4 : c->allocated_during;
 }
 
-uint64_t gu_pacer_next(struct gu_pacer *p, const struct gu_pacer_cycle *c)
+static uint64_t due(const struct gu_pacer *p, const struct gu_pacer_cycle *c)
 {
 	uint64_t want = growth(p, c), have = room(p, c);
-	p->expected = expect(p, c);
 	uint64_t target = gu_min(want, have);
 	uint64_t early = p->expected + p->expected / 4;
 	if (early > target / 2) /* mutators outrun the collector: into the limit, or beyond what was wanted */
 		return gu_max(target / 2 + early > have ? have / 8 * 7 : target / 2, LEAST);
 	target = gu_min(want, have - have / 8); /* at the limit mutators wait, and a cycle may take longer than the last ones did */
 	return gu_max(minus(target, early), LEAST);
+}
+
+uint64_t gu_pacer_next(struct gu_pacer *p, const struct gu_pacer_cycle *c)
+{
+	p->expected = expect(p, c);
+	p->last = *c;
+	return due(p, c);
+}
+
+/* Twice of what is seen, for the next cycle may take longer. */
+uint64_t gu_pacer_revise(struct gu_pacer *p, uint64_t bytes_per_s)
+{
+	uint64_t seen = (uint64_t)((double)bytes_per_s * (double)p->last.duration_ns / 1e9);
+	if (seen < p->expected / 2)
+		p->expected = seen * 2;
+	return due(p, &p->last);
 }
 
 uint64_t gu_pacer_ceiling(uint64_t next)

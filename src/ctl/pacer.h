@@ -7,6 +7,7 @@
  * the cycle does. Under a hard limit seven eighths of the room left decide. Where mutators allocate so
  * fast that a cycle which begins when half of the growth is used would see them run into the limit, seven eighths of
  * the room are used first: all of it is used in any case, and what is allocated during a cycle can't be freed by it.
+ * Where they turn out to have become slower, the cycle is due earlier after all: then nobody needs to wait.
  */
 #ifndef GU_CTL_PACER_H
 #define GU_CTL_PACER_H
@@ -33,6 +34,7 @@ struct gu_pacer_cycle {
 struct gu_pacer {
 	struct gu_pacer_limits limits;
 	uint64_t expected;        /* bytes allocated during a cycle: decaying average */
+	struct gu_pacer_cycle last;
 };
 
 void gu_pacer_init(struct gu_pacer *pacer, const struct gu_pacer_limits *limits);
@@ -40,6 +42,8 @@ void gu_pacer_init(struct gu_pacer *pacer, const struct gu_pacer_limits *limits)
 uint64_t gu_pacer_first(const struct gu_pacer *pacer);
 /* Takes in a cycle; bytes to allocate before the next begins. */
 uint64_t gu_pacer_next(struct gu_pacer *pacer, const struct gu_pacer_cycle *cycle);
+/* So much was allocated in a second since: the same anew, where that is less than half of the rate that was expected. */
+uint64_t gu_pacer_revise(struct gu_pacer *pacer, uint64_t bytes_per_s);
 /* Bytes to allocate, next included, at which mutators wait for the cycle: marking has fallen behind. */
 uint64_t gu_pacer_ceiling(uint64_t next);
 

@@ -35,6 +35,7 @@
 #define STACK ((size_t)256 << 10)
 #define SAVING_ROOM ((uint64_t)64 << 20) /* bytes allocated before that */
 #define SAVING_PAUSE_NS 200000
+#define REPACE_NS 200000000
 #define THREADS (GU_MARKERS + 3) /* the collector, its workers, one that brings in regions ahead, the resolver, the evictor */
 
 struct saving {
@@ -68,6 +69,7 @@ struct gu_service {
 	uint32_t index;           /* atomic; hands out markers to workers */
 	uint64_t last_end;        /* bytes allocated when the last cycle ended */
 	uint64_t tidied_ns;
+	uint64_t paced_at, paced_ns; /* guard: collector; bytes allocated when the next cycle was planned, and when that was; 0: it is not */
 	bool late;                /* guard: collector; a cycle ran: what was freed behind its sweep is still there */
 	uint64_t seen;            /* bytes allocated and resident at the last tick, to tell a quiet heap */
 	unsigned quiet_ticks;
@@ -332,7 +334,21 @@ static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 	uint64_t now = gu_load_relaxed(&h->allocated);
 	gu_store_relaxed(&h->ceiling, now + gu_pacer_ceiling(next));
 	gu_store_relaxed(&h->trigger, now + next);
+	s->paced_at = now;
+	s->paced_ns = gu_os->clock_ns();
 	gu_store_seqcst(&s->kicked, 0);
+}
+
+/* Mutators that became slower need not wait for a cycle that was planned for fast ones. */
+static void pace_again(struct gcuffd_heap *h, uint64_t now)
+{
+	struct gu_service *s = h->service;
+	if (!s->paced_ns || now - s->paced_ns < REPACE_NS)
+		return;
+	uint64_t allocated = gu_load_relaxed(&h->allocated) - s->paced_at;
+	uint64_t trigger = s->paced_at + gu_pacer_revise(&s->pacer, (uint64_t)((double)allocated * 1e9 / (double)(now - s->paced_ns)));
+	if (trigger < gu_load_relaxed(&h->trigger))
+		gu_store_relaxed(&h->trigger, trigger);
 }
 
 /* Tried again when some more was allocated, twice as much each time, or asked for. */
@@ -343,6 +359,7 @@ static void put_off(struct gcuffd_heap *h, int err)
 	gu_store_relaxed(&h->service->last_freed, 0);
 	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + (h->options.start_size << gu_min(n, 10)));
 	gu_store_relaxed(&h->ceiling, UINT64_MAX); /* nobody waits for what does not come */
+	h->service->paced_ns = 0;
 	gu_store_seqcst(&h->service->kicked, 0);
 }
 
@@ -446,6 +463,7 @@ static int64_t tidy(struct gcuffd_heap *h)
 	if (s->late)
 		gu_free_late(h);
 	s->late = false;
+	pace_again(h, now);
 	tidy_all(h, GU_TIDY_DECAY);
 	gu_unlock(&h->cycle_lock);
 	s->tidied_ns = now;
