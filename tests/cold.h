@@ -51,4 +51,34 @@ static inline bool is_out(const void *p)
 	return gu_cold_state(&heap->space.cold, gu_space_page(&heap->space, (uintptr_t)p)) != GU_COLD_LIVE;
 }
 
+/* ---- a list whose nodes lie on many pages ---- */
+
+struct node {
+	struct node *next;
+	uint64_t number;
+	uint64_t filler[6];
+};
+
+static inline struct node *make_list(size_t n, uint64_t first)
+{
+	struct node *list = NULL;
+	for (size_t i = 0; i < n; i++) {
+		struct node *node = gcuffd_alloc(heap, sizeof(*node));
+		must(node != NULL, "errno %d", errno);
+		node->next = list;
+		node->number = first + i;
+		list = node;
+	}
+	return list;
+}
+
+static inline void check_list(const struct node *list, size_t n, uint64_t first)
+{
+	for (size_t i = n; i-- > 0; list = list->next) {
+		must(list != NULL, "ends at %zu of %zu", i, n);
+		must(list->number == first + i, "%lu, not %lu", (unsigned long)list->number, (unsigned long)(first + i));
+	}
+	must(!list, "too long");
+}
+
 #endif

@@ -30,34 +30,6 @@ static bool is_lazy(int rung) { return rung >= GCUFFD_RUNG_MOVE; }
 
 /* ---- what is saved ---- */
 
-struct node {
-	struct node *next;
-	uint64_t number;
-	uint64_t filler[6];
-};
-
-static struct node *make_list(size_t n, uint64_t first)
-{
-	struct node *list = NULL;
-	for (size_t i = 0; i < n; i++) {
-		struct node *node = gcuffd_alloc(heap, sizeof(*node));
-		must(node != NULL, "errno %d", errno);
-		node->next = list;
-		node->number = first + i;
-		list = node;
-	}
-	return list;
-}
-
-static void check_list(const struct node *list, size_t n, uint64_t first)
-{
-	for (size_t i = n; i-- > 0; list = list->next) {
-		must(list != NULL, "ends at %zu of %zu", i, n);
-		must(list->number == first + i, "%lu, not %lu", (unsigned long)list->number, (unsigned long)(first + i));
-	}
-	must(!list, "too long");
-}
-
 struct shapes {
 	struct node *list;
 	struct node *volatile *typed; /* words 1 and 300 are pointers */
