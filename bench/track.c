@@ -122,8 +122,10 @@ static void end_gcuffd(const struct area *a)
 #define SCAN_CHECK_WPASYNC 2
 #define IS_WRITTEN 2
 #define IS_PRESENT 8
+#define IS_SWAPPED 0x10
 #define IS_ACCESSED 0x200
 #define VEC_LEN 512 /* as many as the kernel itself keeps before it copies them out */
+#define RAW_CHUNK ((size_t)64 << 20)
 
 struct scan_arg {
 	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
@@ -136,6 +138,8 @@ struct scan_region {
 
 static int uffd = -1, pagemap = -1;
 static bool raw_accesses;
+static struct gcuffd_run *empty; /* when it was armed for accesses: else they would be told for ever */
+static size_t empty_count;
 
 static int shake_hands(uint64_t features)
 {
@@ -182,6 +186,53 @@ static int arm_writes(const struct area *a)
 	return ioctl(pagemap, IOC_SCAN, &arg) < 0 ? -errno : 0;
 }
 
+/* Nothing in a piece of anonymous memory is empty: mincore(2) tells that sooner than a scan, and of no other memory. */
+static bool is_full(uintptr_t start, size_t length)
+{
+	static unsigned char resident[4096];
+
+	for (size_t at = 0, part; at < length && args->memory == BENCH_ANON; at += part) {
+		part = length - at < sizeof(resident) * PAGE ? length - at : sizeof(resident) * PAGE;
+		if (mincore((void *)(start + at), part, resident) || memchr(resident, 0, part / PAGE))
+			return false;
+	}
+	return args->memory == BENCH_ANON;
+}
+
+static int list_empty(uintptr_t start, uintptr_t end)
+{
+	struct scan_region vec[VEC_LEN];
+	struct scan_arg arg = {
+		.size = sizeof(arg), .start = start, .end = end, .vec = (uintptr_t)vec, .vec_len = VEC_LEN,
+		.category_inverted = IS_PRESENT | IS_SWAPPED, .category_mask = IS_PRESENT | IS_SWAPPED, .return_mask = IS_PRESENT,
+	};
+	for (; arg.start < arg.end; arg.start = arg.walk_end) {
+		long n = ioctl(pagemap, IOC_SCAN, &arg);
+
+		if (n < 0)
+			return -errno;
+		for (long i = 0; i < n; i++)
+			empty[empty_count++] = (struct gcuffd_run){ (void *)vec[i].start, (void *)vec[i].end };
+	}
+	return 0;
+}
+
+static int arm_accesses(const struct area *a)
+{
+	uintptr_t end = (uintptr_t)a->start + a->length;
+	int err = 0;
+
+	empty_count = 0;
+	for (uintptr_t at = (uintptr_t)a->start, part; at < end && !err; at += part) {
+		part = end - at < RAW_CHUNK ? end - at : RAW_CHUNK;
+		bool full = args->memory == BENCH_HUGETLB || is_full(at, part);
+		err = protect_accesses(at, part);
+		if (!err && !full)
+			err = list_empty(at, at + part);
+	}
+	return err;
+}
+
 static int begin_raw(const struct area *a, bool accesses)
 {
 	struct uffdio_register reg = {
@@ -190,16 +241,36 @@ static int begin_raw(const struct area *a, bool accesses)
 	raw_accesses = accesses;
 	if (ioctl(uffd, UFFDIO_REGISTER, &reg))
 		return -errno;
-	return accesses ? protect_accesses((uintptr_t)a->start, a->length) : arm_writes(a);
+	return accesses ? arm_accesses(a) : arm_writes(a);
 }
 
-static void take_regions(const struct scan_region *vec, long n)
+static void take_accessed(uintptr_t start, uintptr_t end)
 {
-	for (long i = 0; i < n; i++) {
-		take_run(vec[i].start, vec[i].end);
-		if (raw_accesses)
-			need("UFFDIO_RWPROTECT", protect_accesses(vec[i].start, vec[i].end - vec[i].start));
+	need("UFFDIO_RWPROTECT", protect_accesses(start, end - start));
+	take_run(start, end);
+}
+
+/* But what was empty already; next: of that, the first that may end after start. */
+static void take_new(uintptr_t start, uintptr_t end, size_t *next)
+{
+	while (*next < empty_count && (uintptr_t)empty[*next].end <= start)
+		++*next;
+	for (size_t i = *next; i < empty_count && (uintptr_t)empty[i].start < end && start < end; i++) {
+		if (start < (uintptr_t)empty[i].start)
+			take_accessed(start, (uintptr_t)empty[i].start);
+		start = (uintptr_t)empty[i].end;
 	}
+	if (start < end)
+		take_accessed(start, end);
+}
+
+static void take_regions(const struct scan_region *vec, long n, size_t *next)
+{
+	for (long i = 0; i < n; i++)
+		if (raw_accesses)
+			take_new(vec[i].start, vec[i].end, next);
+		else
+			take_run(vec[i].start, vec[i].end);
 }
 
 static void collect_raw(const struct area *a)
@@ -209,6 +280,8 @@ static void collect_raw(const struct area *a)
 		.size = sizeof(arg), .start = (uintptr_t)a->start, .end = (uintptr_t)a->start + a->length,
 		.vec = (uintptr_t)vec, .vec_len = VEC_LEN,
 	};
+	size_t next = 0;
+
 	arg.flags = raw_accesses ? 0 : SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC;
 	arg.category_mask = arg.return_mask = raw_accesses ? IS_ACCESSED : IS_WRITTEN;
 	if (raw_accesses) {
@@ -221,7 +294,7 @@ static void collect_raw(const struct area *a)
 		long n = ioctl(pagemap, IOC_SCAN, &arg);
 
 		need("PAGEMAP_SCAN", n < 0 ? -errno : 0);
-		take_regions(vec, n);
+		take_regions(vec, n, &next);
 	}
 }
 
@@ -347,6 +420,12 @@ static void make_order(struct area *a)
 	}
 }
 
+static void fill(const struct area *a)
+{
+	for (size_t i = 0; i < a->length; i += PAGE)
+		*(uint64_t *)(a->start + i) = i + 1;
+}
+
 static bool make_area(struct area *a, size_t length, double part)
 {
 	a->length = length & ~(HUGE_PAGE - 1);
@@ -355,8 +434,7 @@ static bool make_area(struct area *a, size_t length, double part)
 	a->start = map_memory(a->length);
 	if (!a->start)
 		return false;
-	for (size_t i = 0; i < a->length; i += PAGE)
-		*(uint64_t *)(a->start + i) = i + 1;
+	fill(a);
 	make_order(a);
 	return true;
 }
@@ -381,6 +459,7 @@ static void make_tables(size_t pages)
 {
 	run_room = pages / 2 + 1;
 	runs = make_table(run_room * sizeof(*runs));
+	empty = make_table(run_room * sizeof(*empty));
 	noted = make_table(pages * sizeof(*noted));
 	bitmap = make_table((pages + 63) / 64 * sizeof(*bitmap));
 }
@@ -545,16 +624,31 @@ static const struct system systems[] = {
 
 static struct area area, large;
 
+/* Of the pages that nobody will touch. Shared memory gives them back too. */
+static void empty_some(const struct area *a)
+{
+	size_t n = (size_t)((double)pages_of(a) * args->empty / 100), most = pages_of(a) - a->written;
+	int advice = args->memory == BENCH_SHMEM ? MADV_REMOVE : MADV_DONTNEED;
+
+	for (size_t i = 0; i < (n < most ? n : most); i++)
+		need("madvise", madvise(a->start + a->order[pages_of(a) - 1 - i] * page, page, advice) ? -errno : 0);
+}
+
 static void report_accesses(const struct system *s)
 {
 	struct sample m = { .lost = false };
 
-	if (!has_accesses || !measure(s, &area, true, &m) || m.lost)
+	empty_some(&area);
+	bool done = has_accesses && measure(s, &area, true, &m) && !m.lost;
+	fill(&area);
+	if (!done)
 		return;
 	bench_emit_float("first_access_ns", m.touch);
 	bench_emit_float("access_arm_ns", m.arm);
 	bench_emit_float("access_clean_ns", m.clean);
 	bench_emit_float("access_dirty_ns", m.dirty);
+	if (!args->thp)
+		bench_emit_hex("access_checksum", m.sum);
 }
 
 static void report_large(const struct system *s)

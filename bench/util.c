@@ -39,6 +39,7 @@ static const struct option long_options[] = {
 	{ "memory", required_argument, NULL, 'Y' },
 	{ "thp", no_argument, NULL, 'P' },
 	{ "dirty", required_argument, NULL, 'D' },
+	{ "empty", required_argument, NULL, 'e' },
 	{ "large", required_argument, NULL, 'G' },
 	{ "target", required_argument, NULL, 'A' },
 	{ "store-memory", required_argument, NULL, 'B' },
@@ -58,7 +59,7 @@ static _Noreturn void usage(const char *program)
 		"usage: %s [--limit BYTES] [--heap BYTES] [--seed N] [--depth N] [--live MIB] [--seconds S]\n"
 		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n"
 		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--sequential]\n"
-		"       [--systems LIST] [--rounds N] [--memory anon|shmem|hugetlb] [--thp] [--dirty PERCENT] [--large MIB]\n"
+		"       [--systems LIST] [--rounds N] [--memory anon|shmem|hugetlb] [--thp] [--dirty PERCENT] [--empty PERCENT] [--large MIB]\n"
 		"       [--target MIB] [--store-memory MIB] [--store-file MIB] [--collections N] [--settle S] [--fork] [--verify] [--steps] [--rung NAME]\n",
 		program);
 	exit(2);
@@ -140,6 +141,7 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 'R': args->rounds = (unsigned)parse_number(program, optarg, 1, 1e6); break;
 	case 'Y': args->memory = parse_memory(program, optarg); break;
 	case 'P': args->thp = true; break;
+	case 'e': args->empty = parse_number(program, optarg, 0, 100); break;
 	case 'D': args->dirty = parse_number(program, optarg, 0.001, 100); break;
 	case 'G': args->large = parse_mib(program, optarg, 0); break;
 	case 'A': args->target = parse_mib(program, optarg, 1); break;

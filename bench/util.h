@@ -41,6 +41,7 @@ struct bench_args {
 	enum bench_memory memory; /* track */
 	bool thp;           /* track: huge pages for the range */
 	double dirty;       /* track: per cent of the pages that are written */
+	double empty;       /* track: per cent that are empty when accesses are tracked, and stay so */
 	size_t large;       /* track: bytes of the second memory; 0: none */
 	/* coldset */
 	size_t target;         /* what the process should have resident */

@@ -46,7 +46,7 @@ done
 "$run" --build "$build" restore --systems "$systems,raw,sigbus" --runs 1 --scale 16 --source memory >"$out/memory" || fail "restore --source memory"
 "$run" --build "$build" restore --systems "$systems,raw,sigbus" --runs 1 --live 4 --source file --sequential --gap 0 >"$out/file" || fail "restore --source file"
 
-for options in "--memory shmem --sequential" "--thp" "--memory hugetlb"; do
+for options in "--memory shmem --sequential --empty 5" "--empty 5" "--thp" "--memory hugetlb"; do
 	# shellcheck disable=SC2086 # words
 	"$run" --build "$build" track --systems "$systems,raw,mprotect" --runs 2 --scale 64 $options >"$out/track" || fail "track $options"
 done
