@@ -23,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "hang.h"
+
 #define TEST_SKIPPED 77
 #define TEST_UNUSED __attribute__((unused))
 
@@ -77,11 +79,7 @@ TEST_UNUSED static uint64_t test_now_ns(void)
 }
 
 /* For a child that a test forks, which may hang: ends it before the test ends. Check handles the signal. */
-TEST_UNUSED static void limit_child(void)
-{
-	signal(SIGALRM, SIG_DFL);
-	alarm(200 * check_slow());
-}
+TEST_UNUSED static void limit_child(void) { hang_limit(200 * check_slow()); }
 
 /* In a child process without privilege, which may read its own page map. fn gives 0, or the number of what is wrong there. */
 TEST_UNUSED static void in_child_as_nobody(int (*fn)(void))
@@ -138,6 +136,7 @@ static void test_prepare(void)
 	if (p == MAP_FAILED)
 		abort();
 	test_skips = p;
+	hang_prepare();
 	test_seed_used = text ? strtoull(text, NULL, 0) : test_now_ns() ^ ((uint64_t)getpid() << 40);
 	printf("CHECK_SEED=0x%llx\n", (unsigned long long)test_seed_used);
 	fflush(stdout);
