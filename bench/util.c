@@ -50,6 +50,7 @@ static const struct option long_options[] = {
 	{ "verify", no_argument, NULL, 'v' },
 	{ "steps", no_argument, NULL, 'p' },
 	{ "rung", required_argument, NULL, 'u' },
+	{ "options", required_argument, NULL, 'o' },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -60,7 +61,8 @@ static _Noreturn void usage(const char *program)
 		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n"
 		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--sequential]\n"
 		"       [--systems LIST] [--rounds N] [--memory anon|shmem|hugetlb] [--thp] [--dirty PERCENT] [--empty PERCENT] [--large MIB]\n"
-		"       [--target MIB] [--store-memory MIB] [--store-file MIB] [--collections N] [--settle S] [--fork] [--verify] [--steps] [--rung NAME]\n",
+		"       [--target MIB] [--store-memory MIB] [--store-file MIB] [--collections N] [--settle S] [--fork] [--verify] [--steps] [--rung NAME]\n"
+		"       [--options TEXT]\n",
 		program);
 	exit(2);
 }
@@ -153,6 +155,7 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 'v': args->verify = true; break;
 	case 'p': args->steps = true; break;
 	case 'u': args->rung = optarg; break;
+	case 'o': args->options = optarg; break;
 	default: usage(program);
 	}
 }

@@ -74,6 +74,13 @@ enum gcuffd_kind {
 #define GCUFFD_PLANT_EARLY_SWEEP 0x4u
 
 enum gcuffd_codec { GCUFFD_CODEC_LZ4 = 0, GCUFFD_CODEC_ZSTD };
+/* What makes a heap with GCUFFD_COLD take pages out by itself, beside resident_target. */
+enum gcuffd_cool_mode {
+	GCUFFD_COOL_TARGET = 0, /* nothing else */
+	GCUFFD_COOL_CGROUP,     /* the memory limit of the process's cgroup, or of one around it: the heap keeps what others leave it of fifteen sixteenths */
+	GCUFFD_COOL_PRESSURE,   /* threads that wait for memory (PSI; of the process's cgroup in version 2, else of the machine) */
+	GCUFFD_COOL_IDLE,       /* time: what is not touched for cool_after_ms goes */
+};
 enum gcuffd_log_level { GCUFFD_LOG_ERROR = 0, GCUFFD_LOG_WARN, GCUFFD_LOG_INFO, GCUFFD_LOG_DEBUG };
 
 /*
@@ -102,6 +109,10 @@ struct gcuffd_options {
 	size_t store_file;        /* bytes of a file for what exceeds that; 0: no file */
 	const char *store_path;   /* directory of that file, which has no name there. Default /var/tmp. As long as the heap */
 	enum gcuffd_codec store_codec;
+	enum gcuffd_cool_mode cool_mode;
+	unsigned cool_after_ms;    /* GCUFFD_COOL_IDLE: for so long a page is tried before it goes. Default 60000 */
+	unsigned pressure_percent; /* GCUFFD_COOL_PRESSURE: of time that threads may wait for memory. Default 1 */
+	unsigned fault_percent;    /* of a processor's time that waiting for pages may cost before fewer are taken out. Default 5 */
 };
 
 /* Fills *options with defaults and its size. */
@@ -109,8 +120,8 @@ GCUFFD_API void gcuffd_options_init(struct gcuffd_options *options);
 
 /*
  * Applies "name=value,name=value": names are the fields above and the flags in lower case
- * (verify=1, huge=0, ...), sizes take K, M, G or T, rung takes auto, stop, async, move or rwp, without
- * takes names with + between (an unknown one is told to the log, with those that there are).
+ * (verify=1, huge=0, ...), sizes take K, M, G or T, rung takes auto, stop, async, move or rwp, cool_mode takes target, cgroup,
+ * pressure or idle, without takes names with + between (an unknown one is told to the log, with those that there are).
  * -EINVAL for an unknown name or a bad value, with *bad (if not NULL) at the offending text;
  * then *options is unchanged.
  */
@@ -121,7 +132,8 @@ GCUFFD_API int gcuffd_options_parse(struct gcuffd_options *options, const char *
 /*
  * Makes a heap. options may be NULL. -EINVAL: an option out of range (a line in the log says
  * which); -ENOMEM: the reservation does not fit the address space (RLIMIT_AS); -EOPNOTSUPP: the
- * rung demanded is not to be had here; -EMFILE: 64 heaps exist.
+ * rung or the cool_mode demanded is not to be had here; -EMFILE: 64 heaps exist, or no descriptor is left for
+ * what the cool_mode goes by.
  */
 GCUFFD_API int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap **heap);
 
@@ -300,10 +312,38 @@ struct gcuffd_cold_stats {
 	uint64_t ahead_pages;      /* brought back untouched, since touches went on in order up to there */
 	uint64_t followed_pages;   /* of these, those that touches have passed: the rest may have come back for nothing */
 	uint64_t early_pages;      /* brought back by gcuffd_order_prefetch() */
+	uint64_t touched_pages;    /* brought back by a touch after they were taken out, from the store or on their way to it */
+	uint64_t refaulted_pages;  /* of these, from the store */
+	uint64_t touch_ns;         /* that it took to bring them, sleeping and waking of threads not included */
+	uint64_t target_bytes;     /* now; UINT64_MAX: none */
+	uint64_t probation_ns;     /* now: for how long a page must not be touched before it goes to the store */
+	uint64_t backoffs;         /* how often that was doubled because too many pages came back */
 };
 
 /* -EINVAL: size. Any thread. */
 GCUFFD_API int gcuffd_cold_stats(struct gcuffd_heap *heap, struct gcuffd_cold_stats *stats);
+
+#define GCUFFD_AGES 8
+
+/* Bytes, in pages of 4 KiB. A page's age is the time since a touch of it was last seen, or since when it is known not to be touched. */
+struct gcuffd_working_set {
+	size_t size;              /* set by the caller: sizeof */
+	uint64_t resident_bytes;  /* of pages in place */
+	uint64_t out_bytes;       /* of pages that are out */
+	uint64_t touched_bytes;   /* known to have been touched within the time asked for, or passed over because they are touched often */
+	uint64_t untouched_bytes; /* known not to have been */
+	uint64_t estimate_bytes;  /* touched, and the same share of those of which nothing is known; of all if nothing is known of any */
+	uint64_t refaulted_pages; /* brought back from the store by a touch, since the arena was made */
+	uint64_t oldest_ns;       /* the age of the oldest page that is out; 0: there is none */
+	uint64_t age_bytes[GCUFFD_AGES]; /* younger than 1 s, 4 s, 16 s, 64 s, ... (four times as much each), the last: all others. Where an age is known */
+};
+
+/*
+ * What the heap has found out about the use of an arena's pages (NULL: of all the heap's) in the last window_ms, by taking pages out and seeing
+ * which come back: so it knows nothing of a heap that takes no pages out. Takes time with the number of pages. -EINVAL: size;
+ * -EOPNOTSUPP: the heap was made without GCUFFD_COLD. Any thread.
+ */
+GCUFFD_API int gcuffd_working_set(struct gcuffd_heap *heap, struct gcuffd_arena *arena, unsigned window_ms, struct gcuffd_working_set *set);
 
 /*
  * Records from now on in which order pages that were out come back by touch, up to 1048576 pages. -EBUSY: that is under way; -EOPNOTSUPP;
@@ -314,7 +354,7 @@ GCUFFD_API int gcuffd_order_begin(struct gcuffd_heap *heap);
 GCUFFD_API int gcuffd_order_end(struct gcuffd_heap *heap, uint64_t *offsets, size_t max, size_t *count);
 /*
  * Has these pages, as far as they are out, brought back in this order, and returns. That ends early where the heap takes more than
- * its resident_target. -EBUSY: an earlier call's are not all back; -EINVAL: too many; -EOPNOTSUPP; -ENOMEM. Any thread.
+ * its target (gcuffd_cold_stats()). -EBUSY: an earlier call's are not all back; -EINVAL: too many; -EOPNOTSUPP; -ENOMEM. Any thread.
  */
 GCUFFD_API int gcuffd_order_prefetch(struct gcuffd_heap *heap, const uint64_t *offsets, size_t count);
 

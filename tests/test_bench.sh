@@ -31,6 +31,8 @@ if "$run" --build "$build" gcbench --peer nonesuch 2>"$out/err"; then fail "an u
 grep -q "unknown system 'nonesuch'" "$out/err" || fail "no clear error for an unknown system"
 if "$run" --build "$build" coldset --collections 1 2>"$out/err"; then fail "one collection was taken"; fi
 grep -q "at least 2" "$out/err" || fail "no clear error for too few collections"
+if "$run" --build "$build" mutate --pairs 2 2>"$out/err"; then fail "pairs of mutate were taken"; fi
+grep -q -- "--pairs is for" "$out/err" || fail "no clear error for pairs of mutate"
 if "$run" --build "$out" gcbench 2>"$out/err"; then fail "missing programs were not noticed"; fi
 grep -q "make" "$out/err" || fail "missing programs: the error does not say how to build them"
 "$run" --build "$build" gcbench --systems libgc-zram 2>"$out/err" || fail "a system that does not fit is an error"
@@ -54,6 +56,8 @@ done
 # Pages can be taken out on rungs move and rwp: elsewhere nothing is, and nothing may be wrong either.
 case $systems in
 *gcuffd*)
+	"$run" --build "$build" gcbench --pairs 2 --options cold=1,start_size=1M --scale 64 >"$out/pairs" || fail "gcbench --pairs"
+	grep -q "cpu_s *with [-+]" "$out/pairs" || fail "gcbench --pairs: no figure"
 	"$run" --build "$build" coldset --systems gcuffd --runs 1 --live 16 --target 6 --settle 4 --collections 2 --seconds 1 --fork --verify >"$out/coldset" ||
 		fail "coldset --fork --verify"
 	;;

@@ -167,6 +167,38 @@ START_TEST(round_trip)
 }
 END_TEST
 
+/* It goes by time or a target like what was made here; that it comes in is not the price of taking it out. */
+START_TEST(goes_out_by_itself)
+{
+	new_heap("");
+	make_shapes();
+	save(shapes);
+	shapes = NULL;
+	end_heap();
+	load(_i);
+	shapes = hidden_root();
+	check_shapes();
+	usleep(10000); /* it is counted after who touched was woken */
+	ck_assert_int_eq(is_lazy(_i), cold_of(heap).restored_pages > 0);
+	ck_assert_uint_eq(cold_of(heap).touched_pages, 0);
+	end_heap();
+	int err = try_load(_i, NULL, ",cool_mode=idle,cool_after_ms=200,store_memory=64M");
+	ck_assert_msg(!err, "%d: %s", err, core_log);
+	ck_ok(gcuffd_thread_attach());
+	shapes = hidden_root();
+	for (unsigned i = 0; i < 60000 && is_lazy(_i) && cold_of(heap).evicted_pages < 500; i++) {
+		if (i % 5000 == 0)
+			check_shapes();
+		usleep(1000);
+	}
+	ck_assert_int_eq(is_lazy(_i), cold_of(heap).evicted_pages >= 500);
+	check_shapes();
+	checked();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
 /* What is loaded lives on: it is written, collected, taken out, freed, and saved again over its own image. */
 START_TEST(lives_on)
 {
@@ -1298,6 +1330,7 @@ static Suite *image_suite(void)
 	TCase *c = test_case(s, "whole");
 	tcase_add_loop_test(c, round_trip, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, lives_on, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, goes_out_by_itself, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, dies, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, saved_where_it_is, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "processes");

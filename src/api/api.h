@@ -26,8 +26,8 @@ int gu_api_init(void);
 /* A line in the log, and the caller's stack if libunwind is installed. Not in a section. */
 void gu_report(struct gcuffd_heap *heap, const char *call, const void *pointer, int err);
 
-/* Defaults filled in and every field checked; a line in the log says what is wrong. */
-int gu_options_resolve(struct gcuffd_options *out, const struct gcuffd_options *in);
+/* Defaults and the flags of on filled in and every field checked; a line in the log says what is wrong. */
+int gu_options_resolve(struct gcuffd_options *out, const struct gcuffd_options *in, unsigned on);
 
 /* Of resolved options; at the image's address and with what is in it, if there is one. Not inside a section. */
 struct gu_image;

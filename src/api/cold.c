@@ -9,6 +9,8 @@
 #include "ctl/service.h"
 #include "gc/mutator.h"
 #include "gc/restore.h"
+#include "space/ages.h"
+#include "sys/os.h"
 
 /* Whole pages within, to take out; whole pages around, to bring back. */
 static int ask(struct gcuffd_heap *h, enum gu_tier_what what, const void *start, size_t size, size_t *out)
@@ -71,6 +73,13 @@ int gcuffd_cold_stats(struct gcuffd_heap *h, struct gcuffd_cold_stats *out)
 	s.ahead_pages = gu_load_relaxed(&c->ahead);
 	s.followed_pages = gu_load_relaxed(&c->followed);
 	s.early_pages = gu_load_relaxed(&c->early);
+	s.touched_pages = gu_load_relaxed(&c->touched);
+	s.refaulted_pages = gu_load_relaxed(&c->refaulted);
+	s.touch_ns = gu_load_relaxed(&c->touch_ns);
+	struct gu_tier_report tier = gu_tier_report(h);
+	s.target_bytes = tier.target;
+	s.probation_ns = tier.probation_ns;
+	s.backoffs = tier.backoffs;
 	struct gu_thread *t = gu_enter();
 	read_store(h, &s);
 	gu_leave(t);
@@ -129,4 +138,48 @@ int gcuffd_order_prefetch(struct gcuffd_heap *h, const uint64_t *offsets, size_t
 		gu_meta_unmap(a.order, bytes);
 	gu_leave(t);
 	return err;
+}
+
+/* ---- what is known of pages ---- */
+
+_Static_assert(GU_AGES == GCUFFD_AGES, "the public header's");
+
+static void fill_set(const struct gu_ages *a, struct gcuffd_working_set *s)
+{
+	s->resident_bytes = a->resident << GU_PAGE_SHIFT;
+	s->out_bytes = a->out << GU_PAGE_SHIFT;
+	s->touched_bytes = a->touched << GU_PAGE_SHIFT;
+	s->untouched_bytes = a->untouched << GU_PAGE_SHIFT;
+	s->estimate_bytes = gu_ages_estimate(a) << GU_PAGE_SHIFT;
+	s->oldest_ns = a->oldest_ns;
+	for (size_t i = 0; i < GU_AGES; i++)
+		s->age_bytes[i] = a->by_age[i] << GU_PAGE_SHIFT;
+}
+
+static uint64_t count_refaults(struct gcuffd_heap *h, const struct gcuffd_arena *arena)
+{
+	uint64_t n = 0;
+	struct gu_thread *t = gu_enter(); /* no arena ends meanwhile */
+	for (unsigned i = 0; i <= GU_ARENAS; i++) {
+		const struct gcuffd_arena *a = gu_load_acquire(&h->arenas[i]);
+		n += a && (!arena || a == arena) ? gu_load_relaxed(&a->refaulted) : 0;
+	}
+	gu_leave(t);
+	return n;
+}
+
+int gcuffd_working_set(struct gcuffd_heap *h, struct gcuffd_arena *arena, unsigned window_ms, struct gcuffd_working_set *out)
+{
+	struct gcuffd_working_set s = {.size = out->size};
+	struct gu_ages ages;
+	uint64_t now = gu_os->clock_ns();
+	if (out->size < 2 * sizeof(uint64_t) || out->size > 4096)
+		return -EINVAL;
+	if (!h->space.cold.on)
+		return -EOPNOTSUPP;
+	gu_ages_read(&h->space, arena, now, window_ms * 1000000ull, &ages);
+	s.refaulted_pages = count_refaults(h, arena);
+	fill_set(&ages, &s);
+	memcpy(out, &s, gu_min(out->size, sizeof(s)));
+	return 0;
 }

@@ -6,6 +6,7 @@
 #include "api/api.h"
 #include "base/meta.h"
 #include "ctl/service.h"
+#include "ctl/tier.h"
 #include "gc/imageload.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
@@ -184,7 +185,9 @@ static int create(const struct gcuffd_options *o, int rung, struct gu_image *im,
 int gu_heap_make(const struct gcuffd_options *o, struct gu_image *im, struct gcuffd_heap **heap)
 {
 	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
-	int rung, err;
+	int rung, err = gu_tier_probe(o);
+	if (err)
+		return err;
 	freeze_blocking();
 	struct gu_thread *t = gu_enter();
 	if (gu_os == &gu_os_linux)
@@ -210,7 +213,7 @@ int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap 
 {
 	struct gcuffd_options o;
 	gu_without_init();
-	int err = gu_options_resolve(&o, options);
+	int err = gu_options_resolve(&o, options, 0);
 	return err ? err : gu_heap_make(&o, NULL, heap);
 }
 

@@ -163,7 +163,7 @@ static void follow(struct gcuffd_options *o, const struct gu_image_head *head)
 {
 	const unsigned kept = GCUFFD_NO_INTERIOR | GCUFFD_PAST_END;
 	o->reservation = head->size;
-	o->flags = (o->flags & ~kept) | (head->flags & kept) | GCUFFD_COLD;
+	o->flags = (o->flags & ~kept) | (head->flags & kept);
 }
 
 static int load(struct gu_image *im, const char *path, const struct gcuffd_image_options *image, struct gcuffd_options *o, struct gcuffd_heap **heap)
@@ -199,7 +199,7 @@ int gcuffd_heap_load(const char *path, const struct gcuffd_image_options *image,
 	gu_without_init();
 	int err = path ? take_options(image, &wanted) : -EINVAL;
 	if (!err)
-		err = gu_options_resolve(&o, options);
+		err = gu_options_resolve(&o, options, GCUFFD_COLD);
 	if (err)
 		return err;
 	struct gu_log log = {o.log, o.log_data, (int)o.log_level};

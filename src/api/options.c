@@ -20,7 +20,7 @@ void gcuffd_options_init(struct gcuffd_options *o)
 
 /* ---- text ---- */
 
-enum type { SIZE, NUMBER, FLAG, NOT_FLAG, RUNG, LEVEL, CODEC, PLANT, WITHOUT };
+enum type { SIZE, NUMBER, FLAG, NOT_FLAG, RUNG, LEVEL, CODEC, COOL, PLANT, WITHOUT };
 
 struct field {
 	const char *name;
@@ -34,6 +34,7 @@ static const struct field fields[] = {
 	FIELD(reservation, SIZE), FIELD(soft_limit, SIZE), FIELD(hard_limit, SIZE), FIELD(start_size, SIZE),
 	FIELD(mark_threads, NUMBER), FIELD(growth_percent, NUMBER), FIELD(decay_ms, NUMBER), FIELD(stop_timeout_ms, NUMBER),
 	FIELD(resident_target, SIZE), FIELD(store_memory, SIZE), FIELD(store_file, SIZE), FIELD(store_codec, CODEC),
+	FIELD(cool_mode, COOL), FIELD(cool_after_ms, NUMBER), FIELD(pressure_percent, NUMBER), FIELD(fault_percent, NUMBER),
 	FIELD(rung, RUNG), FIELD(log_level, LEVEL), FIELD(without, WITHOUT),
 	{"interior", NOT_FLAG, GCUFFD_NO_INTERIOR}, {"huge", NOT_FLAG, GCUFFD_NO_HUGE}, {"pacing", NOT_FLAG, GCUFFD_NO_PACING},
 	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},
@@ -105,6 +106,7 @@ static bool set_field(struct gcuffd_options *o, const struct field *f, const cha
 {
 	static const char *const rungs[] = {"auto", "stop", "async", "move", "rwp"};
 	static const char *const levels[] = {"error", "warn", "info", "debug"}, *const codecs[] = {"lz4", "zstd"};
+	static const char *const cools[] = {"target", "cgroup", "pressure", "idle"};
 	int n;
 	if (f->type == RUNG) {
 		if (!parse_word(value, rungs, GU_ARRAY_LEN(rungs), &n))
@@ -116,6 +118,12 @@ static bool set_field(struct gcuffd_options *o, const struct field *f, const cha
 		if (!parse_word(value, codecs, GU_ARRAY_LEN(codecs), &n))
 			return false;
 		o->store_codec = (enum gcuffd_codec)n;
+		return true;
+	}
+	if (f->type == COOL) {
+		if (!parse_word(value, cools, GU_ARRAY_LEN(cools), &n))
+			return false;
+		o->cool_mode = (enum gcuffd_cool_mode)n;
 		return true;
 	}
 	if (f->type == LEVEL) {
@@ -189,10 +197,13 @@ static void fill_defaults(struct gcuffd_options *o)
 {
 	o->reservation = gu_align_up(o->reservation ? o->reservation : default_reservation(), GU_REGION);
 	o->start_size = o->start_size ? o->start_size : (size_t)4 << 20;
-	if (o->resident_target) { /* pages are taken out by a thread that has to be there, and 4 KiB at a time */
+	if (o->resident_target) /* pages are taken out by a thread that has to be there */
 		o->start_size = gu_min(o->start_size, o->resident_target / 2);
+	if (o->resident_target || o->cool_mode) /* and 4 KiB at a time */
 		o->flags |= GCUFFD_NO_HUGE;
-	}
+	o->cool_after_ms = o->cool_after_ms ? o->cool_after_ms : 60000;
+	o->pressure_percent = o->pressure_percent ? o->pressure_percent : 1;
+	o->fault_percent = o->fault_percent ? o->fault_percent : 5;
 	o->mark_threads = o->mark_threads ? o->mark_threads : default_markers();
 	o->growth_percent = o->growth_percent ? o->growth_percent : 100;
 	o->decay_ms = o->decay_ms ? o->decay_ms : 1000;
@@ -213,7 +224,7 @@ static void leave_out(struct gcuffd_options *o)
 		o->mark_threads = 1;
 }
 
-int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in)
+int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in, unsigned on)
 {
 	const unsigned flags = GCUFFD_NO_INTERIOR | GCUFFD_VERIFY | GCUFFD_NO_HUGE | GCUFFD_PROCESS_ROOTS | GCUFFD_NO_PACING | GCUFFD_PAST_END | GCUFFD_COLD;
 	gcuffd_options_init(o);
@@ -223,6 +234,7 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 		memcpy(o, in, gu_min(in->size, sizeof(*o)));
 		o->size = sizeof(*o);
 	}
+	o->flags |= on;
 	for (size_t i = sizeof(*o); in && i < in->size; i++)
 		if (((const char *)in)[i])
 			return refuse(o, "a field that this version of the library does not know");
@@ -238,6 +250,12 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 		return refuse(o, "rung: unknown");
 	if (o->store_codec > GCUFFD_CODEC_ZSTD)
 		return refuse(o, "store_codec: unknown");
+	if (o->cool_mode > GCUFFD_COOL_IDLE)
+		return refuse(o, "cool_mode: unknown");
+	if (o->cool_mode && !(o->flags & GCUFFD_COLD))
+		return refuse(o, "cool_mode: without cold=1");
+	if (o->pressure_percent > 100 || o->fault_percent > 100)
+		return refuse(o, "pressure_percent or fault_percent: more than 100");
 	if (o->mark_threads > 8)
 		return refuse(o, "mark_threads: more than 8");
 	if (o->growth_percent > 10000)

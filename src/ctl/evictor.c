@@ -121,6 +121,7 @@ void gu_evictor_run(struct gcuffd_heap *h)
 		if (wait && gu_load_seqcst(&e->life) == RUNNING)
 			gu_os->futex_wait(&e->bell, bell, wait);
 	}
+	gu_tier_rest(h);
 	set(&e->life, GONE);
 }
 
@@ -183,6 +184,7 @@ void gu_evictor_fork_child(struct gcuffd_heap *h)
 	struct gu_evictor *e = h->evictor;
 	if (!e)
 		return;
+	gu_tier_forked(h);
 	gu_lock_init(&e->lock, GU_RANK_TIER);
 	e->life = NEVER;
 	e->asking = NOBODY;

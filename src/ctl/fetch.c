@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "base/meta.h"
+#include "ctl/thermostat.h"
 #include "gc/restore.h"
 
 #define AT_ONCE 16u
@@ -26,8 +27,8 @@ void gu_fetch_end(struct gu_fetch *f)
 
 static bool has_room(const struct gcuffd_heap *h)
 {
-	size_t target = h->options.resident_target;
-	return !target || gu_tier_resident(h) < target;
+	uint64_t target = gu_tier_report(h).target;
+	return target == GU_NO_TARGET || gu_tier_resident(h) < target;
 }
 
 bool gu_fetch_step(struct gcuffd_heap *h, struct gu_fetch *f)

@@ -92,7 +92,7 @@ void gu_heap_kick(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
 	if (gu_heap_is(h, GCUFFD_NO_PACING)) {
-		if (h->options.resident_target && !gu_load_relaxed(&s->running)) /* for the thread that takes pages out */
+		if (gu_tier_goes_by_itself(&h->options) && !gu_load_relaxed(&s->running)) /* for the thread that takes pages out */
 			gu_store_relaxed(&s->wanted, 1);
 		return;
 	}

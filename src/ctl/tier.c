@@ -5,26 +5,75 @@
 #include <errno.h>
 
 #include "base/meta.h"
+#include "ctl/thermostat.h"
 #include "gc/evict.h"
 #include "gc/restore.h"
 #include "gc/track.h"
 #include "sys/caps.h"
 #include "sys/os.h"
+#include "sys/pressure.h"
 
-#define PROBATION_NS 300000000ull /* that a page is parked before it goes to the store */
 #define REST_NS 50000000          /* between looks at what the heap takes */
 #define PARKED_MOST 4             /* no more than a fourth of the target is on probation at once */
-#define ROUND 1024                /* regions on probation */
+#define REOPEN_NS 60000000000u    /* a process may be moved to another cgroup */
+#define FULL_NS 1000000000u
 
 struct gu_tier {
-	size_t hand;            /* region that is parked next */
-	uint64_t round_ns;      /* when it began its round */
-	size_t parked[ROUND];   /* regions on probation, from the oldest on */
-	uint64_t since[ROUND];
-	size_t first, count;
-	uint64_t full_until_ns; /* the store took nothing more: let some time pass */
-	size_t idle;            /* regions in which nothing was parked, one after the other */
+	struct gu_thermostat thermostat;
+	struct gu_cgroup cgroup;
+	int psi;                 /* -1: not open */
+	uint64_t looked_ns, opened_ns;
+	bool said_blind, said_slow;
+	size_t hand;             /* region that is parked next */
+	size_t tail;             /* regions on probation lie between here and the hand: their records say since when */
+	size_t count;            /* of these */
+	uint64_t round_ns;       /* when the hand began its round */
+	uint64_t full_until_ns;  /* the store took nothing more: let some time pass */
+	size_t idle;             /* regions in which nothing was parked, one after the other */
+	struct gu_tier_report report; /* atomic */
 };
+
+/* ---- opening ---- */
+
+int gu_tier_probe(const struct gcuffd_options *o)
+{
+	static const char *const names[] = {"target", "cgroup", "pressure", "idle"};
+	static const char *const lacks[] = {"", "no memory cgroup can be seen", "the kernel does not tell of pressure (CONFIG_PSI, psi=1)", ""};
+	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
+	struct gu_cgroup cgroup = {0};
+	int err = 0, psi = o->cool_mode == GCUFFD_COOL_PRESSURE ? gu_psi_open() : -1;
+	if (o->cool_mode == GCUFFD_COOL_CGROUP)
+		err = gu_cgroup_open(&cgroup);
+	if (o->cool_mode == GCUFFD_COOL_PRESSURE)
+		err = psi < 0 ? psi : 0;
+	gu_cgroup_close(&cgroup);
+	if (psi >= 0)
+		gu_os->close(psi);
+	if (err)
+		gu_log(&log, GU_LOG_ERROR, "cool_mode=%s is not to be had here: %s (error %d)", names[o->cool_mode],
+		       err == -EOPNOTSUPP ? lacks[o->cool_mode] : "its files can't be opened", -err);
+	return err;
+}
+
+/* Kept when the collector starts anew in a child. */
+static int make_tier(struct gcuffd_heap *h)
+{
+	const struct gcuffd_options *o = &h->options;
+	struct gu_thermostat_limits limits = {
+		.mode = o->cool_mode, .target = o->resident_target, .pressure_percent = o->pressure_percent, .fault_percent = o->fault_percent,
+		.probation_ns = o->cool_mode == GCUFFD_COOL_IDLE ? o->cool_after_ms * 1000000ull : GU_PROBATION_NS,
+	};
+	if (h->tier)
+		return 0;
+	struct gu_tier *t = gu_meta_alloc(sizeof(*t));
+	if (!t)
+		return -ENOMEM;
+	t->psi = -1;
+	gu_thermostat_init(&t->thermostat, &limits);
+	t->report = (struct gu_tier_report){t->thermostat.target, gu_thermostat_probation(&t->thermostat, 0), 0};
+	gu_store_release(&h->tier, t); /* pairs with gu_tier_report() */
+	return 0;
+}
 
 /* A user-mode-only descriptor would make system calls on what is out fail with EFAULT (.inv.cold.syscalls). */
 static int open_tier(struct gcuffd_heap *h)
@@ -36,9 +85,10 @@ static int open_tier(struct gcuffd_heap *h)
 	};
 	if (gu_load_relaxed(&h->rung) < GCUFFD_RUNG_MOVE || !gu_track_works(h) || !gu_caps()->has_kernel_faults)
 		return -EOPNOTSUPP;
-	if (!h->tier && !(h->tier = gu_meta_alloc(sizeof(*h->tier))))
-		return -ENOMEM;
-	int err = h->space.cold.store ? 0 : gu_store_open(&store, &h->space.cold.store);
+	int err = make_tier(h);
+	if (err)
+		return err;
+	err = h->space.cold.store ? 0 : gu_store_open(&store, &h->space.cold.store);
 	return err ? err : gu_restore_open(&h->space, gu_track_uffd(h), !gu_heap_without(h, GU_WITHOUT_neighbours), &h->restore);
 }
 
@@ -90,30 +140,147 @@ size_t gu_tier_resident(const struct gcuffd_heap *h)
 	return resident - gu_min(gone, resident) + gu_load_relaxed(&c->slab.bytes) + n.memory_bytes;
 }
 
-/* The oldest region on probation has stood it. */
-static int store_oldest(struct gcuffd_heap *h, struct gu_tier *t)
+struct gu_tier_report gu_tier_report(const struct gcuffd_heap *h)
 {
-	size_t region = t->parked[t->first % ROUND], out = 0;
-	int err = gu_evict_store(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES, &out);
-	t->first++;
-	t->count--;
+	const struct gu_tier *t = gu_load_acquire(&h->tier);
+	if (!t)
+		return (struct gu_tier_report){.target = GU_NO_TARGET};
+	return (struct gu_tier_report){gu_load_relaxed(&t->report.target), gu_load_relaxed(&t->report.probation_ns), gu_load_relaxed(&t->report.backoffs)};
+}
+
+/* ---- looking ---- */
+
+static int open_looks(struct gu_tier *t, enum gcuffd_cool_mode mode)
+{
+	if (mode == GCUFFD_COOL_CGROUP && !t->cgroup.version)
+		return gu_cgroup_open(&t->cgroup);
+	if (mode == GCUFFD_COOL_PRESSURE && t->psi < 0)
+		t->psi = gu_psi_open();
+	return mode == GCUFFD_COOL_PRESSURE && t->psi < 0 ? t->psi : 0;
+}
+
+static void close_looks(struct gu_tier *t)
+{
+	gu_cgroup_close(&t->cgroup);
+	if (t->psi >= 0)
+		gu_os->close(t->psi);
+	t->psi = -1;
+}
+
+static int read_kernel(struct gu_tier *t, enum gcuffd_cool_mode mode, struct gu_thermostat_look *l)
+{
+	struct gu_cgroup_memory m = {0};
+	int err = 0;
+	if (mode == GCUFFD_COOL_PRESSURE)
+		err = gu_psi_read(t->psi, &l->waited_ns);
+	if (mode == GCUFFD_COOL_CGROUP)
+		err = gu_cgroup_read(&t->cgroup, &m);
+	l->limited = m.limited;
+	l->limit = m.limit;
+	l->used = m.used;
 	return err;
+}
+
+/* A group may be gone, since the process was moved: it is looked for again at the next look. */
+static bool ask_kernel(struct gcuffd_heap *h, struct gu_tier *t, struct gu_thermostat_look *l)
+{
+	enum gcuffd_cool_mode mode = h->options.cool_mode;
+	if (l->now_ns - t->opened_ns >= REOPEN_NS) {
+		close_looks(t);
+		t->opened_ns = l->now_ns;
+	}
+	int err = open_looks(t, mode);
+	if (!err)
+		err = read_kernel(t, mode, l);
+	if (err)
+		close_looks(t);
+	if (err && !t->said_blind)
+		gu_log(&h->log, GU_LOG_WARN, "cool_mode: the kernel does not tell any more of %s (error %d): no target as long as that lasts",
+		       mode == GCUFFD_COOL_CGROUP ? "the cgroup's memory" : "pressure", -err);
+	t->said_blind |= err != 0;
+	return !err;
+}
+
+static void say(struct gcuffd_heap *h, struct gu_tier *t)
+{
+	const struct gu_thermostat *th = &t->thermostat;
+	gu_store_relaxed(&t->report.target, th->target);
+	gu_store_relaxed(&t->report.probation_ns, gu_thermostat_probation(th, 0));
+	gu_store_relaxed(&t->report.backoffs, th->backoffs);
+	if (th->slow < 2 || t->said_slow)
+		return;
+	t->said_slow = true;
+	gu_log(&h->log, GU_LOG_WARN, "pages taken out come back too soon, waiting for them costs more than %u %% of a processor: fewer are taken out, though the heap takes %zu MiB (target %zu MiB)",
+	       h->options.fault_percent, gu_tier_resident(h) >> 20, (size_t)(th->target == GU_NO_TARGET ? 0 : th->target >> 20));
+}
+
+static void look(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now)
+{
+	const struct gu_cold_counts *c = &h->space.cold.counts;
+	if (t->looked_ns && now - t->looked_ns < GU_LOOK_NS)
+		return;
+	struct gu_thermostat_look l = {
+		.now_ns = now, .resident = gu_tier_resident(h), .faults = gu_load_relaxed(&c->touched), .fault_ns = gu_load_relaxed(&c->touch_ns),
+	};
+	t->looked_ns = now;
+	if (ask_kernel(h, t, &l))
+		gu_thermostat_look(&t->thermostat, &l);
+	else
+		gu_thermostat_blind(&t->thermostat);
+	say(h, t);
+}
+
+/* ---- the hands ---- */
+
+static size_t count_regions(const struct gcuffd_heap *h) { return gu_load_acquire(&h->space.top) / GU_REGION; }
+
+static struct gu_cold_region *record(const struct gcuffd_heap *h, size_t region) { return gu_cold_region(&h->space.cold, region * GU_REGION_PAGES); }
+
+/* Of those on probation, which there are. */
+static struct gu_cold_region *find_oldest(const struct gcuffd_heap *h, struct gu_tier *t)
+{
+	size_t regions = count_regions(h);
+	for (size_t n = 0; n <= regions; n++, t->tail++) {
+		t->tail = t->tail < regions ? t->tail : 0;
+		struct gu_cold_region *r = record(h, t->tail);
+		if (r && r->parked_ns)
+			return r;
+	}
+	GU_INVARIANT(false, ".inv.cold.probation");
+	return NULL;
+}
+
+/* What the store does not take stays parked, and is tried again. */
+static void store_oldest(struct gcuffd_heap *h, struct gu_tier *t, struct gu_cold_region *r, uint64_t now)
+{
+	size_t out = 0;
+	if (gu_evict_store(h, t->tail * GU_REGION_PAGES, (t->tail + 1) * GU_REGION_PAGES, &out)) {
+		t->full_until_ns = now + FULL_NS;
+		return;
+	}
+	r->parked_ns = 0;
+	t->count--;
+}
+
+static bool has_parked(const struct gu_cold_region *r)
+{
+	bool found = false;
+	for (size_t i = 0; i < GU_REGION_PAGES && !found; i++)
+		found = gu_load_relaxed(&r->state[i]) == GU_COLD_PARKED;
+	return found;
 }
 
 static void park_next(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now)
 {
-	size_t regions = gu_load_acquire(&h->space.top) / GU_REGION, before = gu_load_relaxed(&h->space.cold.parked);
-	size_t region = t->hand < regions ? t->hand : 0;
+	size_t region = t->hand < count_regions(h) ? t->hand : 0;
 	if (!region)
 		t->round_ns = now;
 	t->hand = region + 1;
-	if (!regions || gu_evict_park(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES, true))
+	t->idle++;
+	if (gu_evict_park(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES, true) || !has_parked(record(h, region)))
 		return;
-	t->idle = gu_load_relaxed(&h->space.cold.parked) > before ? 0 : t->idle + 1;
-	if (t->idle)
-		return;
-	t->parked[(t->first + t->count) % ROUND] = region;
-	t->since[(t->first + t->count) % ROUND] = now;
+	t->idle = 0;
+	record(h, region)->parked_ns = now;
 	t->count++;
 }
 
@@ -121,31 +288,58 @@ static void park_next(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now)
 static bool wants_more(const struct gcuffd_heap *h, const struct gu_tier *t, size_t over)
 {
 	size_t parked = gu_load_relaxed(&h->space.cold.parked) << GU_PAGE_SHIFT;
-	return t->count < ROUND && parked < gu_min(over + over / 4, gu_max(h->options.resident_target / PARKED_MOST, 4 * GU_REGION));
+	return t->idle <= count_regions(h) && parked < gu_min(over + over / 4, gu_max(t->thermostat.target / PARKED_MOST, 4 * GU_REGION));
+}
+
+/* ns until the hand may move on: a round takes as long as a probation, so that heat is a time, not a matter of how little is left. Idle: it is spread over that. */
+static uint64_t hand_waits(const struct gcuffd_heap *h, const struct gu_tier *t, uint64_t now, uint64_t probation, bool spread)
+{
+	size_t regions = count_regions(h);
+	const struct gu_cold_region *r = t->hand < regions ? record(h, t->hand) : regions ? record(h, 0) : NULL;
+	uint64_t due = t->round_ns + (t->hand >= regions ? probation : spread ? probation / regions * t->hand : 0);
+	if (!regions || (r && r->parked_ns)) /* the other hand comes first */
+		return REST_NS;
+	return due > now ? due - now : 0;
 }
 
 int64_t gu_tier_balance(struct gcuffd_heap *h)
 {
 	struct gu_tier *t = h->tier;
-	size_t target = h->options.resident_target;
-	if (!target)
+	if (!gu_tier_goes_by_itself(&h->options))
 		return -1;
-	size_t resident = gu_tier_resident(h), regions = gu_load_acquire(&h->space.top) / GU_REGION;
 	uint64_t now = gu_os->clock_ns();
-	if (resident <= target || now < t->full_until_ns)
-		return REST_NS;
-	if (t->count && now - t->since[t->first % ROUND] >= PROBATION_NS) {
-		if (store_oldest(h, t))
-			t->full_until_ns = now + 1000000000u;
+	look(h, t, now);
+	size_t resident = gu_tier_resident(h), over = resident - gu_min(resident, t->thermostat.target);
+	bool idle = !over && h->options.cool_mode == GCUFFD_COOL_IDLE;
+	uint64_t probation = gu_thermostat_probation(&t->thermostat, over);
+	if (now < t->full_until_ns || (!over && !idle))
+		return t->thermostat.target == GU_NO_TARGET ? GU_LOOK_NS : REST_NS;
+	struct gu_cold_region *oldest = t->count ? find_oldest(h, t) : NULL;
+	if (oldest && now - oldest->parked_ns >= probation) {
+		store_oldest(h, t, oldest, now);
 		return 0;
 	}
-	bool round_over = t->hand >= regions && now - t->round_ns < PROBATION_NS; /* so that heat is a time, not a matter of how little is left */
-	if (!wants_more(h, t, resident - target) || t->idle > regions || round_over) {
-		t->idle = 0;
-		return REST_NS;
+	uint64_t wait = hand_waits(h, t, now, probation, idle);
+	if (!wait && (idle || wants_more(h, t, over))) {
+		park_next(h, t, now);
+		return 0;
 	}
-	park_next(h, t, now);
-	return 0;
+	t->idle = 0;
+	return (int64_t)gu_max(gu_min(wait, GU_LOOK_NS), REST_NS);
+}
+
+void gu_tier_rest(struct gcuffd_heap *h)
+{
+	if (h->tier)
+		close_looks(h->tier);
+}
+
+void gu_tier_forked(struct gcuffd_heap *h)
+{
+	if (!h->tier)
+		return;
+	h->tier->cgroup = (struct gu_cgroup){0};
+	h->tier->psi = -1;
 }
 
 bool gu_tier_has_left(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->space.cold.left) || gu_load_relaxed(&h->space.cold.bad); }

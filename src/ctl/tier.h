@@ -2,9 +2,10 @@
 /*
  * tier.h - the tier of cold memory: what is taken out, and when. The evictor's thread, but for opening and closing.
  *
- * On request: a range, at once. By itself, while the heap takes more than its target: a hand goes round over the heap's regions and parks
- * pages, from where they come back cheaply; those that nobody has touched after a while go to the store. A page that was touched is
- * passed over, the more often the more often that happened (.inv.cold.heat): so a working set that fits is left alone soon.
+ * On request: a range, at once. By itself, while the heap takes more than its target (thermostat.h), or always where time decides: a hand goes round
+ * over the heap's regions and parks pages, from where they come back cheaply; a second hand follows at the distance of a probation, and
+ * what nobody has touched by then goes to the store. A page that was touched is passed over, the more often the more often that happened
+ * (.inv.cold.heat): so a working set that fits is left alone soon.
  */
 #ifndef GU_CTL_TIER_H
 #define GU_CTL_TIER_H
@@ -23,6 +24,14 @@ struct gu_tier_ask {
 	int result;
 };
 
+/* Before there is a heap: -EOPNOTSUPP where the kernel does not tell what the mode goes by, or -errno; the log says why. */
+int gu_tier_probe(const struct gcuffd_options *options);
+/* Whether pages are taken out without being asked for. */
+static inline bool gu_tier_goes_by_itself(const struct gcuffd_options *o)
+{
+	return o->flags & GCUFFD_COLD && (o->resident_target || o->cool_mode != GCUFFD_COOL_TARGET);
+}
+
 /* The collector: the store and the resolver's state, where the heap wants pages taken out and the kernel can. */
 void gu_tier_open(struct gcuffd_heap *heap);
 void gu_tier_close(struct gcuffd_heap *heap);
@@ -35,6 +44,17 @@ int64_t gu_tier_balance(struct gcuffd_heap *heap);
 void gu_tier_tidy(struct gcuffd_heap *heap);
 bool gu_tier_has_left(const struct gcuffd_heap *heap);
 bool gu_tier_is_used(const struct gcuffd_heap *heap);
+
+/* The evictor's thread ends: what it has open is closed. In a forked child, before there is one: that stayed behind. */
+void gu_tier_rest(struct gcuffd_heap *heap);
+void gu_tier_forked(struct gcuffd_heap *heap);
+
+struct gu_tier_report {
+	uint64_t target, probation_ns, backoffs;
+};
+
+/* Any thread. */
+struct gu_tier_report gu_tier_report(const struct gcuffd_heap *heap);
 
 /* What the heap takes: pages in place and parked, tables, summaries, the store's memory. Any thread. */
 size_t gu_tier_resident(const struct gcuffd_heap *heap);

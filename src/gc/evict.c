@@ -39,16 +39,25 @@ static void lock_region_between_cycles(struct gcuffd_heap *h, struct gu_cold_reg
 /* ---- leftovers ---- */
 
 /* What was touched soon is passed over for a while; what was in the store already, for longer. */
-static void note_touch(struct gu_cold_region *r, size_t i)
+static void note_touch(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page)
 {
-	unsigned heat = r->heat[i] * 2u + (r->slot[i] ? 3 : 1);
-	r->heat[i] = (uint8_t)gu_min(heat, 250);
+	size_t i = page % GU_REGION_PAGES;
+	bool touched = r->left[i] == GU_COLD_TOUCHED, dropped = r->left[i] == GU_COLD_DROPPED; /* other objects are there then, if any */
+	unsigned heat = dropped ? 0 : gu_load_relaxed(&r->heat[i]) * 2u + (r->slot[i] ? 3 : 1);
+	const struct gu_block *b = gu_block_at(&h->space, gu_space_address(&h->space, page));
+	struct gcuffd_arena *a = b ? gu_load_relaxed(&b->arena) : NULL; /* it may be another's by now; none ends while cycles wait */
+	gu_store_relaxed(&r->heat[i], (uint8_t)gu_min(heat, 250));
+	gu_store_relaxed(&r->seen[i], touched ? gu_cold_seen(gu_os->clock_ns()) : 0);
+	if (touched || dropped)
+		gu_store_relaxed(&r->touched[i], gu_load_relaxed(&r->seen[i]));
+	if (a && touched && r->slot[i] && !gu_image_has(r->slot[i])) /* that had been taken out */
+		gu_add_relaxed(&a->refaulted, 1);
 }
 
 static void drop_leftover(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page)
 {
 	size_t i = page % GU_REGION_PAGES;
-	note_touch(r, i);
+	note_touch(h, r, page);
 	if (r->slot[i])
 		gu_cold_drop(cold_of(h), r->slot[i]);
 	else
@@ -56,7 +65,7 @@ static void drop_leftover(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 	gu_summary_free(h, r->summary[i]);
 	r->slot[i] = 0;
 	r->summary[i] = NULL;
-	r->left[i] = 0;
+	r->left[i] = GU_COLD_NOTHING_LEFT;
 	r->leftovers--;
 }
 
@@ -137,10 +146,10 @@ static void claim_page(void *data, size_t page)
 	uint8_t *heat = &c->region->heat[page % GU_REGION_PAGES];
 	if (!(c->space->state[page] & GU_PAGE_USED) || gu_cold_is_out(&c->space->cold, page))
 		return;
-	if (!c->spare || !*heat)
+	if (!c->spare || !gu_load_relaxed(heat))
 		gu_cold_claim(&c->space->cold, page);
 	else
-		--*heat;
+		gu_sub_relaxed(heat, 1);
 }
 
 static void claim(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, bool spare)
@@ -196,9 +205,12 @@ static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 {
 	size_t n = movable_locked(h, r, from, to), done = 0;
 	int err = n ? move_out(h, from, n, &done) : r->left[from % GU_REGION_PAGES] ? -ENOENT : -EBUSY;
+	uint32_t now = gu_cold_seen(gu_os->clock_ns());
 	done >>= GU_PAGE_SHIFT;
-	for (size_t p = from; p < from + done; p++)
+	for (size_t p = from; p < from + done; p++) {
+		gu_store_relaxed(&r->seen[p % GU_REGION_PAGES], now);
 		gu_cold_set_parked_locked(cold_of(h), r, p);
+	}
 	if (!err)
 		return from + done;
 	unclaim_locked(h, r, from + done, from + done + 1);
@@ -250,8 +262,8 @@ static void settle_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 		return;
 	}
 	if (r->left[i]) {
-		note_touch(r, i);
-		r->left[i] = 0;
+		note_touch(h, r, page);
+		r->left[i] = GU_COLD_NOTHING_LEFT;
 		r->leftovers--;
 		gu_add_relaxed(&cold_of(h)->counts.bounced, 1);
 	}
@@ -416,7 +428,7 @@ static void fill_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t
 		gu_os->mprotect((void *)at, GU_PAGE, PROT_NONE);
 	gu_lock(&r->lock);
 	if (r->state[i] != GU_COLD_LIVE) /* else the store was a fault: registering failed, but not for this page */
-		gu_cold_set_live_locked(cold_of(h), r, page);
+		gu_cold_set_live_locked(cold_of(h), r, page, GU_COLD_WARMED);
 	gu_unlock(&r->lock);
 }
 

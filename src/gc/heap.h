@@ -74,7 +74,7 @@ struct gcuffd_heap {
 	struct gu_mark *mark;          /* guard: collector (mark.c) */
 	struct gu_tracker *tracker;    /* guard: collector (track.c) */
 	struct gu_rootset *rootset;    /* guard: collector (roots.c) */
-	struct gu_tier *tier;          /* guard: evictor (ctl/tier.c) */
+	struct gu_tier *tier;          /* set once; guard of the rest: evictor (ctl/tier.c) */
 	struct gu_evictor *evictor;    /* constant (ctl/evictor.c) */
 	struct gu_restore *restore;    /* constant while the resolver's thread runs; NULL: no page is taken out */
 	struct gu_verifier *verifier;  /* guard: collector (verify.c) */

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/meta.h"
+#include "space/image.h"
 #include "sys/os.h"
 #include "sys/uffd.h"
 
@@ -53,12 +54,12 @@ static int read_unlocking(const struct gu_restore *re, struct gu_cold_region *r,
 }
 
 /* What is out, with its contents at hand. */
-static int place_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, const void *contents)
+static int place_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, enum gu_cold_left why, const void *contents)
 {
 	struct gu_cold *c = &re->space->cold;
 	enum gu_cold_state state = gu_load_relaxed(&r->state[page % GU_REGION_PAGES]);
 	gu_store_release(&r->filling, (uint16_t)(page % GU_REGION_PAGES + 1)); /* before its bit is clear: pairs with gu_cold_is_on_its_way() */
-	gu_cold_set_live_locked(c, r, page);
+	gu_cold_set_live_locked(c, r, page, why);
 	gu_add_relaxed(&c->counts.restored, 1); /* before whoever waits can ask */
 	int err = copy_in(re, page, contents);
 	if (err) {
@@ -70,7 +71,7 @@ static int place_locked(struct gu_restore *re, struct gu_cold_region *r, size_t 
 }
 
 /* From where the page is: 0 when it is in place, or poisoned. */
-static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, char *buffer)
+static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, enum gu_cold_left why, char *buffer)
 {
 	struct gu_cold *c = &re->space->cold;
 	size_t i = page % GU_REGION_PAGES;
@@ -82,10 +83,10 @@ static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t p
 		return copy_in(re, page, re->zeros);
 	int bad = state == GU_COLD_EVICTED ? read_unlocking(re, r, i, buffer) : 0;
 	if (gu_load_relaxed(&r->state[i]) != state) /* brought back, poisoned or released: once, for it does not go out while it is read */
-		return fill_locked(re, r, page, buffer);
+		return fill_locked(re, r, page, why, buffer);
 	if (bad)
 		return poison_locked(re, r, page);
-	return place_locked(re, r, page, contents);
+	return place_locked(re, r, page, why, contents);
 }
 
 /* One that nobody has touched (.inv.cold.ahead): 1 if it was filled, 0 if it was left as it is, -ENOMEM. */
@@ -101,7 +102,7 @@ static int fill_early(struct gu_restore *re, size_t page, char *buffer, bool wai
 	enum gu_cold_state state = gu_load_relaxed(&r->state[i]);
 	int err = 0, done = 0, bad = state == GU_COLD_EVICTED ? read_unlocking(re, r, i, buffer) : state != GU_COLD_PARKED;
 	if (!bad && gu_load_relaxed(&r->state[i]) == state) {
-		err = place_locked(re, r, page, state == GU_COLD_PARKED ? (const void *)gu_cold_park(c, page) : buffer);
+		err = place_locked(re, r, page, GU_COLD_WARMED, state == GU_COLD_PARKED ? (const void *)gu_cold_park(c, page) : buffer);
 		done = !err;
 	}
 	gu_unlock(&r->lock);
@@ -118,17 +119,35 @@ static bool is_own(const struct gu_restore *re, uint32_t tid)
 	return false;
 }
 
+struct touch {
+	size_t page;
+	uint32_t tid;
+	enum gu_cold_state state; /* until then */
+	bool loaded;              /* from an image: it had not been taken out */
+	uint64_t ns;
+};
+
+/* What the taking out of pages costs. */
+static void count_touch(struct gu_cold_counts *c, const struct touch *t)
+{
+	gu_add_relaxed(&c->touched, 1);
+	gu_add_relaxed(&c->refaulted, t->state == GU_COLD_EVICTED);
+	gu_add_relaxed(&c->touch_ns, t->ns);
+}
+
 /* Whoever waited has been woken. */
-static void note_touch(struct gu_restore *re, size_t page, uint32_t tid)
+static void note_touch(struct gu_restore *re, const struct touch *t)
 {
 	struct gu_cold_counts *counts = &re->space->cold.counts;
-	if (is_own(re, tid)) {
+	if (is_own(re, t->tid)) {
 		gu_add_relaxed(&counts->restored_by_collector, 1);
 		return;
 	}
-	gu_order_note(&re->order, page << GU_PAGE_SHIFT);
+	if (!t->loaded)
+		count_touch(counts, t);
+	gu_order_note(&re->order, t->page << GU_PAGE_SHIFT);
 	if (re->neighbours)
-		gu_add_relaxed(&counts->followed, gu_streams_touched(&re->streams, page));
+		gu_add_relaxed(&counts->followed, gu_streams_touched(&re->streams, t->page));
 }
 
 /* A hole of the park: mlockall(2), or a debugger, looks at all that is mapped. The evictor drops what it gets. */
@@ -142,15 +161,17 @@ static int fill_park(const struct gu_restore *re, const struct gu_fault *fault)
 static int fill_heap(struct gu_restore *re, const struct gu_fault *fault, char *buffer)
 {
 	struct gu_space *s = re->space;
-	size_t page = gu_space_page(s, fault->page);
+	size_t page = gu_space_page(s, fault->page), i = page % GU_REGION_PAGES;
 	struct gu_cold_region *r = gu_cold_region(&s->cold, page);
 	GU_INVARIANT(r != NULL, ".inv.cold.record");
+	uint64_t since = gu_os->clock_ns();
 	gu_lock(&r->lock);
-	bool out = gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE;
-	int err = fill_locked(re, r, page, buffer);
+	struct touch touch = {page, fault->tid, gu_load_relaxed(&r->state[i]), gu_image_has(r->slot[i]), 0};
+	int err = fill_locked(re, r, page, GU_COLD_TOUCHED, buffer);
 	gu_unlock(&r->lock);
-	if (out && !err)
-		note_touch(re, page, fault->tid);
+	touch.ns = gu_os->clock_ns() - since;
+	if (touch.state != GU_COLD_LIVE && !err)
+		note_touch(re, &touch);
 	return err;
 }
 
@@ -192,7 +213,7 @@ static int restore_page(struct gu_restore *re, struct gu_cold_region *r, size_t 
 	int err = 0;
 	gu_lock(&r->lock);
 	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE)
-		err = fill_locked(re, r, page, re->buffer);
+		err = fill_locked(re, r, page, GU_COLD_WARMED, re->buffer);
 	if (!err && gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) == GU_COLD_POISONED)
 		err = -EIO;
 	gu_unlock(&r->lock);

@@ -42,6 +42,7 @@ struct gcuffd_arena {
 	struct gu_lock lock;     /* rank ARENA */
 	struct gu_list partial[GU_KINDS][GU_CLASSES];
 	size_t blocks, large;    /* atomic; how many */
+	uint64_t refaulted;      /* atomic; pages of it that a touch brought back from the store */
 	char name[32];
 };
 

@@ -146,13 +146,13 @@ void gu_cold_set_evicted_locked(struct gu_cold *c, struct gu_cold_region *r, siz
 	gu_add_relaxed(&c->counts.evicted, 1);
 }
 
-void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page)
+void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_left why)
 {
 	size_t i = page % GU_REGION_PAGES;
 	if (gu_load_relaxed(&r->state[i]) == GU_COLD_PARKED)
 		gu_sub_relaxed(&c->parked, 1);
 	gu_store_release(&r->state[i], GU_COLD_LIVE);
-	r->left[i] = 1;
+	r->left[i] = (uint8_t)why;
 	r->leftovers++;
 	gu_cold_unclaim_locked(c, page);
 	gu_store_relaxed(&c->left, 1);
@@ -161,7 +161,7 @@ void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t
 void gu_cold_set_back_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_state state)
 {
 	size_t i = page % GU_REGION_PAGES;
-	r->left[i] = 0;
+	r->left[i] = GU_COLD_NOTHING_LEFT;
 	r->leftovers--;
 	if (state == GU_COLD_PARKED)
 		gu_add_relaxed(&c->parked, 1);
@@ -200,7 +200,7 @@ static void forget_page(struct gu_space *s, size_t page)
 	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE) {
 		if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) == GU_COLD_POISONED)
 			gu_os->madvise((void *)gu_space_address(s, page), GU_PAGE, MADV_DONTNEED);
-		gu_cold_set_live_locked(c, r, page);
+		gu_cold_set_live_locked(c, r, page, GU_COLD_DROPPED);
 		gu_add_relaxed(&c->counts.dropped, 1);
 		s->state[page] &= GU_PAGE_SOFT;
 		gu_sub_relaxed(&s->resident, GU_PAGE);
@@ -228,14 +228,14 @@ static void repair_region(struct gu_cold *c, struct gu_cold_region *r, size_t fi
 	for (size_t i = 0; i < GU_REGION_PAGES; i++) {
 		if (r->filling == i + 1 && !is_there(data, first + i)) { /* the child has it from before it was filled */
 			r->state[i] = r->slot[i] ? GU_COLD_EVICTED : GU_COLD_PARKED;
-			r->left[i] = 0;
+			r->left[i] = GU_COLD_NOTHING_LEFT;
 		}
 		bool out = r->state[i] != GU_COLD_LIVE;
 		c->out[(first + i) >> 6] &= ~(1ull << ((first + i) & 63));
 		c->out[(first + i) >> 6] |= (uint64_t)out << ((first + i) & 63);
 		c->nout += out;
 		c->parked += r->state[i] == GU_COLD_PARKED;
-		r->leftovers += r->left[i];
+		r->leftovers += r->left[i] != GU_COLD_NOTHING_LEFT;
 		r->reading[i] = 0;
 	}
 	r->filling = 0;

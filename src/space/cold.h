@@ -32,6 +32,13 @@
 
 #define GU_REGION_PAGES (GU_REGION / GU_PAGE)
 
+/* Why a LIVE page has leftovers: a touch, an order or a guess that brought it back untouched, or the end of its block. */
+enum gu_cold_left { GU_COLD_NOTHING_LEFT, GU_COLD_TOUCHED, GU_COLD_WARMED, GU_COLD_DROPPED };
+
+/* Times of pages, in steps of 67 ms; 0: never. */
+#define GU_COLD_SEEN_SHIFT 26
+static inline uint32_t gu_cold_seen(uint64_t ns) { return (uint32_t)(ns >> GU_COLD_SEEN_SHIFT) + 1; }
+
 enum gu_cold_state { GU_COLD_LIVE, GU_COLD_PARKED, GU_COLD_EVICTED, GU_COLD_POISONED };
 
 struct gu_image;
@@ -42,12 +49,15 @@ struct gu_cold_region {
 	struct gu_lock lock;       /* rank COLD; held while a page is moved or filled */
 	uint16_t filling;          /* atomic, changes under lock; 1 + the index of a page that is LIVE and about to be filled; in one page with state */
 	bool missing;              /* guard: evictor; faults of its pages come to the resolver */
+	uint64_t parked_ns;        /* guard: evictor; since when its pages are on probation, 0: they are not */
 	uint32_t forks;            /* guard: evictor; how many there had been when its pages were made our own again */
 	uint32_t leftovers;        /* guard: lock */
 	uint8_t state[GU_REGION_PAGES]; /* atomic; changes under lock */
-	uint8_t left[GU_REGION_PAGES];  /* guard: lock; LIVE, with leftovers */
-	uint8_t heat[GU_REGION_PAGES];  /* guard: evictor; so often it is passed over before it is tried again */
+	uint8_t left[GU_REGION_PAGES];  /* guard: lock; enum gu_cold_left */
+	uint8_t heat[GU_REGION_PAGES];  /* atomic; the evictor's; so often it is passed over before it is tried again */
 	uint8_t reading[GU_REGION_PAGES]; /* guard: lock; how many read the slot, which is not dropped meanwhile, without the lock */
+	uint32_t seen[GU_REGION_PAGES]; /* atomic; the evictor's; when it was last found to be touched, or since when it is out (ages.h) */
+	uint32_t touched[GU_REGION_PAGES]; /* atomic; the evictor's; when it was last found to be touched, though it went out again since */
 	/* written by the evictor, before state says EVICTED and after it dropped leftovers */
 	gu_slot slot[GU_REGION_PAGES];
 	struct gu_summary *summary[GU_REGION_PAGES];
@@ -60,6 +70,8 @@ struct gu_cold_counts {
 	uint64_t early;           /* restored: in a recorded order */
 	uint64_t busy;          /* left in place: shared or pinned by the kernel */
 	uint64_t bounced;       /* touched before they were in the store */
+	uint64_t touched, refaulted; /* of those restored: by a touch; and from the store */
+	uint64_t touch_ns;      /* that it took */
 };
 
 struct gu_cold {
@@ -141,7 +153,7 @@ void gu_cold_set_evicted_locked(struct gu_cold *c, struct gu_cold_region *r, siz
  * Under the region's lock: the page, which was out, is in place from here on, or nobody's. Said before it is filled: whoever
  * looks too early waits for the fill in a fault, where one who looked too late would take what is out for what is true (.inv.cold.live).
  */
-void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page);
+void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_left why);
 
 /* It could not be filled. */
 void gu_cold_set_back_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_state state);
