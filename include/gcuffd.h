@@ -318,6 +318,7 @@ struct gcuffd_cold_stats {
 	uint64_t target_bytes;     /* now; UINT64_MAX: none */
 	uint64_t probation_ns;     /* now: for how long a page must not be touched before it goes to the store */
 	uint64_t backoffs;         /* how often that was doubled because too many pages came back */
+	uint64_t peeked_pages;     /* read in compressed memory by the collector so far: a summary would be large, and is not kept where there is no file */
 };
 
 /* -EINVAL: size. Any thread. */

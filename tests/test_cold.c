@@ -173,6 +173,93 @@ START_TEST(all_kinds)
 }
 END_TEST
 
+/* ---- marking by what lies in the store ---- */
+
+#define LEAVES 72000u
+#define TYPE 1024u       /* words */
+#define TYPED (32u * TYPE)
+
+static void **volatile plain_index, **volatile typed_index[TYPED / TYPE]; /* roots */
+static uint64_t leaves[LEAVES];
+
+static unsigned count_alive(unsigned from, unsigned step)
+{
+	unsigned n = 0;
+	for (unsigned i = from; i < LEAVES; i += step)
+		n += is_alive(heap, leaves[i]);
+	return n;
+}
+
+/* The last leaves are typed objects': every other word of these is a pointer, and the others look like some. */
+static void **leaf_at(unsigned i)
+{
+	unsigned k = i - (LEAVES - TYPED);
+	return i < LEAVES - TYPED ? &plain_index[i] : &typed_index[k / TYPE][k % TYPE];
+}
+
+static __attribute__((noinline)) void make_indexes(void)
+{
+	struct gcuffd_type *type;
+	uint64_t bits[TYPE / 64];
+	memset(bits, 0x55, sizeof(bits));
+	ck_ok(gcuffd_type_create(heap, bits, TYPE, &type));
+	plain_index = gcuffd_alloc(heap, LEAVES * sizeof(void *));
+	for (unsigned i = 0; i < TYPED / TYPE; i++)
+		typed_index[i] = gcuffd_alloc_typed(heap, type, TYPE * sizeof(void *));
+	for (unsigned i = 0; i < LEAVES; i++) {
+		void **leaf = leaf_at(i);
+		*leaf = gcuffd_alloc_atomic(heap, 32);
+		*(uint64_t *)*leaf = i;
+		leaves[i] = hide(*leaf);
+	}
+}
+
+static void check_indexes(bool peeks)
+{
+	const unsigned typed = LEAVES - TYPED;
+	make_indexes();
+	scrub_stack();
+	cool_all();
+	ck_assert(is_out((void *)plain_index) && is_out((void *)typed_index[0]));
+	struct gcuffd_cold_stats before = cold_of(heap), after;
+	ck_assert_msg((before.summary_bytes < LEAVES / 2) == peeks, "%lu bytes", (unsigned long)before.summary_bytes);
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	after = cold_of(heap);
+	ck_assert_uint_eq(after.restored_pages, before.restored_pages);
+	ck_assert_int_eq(after.peeked_pages > LEAVES * sizeof(void *) / GU_PAGE, peeks);
+	ck_assert_uint_eq(count_alive(0, 1), typed + count_alive(typed, 1));
+	ck_assert_uint_eq(count_alive(typed, 2), TYPED / 2);
+	ck_assert_uint_lt(count_alive(typed + 1, 2), 4);
+	plain_index = NULL;
+	scrub_stack();
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	ck_assert_uint_lt(count_alive(0, 1) - count_alive(typed, 1), 4);
+	ck_assert_uint_eq(cold_of(heap).restored_pages, before.restored_pages);
+	for (unsigned i = typed; i < LEAVES; i += 2)
+		ck_assert_uint_eq(*(uint64_t *)*leaf_at(i), i);
+	memset((void *)typed_index, 0, sizeof(typed_index));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+
+START_TEST(read_in_the_store)
+{
+	cold_heap("");
+	check_indexes(true);
+}
+END_TEST
+
+/* From a file nothing is read for marking. */
+START_TEST(summaries_beside_a_file)
+{
+	cold_heap(",store_memory=1M,store_file=64M");
+	check_indexes(false);
+}
+END_TEST
+
 /* ---- what programs do with memory that is out ---- */
 
 START_TEST(system_calls)
@@ -354,7 +441,7 @@ START_TEST(summaries_are_exact)
 		for (size_t i = 0; i < GU_PAGE_WORDS; i++)
 			words[i] = test_below(&rng, 100) < density ? heap->space.base + (test_below(&rng, heap->space.size) >> shift << shift) : test_rand(&rng) >> 20;
 		struct gu_summary *s;
-		ck_ok(gu_summary_make(heap, page, words, &s));
+		ck_ok(gu_summary_make(heap, page, words, false, &s));
 		size_t from = test_below(&rng, GU_PAGE_WORDS), to = from + test_below(&rng, GU_PAGE_WORDS - from + 1), n = 0;
 		size_t got = gu_summary_read(heap, s, from, to, found);
 		for (size_t i = from; i < to; i++) {
@@ -794,6 +881,8 @@ static Suite *make_suite(void)
 	TCase *use = test_case(suite, "use"), *by_itself = test_case(suite, "by_itself");
 	tcase_add_loop_test(basic, all_kinds, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(basic, summaries_are_exact, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, read_in_the_store, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, summaries_beside_a_file, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, system_calls, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, pinned, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, freed_and_resized, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

@@ -80,6 +80,7 @@ int gcuffd_cold_stats(struct gcuffd_heap *h, struct gcuffd_cold_stats *out)
 	s.target_bytes = tier.target;
 	s.probation_ns = tier.probation_ns;
 	s.backoffs = tier.backoffs;
+	s.peeked_pages = gu_load_relaxed(&c->peeked);
 	struct gu_thread *t = gu_enter();
 	read_store(h, &s);
 	gu_leave(t);

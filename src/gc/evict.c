@@ -247,9 +247,10 @@ int gu_evict_park(struct gcuffd_heap *h, size_t from, size_t to, bool spare)
 
 static int summarise(struct gcuffd_heap *h, size_t from, size_t n, struct gu_summary **summaries)
 {
+	bool peeks = gu_store_is_memory(cold_of(h)->store);
 	int err = 0;
 	for (size_t i = 0; i < n && !err; i++)
-		err = gu_summary_make(h, from + i, (const uintptr_t *)gu_cold_park(cold_of(h), from + i), &summaries[i]);
+		err = gu_summary_make(h, from + i, (const uintptr_t *)gu_cold_park(cold_of(h), from + i), peeks, &summaries[i]);
 	return err;
 }
 

@@ -106,19 +106,49 @@ static void scan_typed_in_place(struct gu_marker *m, uintptr_t object, const str
 	m->words += to - from;
 }
 
+static const struct gu_summary *summary_of(const struct gu_marker *m, size_t page)
+{
+	return gu_cold_region(&m->space->cold, page)->summary[page % GU_REGION_PAGES];
+}
+
 /* What the page's summary has between at and end. */
-static void scan_summary(struct gu_marker *m, size_t page, uintptr_t at, uintptr_t end)
+static void scan_summary(struct gu_marker *m, const struct gu_summary *s, uintptr_t at, uintptr_t end)
 {
 	uintptr_t pointers[GU_PAGE_WORDS];
-	const struct gu_summary *s = gu_cold_region(&m->space->cold, page)->summary[page % GU_REGION_PAGES];
 	size_t n = gu_summary_read(m->heap, s, at % GU_PAGE / 8, (end - 1) % GU_PAGE / 8 + 1, pointers);
 	for (size_t i = 0; i < n; i++)
 		consider(m, pointers[i], m->no_interior);
 	m->words += n;
 }
 
+/* The page's contents, into the buffer. false: they can't be read; whoever touches the page is told so, and nobody else can follow what it has. */
+static bool peek(struct gu_marker *m, size_t page)
+{
+	struct gu_cold *c = &m->space->cold;
+	int err = gu_cold_get(c, gu_cold_region(c, page)->slot[page % GU_REGION_PAGES], m->buffer);
+	gu_add_relaxed(&c->counts.peeked, 1);
+	return !err;
+}
+
+static void scan_at(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t, uintptr_t delta)
+{
+	if (t)
+		scan_typed_in_place(m, object + delta, t, (at - object) / 8, (end - object) / 8);
+	else
+		scan_words(m, at + delta, (end - at) / 8, m->no_interior);
+}
+
+static void scan_evicted(struct gu_marker *m, size_t page, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t)
+{
+	const struct gu_summary *s = summary_of(m, page);
+	if (s != GU_COLD_PEEK)
+		scan_summary(m, s, at, end);
+	else if (peek(m, page))
+		scan_at(m, at, end, object, t, (uintptr_t)m->buffer - gu_space_address(m->space, page));
+}
+
 /*
- * Words from at to before end, all on one page, wherever that is; of an object of type t, if it is typed. No lock: what a page has in park and
+ * Words from at to before end, all on one page, wherever that is; of an object of type t, if it is typed. No lock: what a page has in park, store and
  * summary stays while marking goes on (.inv.cold.leftover), and one that comes back meanwhile is written (.inv.mark.before-fields).
  */
 static void scan_part(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t)
@@ -126,13 +156,10 @@ static void scan_part(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_
 	const struct gu_cold *c = &m->space->cold;
 	size_t page = (at - m->base) >> GU_PAGE_SHIFT;
 	enum gu_cold_state state = gu_cold_is_out(c, page) ? gu_cold_state(c, page) : GU_COLD_LIVE;
-	uintptr_t delta = state == GU_COLD_PARKED ? c->park - m->base : 0;
 	if (state == GU_COLD_EVICTED || state == GU_COLD_POISONED)
-		scan_summary(m, page, at, end);
-	else if (t)
-		scan_typed_in_place(m, object + delta, t, (at - object) / 8, (end - object) / 8);
+		scan_evicted(m, page, at, end, object, t);
 	else
-		scan_words(m, at + delta, (end - at) / 8, m->no_interior);
+		scan_at(m, at, end, object, t, state == GU_COLD_PARKED ? c->park - m->base : 0);
 }
 
 static bool has_pages_out(const struct gu_marker *m) { return gu_unlikely(gu_load_acquire(&m->space->cold.nout)); }

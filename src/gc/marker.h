@@ -50,7 +50,7 @@ struct gu_marker {
 	size_t depth;
 	struct gu_gray *stack;
 	uint64_t bytes, objects, words, card_words, block_words;
-	char *buffer; /* for gu_mark_foreign */
+	char *buffer; /* for gu_mark_foreign, and for pages read in the store */
 } __attribute__((aligned(GU_CACHELINE)));
 
 struct gu_mark {

@@ -14,6 +14,8 @@
 #include "gc/mutator.h"
 
 #define EIGHTHS 8u
+#define PEEK_BYTES 512u       /* of a summary: more is not kept, */
+#define PEEK_CELL (GU_PAGE / 2) /* where a cycle looks at the page's objects a few times at most: it is decompressed for each */
 
 struct gu_summary {
 	uint16_t count;
@@ -164,7 +166,13 @@ size_t gu_summary_pack(const struct gcuffd_heap *h, const uintptr_t *words, cons
 	return size_of(s);
 }
 
-int gu_summary_make(struct gcuffd_heap *h, size_t page, const uintptr_t *words, struct gu_summary **out)
+static bool has_few_objects(const struct gcuffd_heap *h, size_t page)
+{
+	const struct gu_block *b = gu_block_at(&h->space, gu_space_address(&h->space, page));
+	return b && b->cell >= PEEK_CELL;
+}
+
+int gu_summary_make(struct gcuffd_heap *h, size_t page, const uintptr_t *words, bool peeks, struct gu_summary **out)
 {
 	uint64_t packed[GU_SUMMARY_MOST / 8];
 	struct gu_page_words which;
@@ -173,6 +181,10 @@ int gu_summary_make(struct gcuffd_heap *h, size_t page, const uintptr_t *words, 
 	size_t len = gu_summary_pack(h, words, &which, packed);
 	if (!len)
 		return 0;
+	if (peeks && len > PEEK_BYTES && has_few_objects(h, page)) {
+		*out = GU_COLD_PEEK;
+		return 0;
+	}
 	*out = gu_slab_alloc(&h->space.cold.slab, len);
 	if (!*out)
 		return -ENOMEM;

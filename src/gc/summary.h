@@ -27,14 +27,14 @@ void gu_summary_words(const struct gcuffd_heap *heap, size_t page, const uintptr
 /* Its bytes into out, which is GU_SUMMARY_MOST long and aligned to 8; how many, 0 if the page points nowhere. */
 size_t gu_summary_pack(const struct gcuffd_heap *heap, const uintptr_t *words, const struct gu_page_words *which, void *out);
 
-/* Of the page, whose contents are at words. *out: NULL if it points nowhere. -ENOMEM. */
-int gu_summary_make(struct gcuffd_heap *heap, size_t page, const uintptr_t *words, struct gu_summary **out);
+/* Of the page, whose contents are at words. *out: NULL if it points nowhere; GU_COLD_PEEK, if peeks, where that costs less memory and little time. -ENOMEM. */
+int gu_summary_make(struct gcuffd_heap *heap, size_t page, const uintptr_t *words, bool peeks, struct gu_summary **out);
 void gu_summary_free(struct gcuffd_heap *heap, struct gu_summary *summary);
 
 /* Whether these bytes, aligned to 8 and from who knows where, are a summary: then it can be read. */
 bool gu_summary_fits(const void *bytes, size_t len);
 
-/* The pointers among words [from, to) of the page, in order: how many. summary may be NULL. */
+/* The pointers among words [from, to) of the page, in order: how many. summary may be NULL, not GU_COLD_PEEK. */
 size_t gu_summary_read(const struct gcuffd_heap *heap, const struct gu_summary *summary, size_t from, size_t to, uintptr_t *pointers);
 
 #endif

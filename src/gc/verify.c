@@ -404,6 +404,8 @@ static uint64_t check_summary(struct gcuffd_heap *h, struct gu_verifier *v, cons
 	const uintptr_t *words = contents(h, v, page);
 	struct shadow *s = shadow_at(&v->set, at);
 	uint64_t n = 0;
+	if (r->summary[page % GU_REGION_PAGES] == GU_COLD_PEEK)
+		return 0;
 	for (size_t i = 0; i < GU_PAGE_WORDS && words && s; i++) {
 		uint32_t cell = (uint32_t)((at + i * 8 - s->start) / s->cell);
 		if (cell >= s->ncells || !is_object(s, cell))

@@ -102,7 +102,7 @@ void gu_cold_drop(struct gu_cold *c, gu_slot slot)
 void gu_cold_drop_summary(struct gu_cold *c, struct gu_summary *summary)
 {
 	bool loaded = c->image && (uintptr_t)summary - (uintptr_t)c->image->summaries < c->image->summaries_len;
-	if (summary && !loaded)
+	if (summary && summary != GU_COLD_PEEK && !loaded)
 		gu_slab_free(&c->slab, summary);
 }
 

@@ -45,6 +45,9 @@ struct gu_image;
 struct gu_space;
 struct gu_summary;
 
+/* In place of a summary that would be large: whoever marks reads the page in the store (.inv.summary.peek). */
+#define GU_COLD_PEEK ((struct gu_summary *)1)
+
 struct gu_cold_region {
 	struct gu_lock lock;       /* rank COLD; held while a page is moved or filled */
 	uint16_t filling;          /* atomic, changes under lock; 1 + the index of a page that is LIVE and about to be filled; in one page with state */
@@ -72,6 +75,7 @@ struct gu_cold_counts {
 	uint64_t bounced;       /* touched before they were in the store */
 	uint64_t touched, refaulted; /* of those restored: by a touch; and from the store */
 	uint64_t touch_ns;      /* that it took */
+	uint64_t peeked;        /* read in the store by the collector */
 };
 
 struct gu_cold {

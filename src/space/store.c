@@ -501,6 +501,8 @@ static int get_filed(struct gu_store *s, const struct view *v, void *page)
 	return err ? (err == -EBADMSG ? -EIO : err) : get_bytes(s, v, bytes, page);
 }
 
+bool gu_store_is_memory(const struct gu_store *s) { return !s->file.limit; }
+
 int gu_store_get(struct gu_store *s, gu_slot slot, void *page)
 {
 	struct view v;

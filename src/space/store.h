@@ -14,6 +14,7 @@
 #ifndef GU_SPACE_STORE_H
 #define GU_SPACE_STORE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -59,6 +60,9 @@ size_t gu_store_put(struct gu_store *store, const void *pages, size_t n, gu_slot
 
 /* Copies the contents out; the slot stays. -EIO: could not be read; -EBADMSG: not what was written, by its checksum. */
 int gu_store_get(struct gu_store *store, gu_slot slot, void *page);
+
+/* There is no file: get does no I/O. */
+bool gu_store_is_memory(const struct gu_store *store);
 
 /* The slot is gone, its memory wiped, and its room free for others. What it had in the file becomes a hole in a later put, or in tidy. */
 void gu_store_drop(struct gu_store *store, gu_slot slot);
