@@ -110,7 +110,7 @@ struct gcuffd_options {
 	const char *store_path;   /* directory of that file, which has no name there. Default /var/tmp. As long as the heap */
 	enum gcuffd_codec store_codec;
 	enum gcuffd_cool_mode cool_mode;
-	unsigned cool_after_ms;    /* GCUFFD_COOL_IDLE: for so long a page is tried before it goes. Default 60000 */
+	unsigned cool_after_ms;    /* GCUFFD_COOL_IDLE: for so long a page is tried before it goes, at least 50. Default 60000 */
 	unsigned pressure_percent; /* GCUFFD_COOL_PRESSURE: of time that threads may wait for memory. Default 1 */
 	unsigned fault_percent;    /* of a processor's time that waiting for pages may cost before fewer are taken out. Default 5 */
 };

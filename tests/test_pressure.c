@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/stat.h>
 
 #include "base/check.h"
@@ -193,6 +194,65 @@ START_TEST(parts)
 }
 END_TEST
 
+/* Of several mounts, the one that shows the group; a part that does not, if there is no other. */
+START_TEST(mounts)
+{
+	begin();
+	put("/proc/self/cgroup", "0::/a/b\n");
+	put("/proc/self/mountinfo", "29 20 0:26 /other /mnt rw - cgroup2 cgroup2 rw\n" MOUNT2);
+	put_group("/mnt", "4194304\n", "max\n", "4096\n", "");
+	put_group("/sys/fs/cgroup/a/b", "1048576\n", "max\n", "4096\n", "");
+	ck_assert_uint_eq(read_group().limit, MIB);
+	put("/proc/self/mountinfo", "29 20 0:26 /other /mnt rw - cgroup2 cgroup2 rw\n29 20 0:26 /another /another rw - cgroup2 cgroup2 rw\n");
+	ck_assert_uint_eq(read_group().limit, 4 * MIB);
+	end();
+}
+END_TEST
+
+/* Groups around that may not be looked at are passed over. */
+START_TEST(hidden)
+{
+	begin();
+	put("/proc/self/cgroup", "0::/a/b\n");
+	put("/proc/self/mountinfo", MOUNT2);
+	put_group("/sys/fs/cgroup/a", "1048576\n", "max\n", "4096\n", "");
+	put_group("/sys/fs/cgroup/a/b", "4194304\n", "max\n", "4096\n", "");
+	ck_assert_uint_eq(read_group().limit, MIB);
+	fake_fail_open("/sys/fs/cgroup/a/memory.stat", 1, -EACCES);
+	ck_assert_uint_eq(read_group().limit, 4 * MIB);
+	fake_clear();
+	end();
+}
+END_TEST
+
+/* No kernel says so, but nothing is taken for a number that is none. */
+START_TEST(numbers)
+{
+	const char *const bad[] = {"", "\n", "nonsense\n", "-1\n"};
+	struct gu_cgroup c;
+	struct gu_cgroup_memory m;
+	begin();
+	put("/proc/self/cgroup", "0::/a\n");
+	put("/proc/self/mountinfo", MOUNT2);
+	put_group("/sys/fs/cgroup/a", "99999999999999999999999\n", "max\n", "4096\n", "");
+	ck_assert(!read_group().limited);
+	put("/sys/fs/cgroup/a/memory.max", "4611686018427387903\n");
+	ck_assert(read_group().limited);
+	ck_ok(gu_cgroup_open(&c));
+	for (size_t i = 0; i < GU_ARRAY_LEN(bad); i++) {
+		put("/sys/fs/cgroup/a/memory.max", bad[i]);
+		ck_assert_int_eq(gu_cgroup_read(&c, &m), -EINVAL);
+		put("/sys/fs/cgroup/a/memory.max", "1048576\n");
+		put("/sys/fs/cgroup/a/memory.current", bad[i]);
+		ck_assert_int_eq(gu_cgroup_read(&c, &m), -EINVAL);
+		put("/sys/fs/cgroup/a/memory.current", "4096\n");
+		ck_ok(gu_cgroup_read(&c, &m));
+	}
+	gu_cgroup_close(&c);
+	end();
+}
+END_TEST
+
 /* Lines longer than the buffer, and buffers that end anywhere. */
 START_TEST(long_lines)
 {
@@ -302,7 +362,66 @@ START_TEST(pressure)
 }
 END_TEST
 
+/* That files can't be opened does not mean that the group has none. */
+START_TEST(pressure_fails)
+{
+	begin();
+	put("/proc/pressure/memory", PSI("123"));
+	put("/proc/self/cgroup", "0::/a\n");
+	put("/proc/self/mountinfo", MOUNT2);
+	put("/sys/fs/cgroup/a/memory.pressure", PSI("456"));
+	unsigned failed = 0;
+	for (unsigned n = 1; n < 20; n++) {
+		fake_fail(FAKE_ANY, n, -EMFILE);
+		int fd = gu_psi_open();
+		bool fired = fake.fired;
+		fake_clear();
+		ck_assert(fired ? fd == -EMFILE : fd >= 0);
+		if (fd >= 0)
+			gu_os->close(fd);
+		ck_assert_uint_eq(opened, closed);
+		failed += fired;
+	}
+	ck_assert_uint_ge(failed, 6);
+	end();
+}
+END_TEST
+
 /* ---- here ---- */
+
+static struct gu_cgroup here;
+static int here_err;
+
+static void *look_again(void *leader)
+{
+	struct gu_cgroup c;
+	struct gu_cgroup_memory m;
+	pthread_join(*(pthread_t *)leader, NULL);
+	int err = gu_cgroup_open(&c);
+	bool same = err == here_err && c.version == here.version && c.n == here.n && (err || !gu_cgroup_read(&c, &m));
+	_exit(same ? 0 : 1);
+}
+
+/* A process goes on when its first thread ends, whose files in /proc then say nothing, or what is wrong. */
+START_TEST(first_thread_ends)
+{
+	int status;
+	here_err = gu_cgroup_open(&here);
+	pid_t pid = fork();
+	if (pid == 0) {
+		static pthread_t self;
+		pthread_t t;
+		limit_child();
+		self = pthread_self();
+		if (pthread_create(&t, NULL, look_again, &self))
+			_exit(2);
+		pthread_exit(NULL);
+	}
+	gu_cgroup_close(&here);
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+}
+END_TEST
 
 START_TEST(this_machine)
 {
@@ -332,11 +451,16 @@ static Suite *make_suite(void)
 	tcase_add_test(cgroup, read_again);
 	tcase_add_test(cgroup, version_1);
 	tcase_add_test(cgroup, parts);
+	tcase_add_test(cgroup, mounts);
+	tcase_add_test(cgroup, hidden);
+	tcase_add_test(cgroup, numbers);
 	tcase_add_test(cgroup, long_lines);
 	tcase_add_test(cgroup, without_groups);
 	tcase_add_test(cgroup, what_fails);
 	tcase_add_test(cgroup, this_machine);
+	tcase_add_test(cgroup, first_thread_ends);
 	tcase_add_test(psi, pressure);
+	tcase_add_test(psi, pressure_fails);
 	return suite;
 }
 

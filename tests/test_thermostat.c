@@ -68,7 +68,7 @@ START_TEST(a_limit)
 	now.limit = now.used = 160 * MIB;
 	pass(0, 0, 0);
 	ck_assert_uint_eq(t.target, 20 * MIB); /* the lower of the two */
-	gu_thermostat_blind(&t);
+	gu_thermostat_blind(&t, &now);
 	ck_assert_uint_eq(t.target, 20 * MIB);
 }
 END_TEST
@@ -107,7 +107,7 @@ START_TEST(under_pressure)
 	pass(SECOND, 0, 0);
 	pass(SECOND, 0, 0);
 	ck_assert_uint_lt(t.target, 76 * MIB);
-	gu_thermostat_blind(&t);
+	gu_thermostat_blind(&t, &now);
 	ck_assert_uint_eq(t.target, GU_NO_TARGET);
 	pass(SECOND, 0, 0); /* what was before counts no more */
 	ck_assert_uint_eq(t.target, GU_NO_TARGET);
@@ -138,6 +138,20 @@ START_TEST(backs_off)
 	ck_assert_uint_eq(slowness(), 256);
 	ck_assert_uint_eq(t.backoffs, 8);
 	ck_assert_uint_lt(last - began, 120 * SECOND);
+}
+END_TEST
+
+/* Faults cost what they cost, whether or not the kernel tells what the mode goes by. */
+START_TEST(backs_off_blindly)
+{
+	begin(GCUFFD_COOL_CGROUP, 10 * MIB);
+	for (int i = 0; i < 20; i++) {
+		now.now_ns += SECOND;
+		now.faults += 10000;
+		gu_thermostat_blind(&t, &now);
+	}
+	ck_assert_uint_eq(t.target, 10 * MIB);
+	ck_assert_uint_ge(slowness(), 16);
 }
 END_TEST
 
@@ -227,6 +241,14 @@ START_TEST(no_mercy_at_a_limit)
 	now.limited = false;
 	pass(0, 0, 0);
 	ck_assert_uint_eq(gu_thermostat_probation(&t, 100 * MIB), 256ull * GU_PROBATION_NS);
+	begin(GCUFFD_COOL_CGROUP, 50 * MIB); /* a target below what the limit leaves does not make it near */
+	now.limited = true;
+	now.limit = 320 * MIB;
+	now.used = 100 * MIB;
+	pass(0, 0, 0);
+	ck_assert_uint_eq(gu_thermostat_probation(&t, 50 * MIB), GU_PROBATION_NS);
+	ck_assert_uint_eq(gu_thermostat_probation(&t, 260 * MIB), GU_PROBATION_NS);
+	ck_assert_uint_lt(gu_thermostat_probation(&t, 260 * MIB + 1), GU_PROBATION_NS);
 }
 END_TEST
 
@@ -263,6 +285,7 @@ static Suite *make_suite(void)
 	tcase_add_test(targets, a_limit);
 	tcase_add_test(targets, under_pressure);
 	tcase_add_test(feedback, backs_off);
+	tcase_add_test(feedback, backs_off_blindly);
 	tcase_add_test(feedback, recovers);
 	tcase_add_test(feedback, settles);
 	tcase_add_test(feedback, bursts);

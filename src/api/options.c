@@ -201,7 +201,7 @@ static void fill_defaults(struct gcuffd_options *o)
 		o->start_size = gu_min(o->start_size, o->resident_target / 2);
 	if (o->resident_target || o->cool_mode) /* and 4 KiB at a time */
 		o->flags |= GCUFFD_NO_HUGE;
-	o->cool_after_ms = o->cool_after_ms ? o->cool_after_ms : 60000;
+	o->cool_after_ms = o->cool_after_ms ? gu_max(o->cool_after_ms, 50) : 60000; /* a round of the hand takes as long */
 	o->pressure_percent = o->pressure_percent ? o->pressure_percent : 1;
 	o->fault_percent = o->fault_percent ? o->fault_percent : 5;
 	o->mark_threads = o->mark_threads ? o->mark_threads : default_markers();

@@ -94,6 +94,7 @@ static int64_t tidy(struct gcuffd_heap *h, struct gu_evictor *e)
 /* ns until there may be something to do, -1: when it is asked. */
 static int64_t step(struct gcuffd_heap *h, struct gu_evictor *e)
 {
+	gu_tier_look(h);
 	if (answer(h, e))
 		return 0;
 	bool fetching = gu_fetch_step(h, &e->fetch);

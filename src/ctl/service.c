@@ -511,7 +511,7 @@ static void begin(struct gcuffd_heap *h)
 		gu_log(&h->log, GU_LOG_WARN, "no page tracking (error %d): cycles stop the world, rung stop", -err);
 		gu_store_relaxed(&h->rung, GCUFFD_RUNG_STOP);
 	}
-	gu_tier_open(h);
+	gu_tier_open(h, h->service->shares);
 }
 
 /* The frames below the caller's hold nothing; its TLS and descriptor, at the stack's top, are roots. */

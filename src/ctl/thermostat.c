@@ -66,7 +66,7 @@ static void follow_pressure(struct gu_thermostat *t, const struct gu_thermostat_
 
 uint64_t gu_thermostat_probation(const struct gu_thermostat *t, uint64_t over)
 {
-	if (t->margin && over > t->margin / 2)
+	if (t->margin && minus(over, t->asked - t->target) > t->margin / 2)
 		return GU_PROBATION_NS / URGENT;
 	return (over ? gu_min(t->limits.probation_ns, GU_PROBATION_NS) : t->limits.probation_ns) << t->slow;
 }
@@ -116,13 +116,13 @@ static void set_target(struct gu_thermostat *t)
 	t->target = gu_min(t->asked, t->limits.target ? t->limits.target : GU_NO_TARGET);
 }
 
-void gu_thermostat_blind(struct gu_thermostat *t)
+void gu_thermostat_blind(struct gu_thermostat *t, const struct gu_thermostat_look *l)
 {
 	t->asked = GU_NO_TARGET;
 	t->margin = 0;
 	t->calm = 0;
 	t->pressed_ns = 0;
-	t->last.now_ns = 0;
+	weigh_faults(t, l);
 	set_target(t);
 }
 

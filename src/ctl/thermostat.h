@@ -61,7 +61,7 @@ void gu_thermostat_init(struct gu_thermostat *thermostat, const struct gu_thermo
 /* Each GU_LOOK_NS or later. */
 void gu_thermostat_look(struct gu_thermostat *thermostat, const struct gu_thermostat_look *look);
 /* Instead: the kernel does not tell what the mode goes by. No target but the options'. */
-void gu_thermostat_blind(struct gu_thermostat *thermostat);
+void gu_thermostat_blind(struct gu_thermostat *thermostat, const struct gu_thermostat_look *look);
 /* That a page has to stand, while the heap takes so much more than the target: then never longer than GU_PROBATION_NS, but for doublings. */
 uint64_t gu_thermostat_probation(const struct gu_thermostat *thermostat, uint64_t over);
 

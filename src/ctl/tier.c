@@ -22,6 +22,7 @@ struct gu_tier {
 	struct gu_thermostat thermostat;
 	struct gu_cgroup cgroup;
 	int psi;                 /* -1: not open */
+	bool shares;             /* the program's descriptors: none of its own stays open between looks */
 	uint64_t looked_ns, opened_ns;
 	bool said_blind, said_slow;
 	size_t hand;             /* region that is parked next */
@@ -76,7 +77,7 @@ static int make_tier(struct gcuffd_heap *h)
 }
 
 /* A user-mode-only descriptor would make system calls on what is out fail with EFAULT (.inv.cold.syscalls). */
-static int open_tier(struct gcuffd_heap *h)
+static int open_tier(struct gcuffd_heap *h, bool shares)
 {
 	const struct gcuffd_options *o = &h->options;
 	struct gu_store_options store = {
@@ -88,15 +89,16 @@ static int open_tier(struct gcuffd_heap *h)
 	int err = make_tier(h);
 	if (err)
 		return err;
+	h->tier->shares = shares;
 	err = h->space.cold.store ? 0 : gu_store_open(&store, &h->space.cold.store);
 	return err ? err : gu_restore_open(&h->space, gu_track_uffd(h), !gu_heap_without(h, GU_WITHOUT_neighbours), &h->restore);
 }
 
-void gu_tier_open(struct gcuffd_heap *h)
+void gu_tier_open(struct gcuffd_heap *h, bool shares)
 {
 	if (!h->space.cold.on)
 		return;
-	int err = open_tier(h);
+	int err = open_tier(h, shares);
 	if (err == -EOPNOTSUPP)
 		gu_log(&h->log, GU_LOG_WARN, "cold=1: no page is taken out, for that needs rung move, and faults of system calls handled; gcuffd probe says why");
 	else if (err)
@@ -170,7 +172,9 @@ static void close_looks(struct gu_tier *t)
 static int read_kernel(struct gu_tier *t, enum gcuffd_cool_mode mode, struct gu_thermostat_look *l)
 {
 	struct gu_cgroup_memory m = {0};
-	int err = 0;
+	int err = open_looks(t, mode);
+	if (err)
+		return err;
 	if (mode == GCUFFD_COOL_PRESSURE)
 		err = gu_psi_read(t->psi, &l->waited_ns);
 	if (mode == GCUFFD_COOL_CGROUP)
@@ -181,7 +185,7 @@ static int read_kernel(struct gu_tier *t, enum gcuffd_cool_mode mode, struct gu_
 	return err;
 }
 
-/* A group may be gone, since the process was moved: it is looked for again at the next look. */
+/* A group may be gone, since the process was moved: it is looked for again. */
 static bool ask_kernel(struct gcuffd_heap *h, struct gu_tier *t, struct gu_thermostat_look *l)
 {
 	enum gcuffd_cool_mode mode = h->options.cool_mode;
@@ -189,10 +193,12 @@ static bool ask_kernel(struct gcuffd_heap *h, struct gu_tier *t, struct gu_therm
 		close_looks(t);
 		t->opened_ns = l->now_ns;
 	}
-	int err = open_looks(t, mode);
-	if (!err)
+	int err = read_kernel(t, mode, l);
+	if (err) {
+		close_looks(t);
 		err = read_kernel(t, mode, l);
-	if (err)
+	}
+	if (err || t->shares)
 		close_looks(t);
 	if (err && !t->said_blind)
 		gu_log(&h->log, GU_LOG_WARN, "cool_mode: the kernel does not tell any more of %s (error %d): no target as long as that lasts",
@@ -214,10 +220,12 @@ static void say(struct gcuffd_heap *h, struct gu_tier *t)
 	       h->options.fault_percent, gu_tier_resident(h) >> 20, (size_t)(th->target == GU_NO_TARGET ? 0 : th->target >> 20));
 }
 
-static void look(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now)
+void gu_tier_look(struct gcuffd_heap *h)
 {
 	const struct gu_cold_counts *c = &h->space.cold.counts;
-	if (t->looked_ns && now - t->looked_ns < GU_LOOK_NS)
+	struct gu_tier *t = h->tier;
+	uint64_t now = gu_os->clock_ns();
+	if (!gu_tier_goes_by_itself(&h->options) || (t->looked_ns && now - t->looked_ns < GU_LOOK_NS))
 		return;
 	struct gu_thermostat_look l = {
 		.now_ns = now, .resident = gu_tier_resident(h), .faults = gu_load_relaxed(&c->touched), .fault_ns = gu_load_relaxed(&c->touch_ns),
@@ -226,7 +234,7 @@ static void look(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now)
 	if (ask_kernel(h, t, &l))
 		gu_thermostat_look(&t->thermostat, &l);
 	else
-		gu_thermostat_blind(&t->thermostat);
+		gu_thermostat_blind(&t->thermostat, &l);
 	say(h, t);
 }
 
@@ -308,7 +316,6 @@ int64_t gu_tier_balance(struct gcuffd_heap *h)
 	if (!gu_tier_goes_by_itself(&h->options))
 		return -1;
 	uint64_t now = gu_os->clock_ns();
-	look(h, t, now);
 	size_t resident = gu_tier_resident(h), over = resident - gu_min(resident, t->thermostat.target);
 	bool idle = !over && h->options.cool_mode == GCUFFD_COOL_IDLE;
 	uint64_t probation = gu_thermostat_probation(&t->thermostat, over);
@@ -334,6 +341,7 @@ void gu_tier_rest(struct gcuffd_heap *h)
 		close_looks(h->tier);
 }
 
+/* Its descriptors were in the parent's evictor's table. */
 void gu_tier_forked(struct gcuffd_heap *h)
 {
 	if (!h->tier)

@@ -32,12 +32,14 @@ static inline bool gu_tier_goes_by_itself(const struct gcuffd_options *o)
 	return o->flags & GCUFFD_COLD && (o->resident_target || o->cool_mode != GCUFFD_COOL_TARGET);
 }
 
-/* The collector: the store and the resolver's state, where the heap wants pages taken out and the kernel can. */
-void gu_tier_open(struct gcuffd_heap *heap);
+/* The collector: the store and the resolver's state, where the heap wants pages taken out and the kernel can. shares: its threads have the program's descriptors. */
+void gu_tier_open(struct gcuffd_heap *heap, bool shares);
 void gu_tier_close(struct gcuffd_heap *heap);
 
 /* The next region's worth, whether there is more. */
 bool gu_tier_step(struct gcuffd_heap *heap, struct gu_tier_ask *ask);
+/* At what the mode goes by, and at what faults cost: once a second, whatever the evictor is doing. */
+void gu_tier_look(struct gcuffd_heap *heap);
 /* A region's worth towards the target: ns until it should be called again, -1: no hurry. */
 int64_t gu_tier_balance(struct gcuffd_heap *heap);
 /* Now and then, sooner where something was left to tidy; nothing can be where no page is out. */

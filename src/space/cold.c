@@ -210,11 +210,30 @@ static void forget_page(struct gu_space *s, size_t page)
 	gu_unlock(&r->lock);
 }
 
+/* Other objects come there: what is left of a touch, too, says nothing of them. */
+static void forget_use(struct gu_cold_region *r, size_t from, size_t to)
+{
+	gu_lock(&r->lock);
+	for (size_t i = from; i < to; i++) {
+		r->left[i] = r->left[i] ? GU_COLD_DROPPED : GU_COLD_NOTHING_LEFT;
+		gu_store_relaxed(&r->heat[i], 0);
+		gu_store_relaxed(&r->seen[i], 0);
+		gu_store_relaxed(&r->touched[i], 0);
+	}
+	gu_unlock(&r->lock);
+}
+
 void gu_cold_forget_slow(struct gu_space *s, size_t from, size_t to)
 {
-	for (size_t p = from; p < to; p++)
+	for (size_t p = gu_cold_any(&s->cold, from, to) ? from : to; p < to; p++)
 		if (gu_cold_is_out(&s->cold, p))
 			forget_page(s, p);
+	for (size_t p = from, end; p < to; p = end) {
+		struct gu_cold_region *r = gu_cold_region(&s->cold, p);
+		end = gu_min(gu_align_down(p, GU_REGION_PAGES) + GU_REGION_PAGES, to);
+		if (r)
+			forget_use(r, p % GU_REGION_PAGES, p % GU_REGION_PAGES + end - p);
+	}
 }
 
 /* ---- fork ---- */

@@ -57,10 +57,10 @@ struct gu_cold_region {
 	uint32_t leftovers;        /* guard: lock */
 	uint8_t state[GU_REGION_PAGES]; /* atomic; changes under lock */
 	uint8_t left[GU_REGION_PAGES];  /* guard: lock; enum gu_cold_left */
-	uint8_t heat[GU_REGION_PAGES];  /* atomic; the evictor's; so often it is passed over before it is tried again */
+	uint8_t heat[GU_REGION_PAGES];  /* atomic; the evictor's until the block is released, as seen and touched; so often it is passed over before it is tried again */
 	uint8_t reading[GU_REGION_PAGES]; /* guard: lock; how many read the slot, which is not dropped meanwhile, without the lock */
-	uint32_t seen[GU_REGION_PAGES]; /* atomic; the evictor's; when it was last found to be touched, or since when it is out (ages.h) */
-	uint32_t touched[GU_REGION_PAGES]; /* atomic; the evictor's; when it was last found to be touched, though it went out again since */
+	uint32_t seen[GU_REGION_PAGES]; /* atomic; when it was last found to be touched, or since when it is out (ages.h) */
+	uint32_t touched[GU_REGION_PAGES]; /* atomic; when it was last found to be touched, though it went out again since */
 	/* written by the evictor, before state says EVICTED and after it dropped leftovers */
 	gu_slot slot[GU_REGION_PAGES];
 	struct gu_summary *summary[GU_REGION_PAGES];
@@ -162,11 +162,11 @@ void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t
 /* It could not be filled. */
 void gu_cold_set_back_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_state state);
 
-/* The block that pages [from, to) belonged to is released: nobody wants what is out. They are fresh. In a section, or the collector. */
+/* The block that pages [from, to) belonged to is released: nobody wants what is out, and what is known of their use is forgotten. They are fresh. In a section, or the collector. */
 void gu_cold_forget_slow(struct gu_space *space, size_t from, size_t to);
 static inline void gu_cold_forget(struct gu_space *space, const struct gu_cold *c, size_t from, size_t to)
 {
-	if (gu_cold_any(c, from, to))
+	if (gu_unlikely(c->on))
 		gu_cold_forget_slow(space, from, to);
 }
 

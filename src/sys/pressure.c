@@ -34,7 +34,7 @@ static bool parse_number(const char *text, uint64_t *out)
 	if (*text < '0' || *text > '9')
 		return false;
 	for (; *text >= '0' && *text <= '9'; text++)
-		n = n > UINT64_MAX / 10 - 1 ? UINT64_MAX / 10 : n * 10 + (uint64_t)(*text - '0');
+		n = n > UINT64_MAX / 10 - 1 ? UINT64_MAX : n * 10 + (uint64_t)(*text - '0');
 	*out = n;
 	return true;
 }
@@ -102,8 +102,10 @@ static int absent(int err) { return err == -ENOENT || err == -EPERM || err == -E
 struct place {
 	unsigned version;    /* of the hierarchy that is looked for, 0: whichever has memory */
 	bool found, mounted;
-	char path[PATH];     /* the group, as /proc says, then its directory */
-	char mount[PATH];
+	bool below;          /* in what is mounted */
+	char group[PATH];    /* as /proc says */
+	char path[PATH];     /* its directory */
+	size_t top;          /* so much of it is where the hierarchy is mounted */
 };
 
 static bool copy(char *to, const char *from)
@@ -123,7 +125,7 @@ static bool take_group(void *data, char *line)
 	bool unified = controllers && !*controllers && !strcmp(number, "0"), v1 = controllers && has_word(controllers, "memory");
 	if (!line || !(p->version == 2 ? unified : unified || v1))
 		return true;
-	p->found = copy(p->path, line);
+	p->found = copy(p->group, line);
 	if (!p->version && v1 && p->found)
 		p->version = 1;
 	return p->version != 1;
@@ -141,18 +143,19 @@ static void unescape(char *text)
 	*to = 0;
 }
 
-/* The group's directory, from that at which the hierarchy, or a part of it, is mounted: of a group that is not in that part, the part's own. */
-static bool join(struct place *p, const char *root)
+/* A hierarchy, or a part of it, and where it is mounted: of a group that is not in any such part, the directory is the first part's own. */
+static void join(struct place *p, const char *root, const char *mount)
 {
-	size_t len = strcmp(root, "/") ? strlen(root) : 0, mount = strlen(p->mount);
-	bool below = !strncmp(p->path, root, len) && (!p->path[len] || p->path[len] == '/') && strncmp(p->path, "/..", 3);
-	const char *rest = below && strcmp(p->path + len, "/") ? p->path + len : "";
+	size_t len = strcmp(root, "/") ? strlen(root) : 0, at = strlen(mount);
+	p->below = !strncmp(p->group, root, len) && (!p->group[len] || p->group[len] == '/') && strncmp(p->group, "/..", 3);
+	const char *rest = p->below && strcmp(p->group + len, "/") ? p->group + len : "";
 	size_t more = strlen(rest);
-	if (mount + more >= PATH)
-		return false;
-	memmove(p->path + mount, rest, more + 1);
-	memcpy(p->path, p->mount, mount);
-	return true;
+	if (at + more >= PATH || (p->mounted && !p->below))
+		return;
+	memcpy(p->path, mount, at);
+	memcpy(p->path + at, rest, more + 1);
+	p->top = at;
+	p->mounted = true;
 }
 
 /* id parent device root mount options ... - type source options */
@@ -177,21 +180,27 @@ static bool take_mount(void *data, char *line)
 		return true;
 	unescape(root);
 	unescape(mount);
-	p->mounted = copy(p->mount, mount) && join(p, root);
-	return false;
+	join(p, root, mount);
+	return !p->below;
+}
+
+static int find_in(struct place *p, unsigned version, const char *groups, const char *mounts)
+{
+	memset(p, 0, sizeof(*p));
+	p->version = version;
+	int err = each_line(groups, take_group, p);
+	if (err || !p->found)
+		return err ? absent(err) : -EOPNOTSUPP;
+	p->version = p->version ? p->version : 2;
+	err = each_line(mounts, take_mount, p);
+	return err ? absent(err) : p->mounted ? 0 : -EOPNOTSUPP;
 }
 
 /* The directory of the process's own group; version 0: of the hierarchy that has memory. */
 static int find_group(struct place *p, unsigned version)
 {
-	memset(p, 0, sizeof(*p));
-	p->version = version;
-	int err = each_line("/proc/self/cgroup", take_group, p);
-	if (err || !p->found)
-		return err ? absent(err) : -EOPNOTSUPP;
-	p->version = p->version ? p->version : 2;
-	err = each_line("/proc/self/mountinfo", take_mount, p);
-	return err ? absent(err) : p->mounted ? 0 : -EOPNOTSUPP;
+	int err = find_in(p, version, "/proc/self/cgroup", "/proc/self/mountinfo");
+	return err == -EINVAL ? find_in(p, version, "/proc/thread-self/cgroup", "/proc/thread-self/mountinfo") : err; /* the first thread has ended */
 }
 
 static int open_in(const char *directory, const char *name)
@@ -240,12 +249,12 @@ int gu_cgroup_open(struct gu_cgroup *c)
 	if (err)
 		return err;
 	c->version = p.version;
-	for (size_t top = strlen(p.mount); !err && c->n < GU_CGROUP_LEVELS;) {
+	while (!err && c->n < GU_CGROUP_LEVELS) {
 		err = open_level(c, &c->level[c->n], p.path);
 		c->n += !err;
-		err = err == -ENOENT ? 0 : err;
+		err = err == -ENOENT || (c->n && absent(err) == -EOPNOTSUPP) ? 0 : err;
 		char *end = strrchr(p.path, '/');
-		if (!end || (size_t)(end - p.path) < top)
+		if (!end || (size_t)(end - p.path) < p.top)
 			break;
 		*end = 0;
 	}
@@ -266,11 +275,10 @@ static int read_number(int fd, uint64_t *out)
 {
 	char text[64];
 	long n = read_text(fd, text, sizeof(text));
+	*out = UINT64_MAX;
 	if (n < 0)
 		return (int)n;
-	if (!parse_number(text, out))
-		*out = UINT64_MAX;
-	return 0;
+	return parse_number(text, out) || !strcmp(text, "max\n") ? 0 : -EINVAL;
 }
 
 /* "name number" in a line of its own. */
@@ -359,8 +367,6 @@ static int open_psi(const char *directory, const char *name)
 int gu_psi_open(void)
 {
 	struct place p;
-	int fd = find_group(&p, 2) ? -ENOENT : open_psi(p.path, "memory.pressure");
-	if (fd < 0)
-		fd = open_psi("/proc/pressure", "memory");
-	return absent(fd);
+	int err = find_group(&p, 2), fd = err ? err : absent(open_psi(p.path, "memory.pressure"));
+	return fd == -EOPNOTSUPP ? absent(open_psi("/proc/pressure", "memory")) : fd;
 }
