@@ -319,6 +319,8 @@ struct gcuffd_cold_stats {
 	uint64_t probation_ns;     /* now: for how long a page must not be touched before it goes to the store */
 	uint64_t backoffs;         /* how often that was doubled because too many pages came back */
 	uint64_t peeked_pages;     /* read in compressed memory by the collector so far: a summary would be large, and is not kept where there is no file */
+	uint64_t watched_regions;  /* of 2 MiB, that stayed in place while the kernel told of accesses (rung rwp), each time one was */
+	uint64_t accessed_pages;   /* found to be in use in this way: they were not taken out */
 };
 
 /* -EINVAL: size. Any thread. */

@@ -76,6 +76,8 @@ int gcuffd_cold_stats(struct gcuffd_heap *h, struct gcuffd_cold_stats *out)
 	s.touched_pages = gu_load_relaxed(&c->touched);
 	s.refaulted_pages = gu_load_relaxed(&c->refaulted);
 	s.touch_ns = gu_load_relaxed(&c->touch_ns);
+	s.watched_regions = gu_load_relaxed(&c->windows);
+	s.accessed_pages = gu_load_relaxed(&c->accessed);
 	struct gu_tier_report tier = gu_tier_report(h);
 	s.target_bytes = tier.target;
 	s.probation_ns = tier.probation_ns;

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 
+#include "gc/accessed.h"
 #include "gc/mark.h"
 #include "gc/roots.h"
 #include "gc/stop.h"
@@ -168,7 +169,7 @@ static void sweep(struct gcuffd_heap *h, struct gu_cycle *c)
 int gu_cycle_run(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	uint64_t since = gu_os->clock_ns();
-	c->in_stop |= !gu_track_works(h);
+	c->in_stop |= !gu_track_works(h) || gu_accessed_end_all(h); /* .inv.track.rwp */
 	int err = open_window(h, c);
 	if (!err)
 		err = arm(h, c);

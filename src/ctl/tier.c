@@ -17,6 +17,8 @@
 #define PARKED_MOST 4             /* no more than a fourth of the target is on probation at once */
 #define REOPEN_NS 60000000000u    /* a process may be moved to another cgroup */
 #define FULL_NS 1000000000u
+#define WINDOWS_MOST 16           /* in which pages are watched for one probation; if that is not enough they are parked */
+#define FORGET_NS 2000000000u     /* at least: the time between two of them */
 
 struct gu_tier {
 	struct gu_thermostat thermostat;
@@ -30,7 +32,9 @@ struct gu_tier {
 	size_t count;            /* of these */
 	uint64_t round_ns;       /* when the hand began its round */
 	uint64_t full_until_ns;  /* the store took nothing more: let some time pass */
-	size_t idle;             /* regions in which nothing was parked, one after the other */
+	size_t idle;             /* regions in which nothing was parked or watched, one after the other */
+	uint32_t lapses;         /* as of when regions below lapsed have windows, if they are watched */
+	size_t lapsed;
 	struct gu_tier_report report; /* atomic */
 };
 
@@ -258,16 +262,26 @@ static struct gu_cold_region *find_oldest(const struct gcuffd_heap *h, struct gu
 	return NULL;
 }
 
-/* What the store does not take stays parked, and is tried again. */
-static void store_oldest(struct gcuffd_heap *h, struct gu_tier *t, struct gu_cold_region *r, uint64_t now)
+static void begin_probation(struct gu_tier *t, struct gu_cold_region *r, bool watched, uint64_t now)
 {
-	size_t out = 0;
-	if (gu_evict_store(h, t->tail * GU_REGION_PAGES, (t->tail + 1) * GU_REGION_PAGES, &out)) {
-		t->full_until_ns = now + FULL_NS;
-		return;
-	}
+	t->idle = 0;
+	t->count++;
+	r->parked_ns = now;
+	r->watched = watched;
+	r->windows = 1;
+}
+
+static void end_probation(struct gu_tier *t, struct gu_cold_region *r)
+{
 	r->parked_ns = 0;
+	r->watched = false;
 	t->count--;
+}
+
+static bool has_stood(const struct gu_cold_region *r, uint64_t now, uint64_t probation)
+{
+	uint64_t before = gu_load_acquire(&r->stood_ns), since = gu_load_relaxed(&r->armed_ns); /* .inv.cold.probation */
+	return (r->watched ? before + (since ? now - since : 0) : now - r->parked_ns) >= probation;
 }
 
 static bool has_parked(const struct gu_cold_region *r)
@@ -278,6 +292,40 @@ static bool has_parked(const struct gu_cold_region *r)
 	return found;
 }
 
+/* What the store does not take stays parked, and is tried again. What was watched is parked just for that. */
+static void store_oldest(struct gcuffd_heap *h, struct gu_tier *t, struct gu_cold_region *r, uint64_t now)
+{
+	bool watched = r->watched;
+	size_t out = 0;
+	r->watched = false;
+	if (watched && gu_evict_park(h, t->tail * GU_REGION_PAGES, (t->tail + 1) * GU_REGION_PAGES, GU_EVICT_STANDING))
+		gu_evict_unwatch(h, t->tail);
+	if (watched && !has_parked(r)) {
+		end_probation(t, r);
+		return;
+	}
+	if (gu_evict_store(h, t->tail * GU_REGION_PAGES, (t->tail + 1) * GU_REGION_PAGES, &out)) {
+		t->full_until_ns = now + FULL_NS;
+		return;
+	}
+	end_probation(t, r);
+}
+
+/* Where the kernel tells what is accessed, and nothing is out that a touch would have to bring back: 0 if it is watched, -ENOENT if there is nothing to watch. */
+static int watch(struct gcuffd_heap *h, struct gu_tier *t, size_t region, uint64_t now)
+{
+	struct gu_cold_region *r = record(h, region);
+	bool restless = r && r->restless;
+	if (restless)
+		r->restless = false;
+	if (restless || t->thermostat.margin) /* a group's limit: what goes is needed soon */
+		return -EBUSY;
+	int err = gu_evict_watch(h, region, true);
+	if (!err)
+		begin_probation(t, record(h, region), true, now);
+	return err;
+}
+
 static void park_next(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now)
 {
 	size_t region = t->hand < count_regions(h) ? t->hand : 0;
@@ -285,18 +333,52 @@ static void park_next(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now)
 		t->round_ns = now;
 	t->hand = region + 1;
 	t->idle++;
-	if (gu_evict_park(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES, true) || !has_parked(record(h, region)))
+	int err = watch(h, t, region, now);
+	if (!err || err == -ENOENT)
 		return;
-	t->idle = 0;
-	record(h, region)->parked_ns = now;
-	t->count++;
+	err = gu_evict_park(h, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES, GU_EVICT_SPARING);
+	if (!err && has_parked(record(h, region)))
+		begin_probation(t, record(h, region), false, now);
 }
 
-/* Enough that, if all of it stays, the target is met; and no more than fits beside it. */
+/* After a cycle. What has been watched in too many windows, or has pages out by now, is on probation no more. */
+static void watch_again(struct gcuffd_heap *h, struct gu_tier *t, size_t region, uint64_t now, uint64_t probation)
+{
+	struct gu_cold_region *r = record(h, region);
+	if (now > gu_load_relaxed(&r->lapsed_ns) + gu_max(FORGET_NS, probation)) /* which may be after now */
+		gu_store_relaxed(&r->stood_ns, 0);
+	r->restless = ++r->windows > WINDOWS_MOST;
+	if (!r->restless && !gu_evict_watch(h, region, false))
+		return;
+	gu_evict_unwatch(h, region);
+	end_probation(t, r);
+}
+
+/* Whether there was a region to be watched again. */
+static bool watch_lapsed(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now, uint64_t probation)
+{
+	uint32_t lapses = gu_load_seqcst(&h->space.cold.lapses);
+	size_t regions = count_regions(h);
+	if (lapses != t->lapses)
+		t->lapsed = 0;
+	t->lapses = lapses;
+	for (; t->lapsed < regions; t->lapsed++) {
+		const struct gu_cold_region *r = record(h, t->lapsed);
+		if (r && r->watched && !gu_load_relaxed(&r->armed_ns)) {
+			watch_again(h, t, t->lapsed, now, probation);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Enough that, if all of it stays, the target is met; and no more than fits beside it. Of what is watched most may be in use. */
 static bool wants_more(const struct gcuffd_heap *h, const struct gu_tier *t, size_t over)
 {
-	size_t parked = gu_load_relaxed(&h->space.cold.parked) << GU_PAGE_SHIFT;
-	return t->idle <= count_regions(h) && parked < gu_min(over + over / 4, gu_max(t->thermostat.target / PARKED_MOST, 4 * GU_REGION));
+	const struct gu_cold *c = &h->space.cold;
+	size_t parked = gu_load_relaxed(&c->parked) << GU_PAGE_SHIFT, watched = gu_load_relaxed(&c->standing) << GU_PAGE_SHIFT;
+	size_t most = gu_max(t->thermostat.target / PARKED_MOST, 4 * GU_REGION);
+	return t->idle <= count_regions(h) && parked < over + over / 4 && parked + watched < most;
 }
 
 /* ns until the hand may move on: a round takes as long as a probation, so that heat is a time, not a matter of how little is left. Idle: it is spread over that. */
@@ -321,8 +403,10 @@ int64_t gu_tier_balance(struct gcuffd_heap *h)
 	uint64_t probation = gu_thermostat_probation(&t->thermostat, over);
 	if (now < t->full_until_ns || (!over && !idle))
 		return t->thermostat.target == GU_NO_TARGET ? GU_LOOK_NS : REST_NS;
+	if (watch_lapsed(h, t, now, probation))
+		return 0;
 	struct gu_cold_region *oldest = t->count ? find_oldest(h, t) : NULL;
-	if (oldest && now - oldest->parked_ns >= probation) {
+	if (oldest && has_stood(oldest, now, probation)) {
 		store_oldest(h, t, oldest, now);
 		return 0;
 	}

@@ -3,8 +3,8 @@
  * tier.h - the tier of cold memory: what is taken out, and when. The evictor's thread, but for opening and closing.
  *
  * On request: a range, at once. By itself, while the heap takes more than its target (thermostat.h), or always where time decides: a hand goes round
- * over the heap's regions and parks pages, from where they come back cheaply; a second hand follows at the distance of a probation, and
- * what nobody has touched by then goes to the store. A page that was touched is passed over, the more often the more often that happened
+ * over the heap's regions and parks pages, from where they come back cheaply, or where the kernel can tell of accesses (rung rwp) watches them in place; a second hand
+ * follows at the distance of a probation, and what nobody has touched by then goes to the store. A page that was touched is passed over, the more often the more often that happened
  * (.inv.cold.heat): so a working set that fits is left alone soon.
  */
 #ifndef GU_CTL_TIER_H

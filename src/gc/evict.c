@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "gc/accessed.h"
 #include "gc/restore.h"
 #include "gc/summary.h"
 #include "gc/track.h"
@@ -110,17 +111,29 @@ static void own_pages(struct gcuffd_heap *h, struct gu_cold_region *r, size_t re
 	r->forks = forks;
 }
 
-/* The region's record, without leftovers, and with the cycle lock, if 0. */
-static int prepare(struct gcuffd_heap *h, size_t page, struct gu_cold_region **out)
+/* The region's record, without leftovers, and with the cycle lock; NULL: out of memory. */
+static struct gu_cold_region *enter(struct gcuffd_heap *h, size_t region)
 {
-	size_t region = page / GU_REGION_PAGES;
 	struct gu_cold_region *r = gu_cold_make(&h->space, region);
 	if (!r)
-		return -ENOMEM;
+		return NULL;
 	lock_region_between_cycles(h, r);
 	tidy_region_locked(h, r, region);
 	gu_unlock(&r->lock);
-	int err = r->missing ? 0 : gu_track_missing(h, region, 1);
+	return r;
+}
+
+/* Likewise, and pages may be moved, if 0. */
+static int prepare(struct gcuffd_heap *h, size_t page, struct gu_cold_region **out)
+{
+	size_t region = page / GU_REGION_PAGES;
+	struct gu_cold_region *r = enter(h, region);
+	if (!r)
+		return -ENOMEM;
+	int err = gu_accessed_end(h, r, region);
+	gu_add_seqcst(&cold_of(h)->lapses, r->watched);
+	if (!err && !r->missing)
+		err = gu_track_missing(h, region, 1);
 	if (err) {
 		gu_unlock(&h->cycle_lock);
 		return err;
@@ -136,7 +149,7 @@ static int prepare(struct gcuffd_heap *h, size_t page, struct gu_cold_region **o
 struct claim {
 	struct gu_space *space;
 	struct gu_cold_region *region;
-	bool spare; /* those that were touched lately */
+	enum gu_evict_which which;
 };
 
 /* Under the arena's lock: the block is there, and nobody allocates from it. */
@@ -146,16 +159,18 @@ static void claim_page(void *data, size_t page)
 	uint8_t *heat = &c->region->heat[page % GU_REGION_PAGES];
 	if (!(c->space->state[page] & GU_PAGE_USED) || gu_cold_is_out(&c->space->cold, page))
 		return;
-	if (!c->spare || !gu_load_relaxed(heat))
+	if (c->which == GU_EVICT_STANDING && !gu_accessed_stands(c->region, page))
+		return;
+	if (c->which != GU_EVICT_SPARING || !gu_load_relaxed(heat))
 		gu_cold_claim(&c->space->cold, page);
 	else
 		gu_sub_relaxed(heat, 1);
 }
 
-static void claim(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, bool spare)
+static void claim(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, enum gu_evict_which which)
 {
 	struct gu_space *s = &h->space;
-	struct claim c = {s, r, spare};
+	struct claim c = {s, r, which};
 	for (size_t p = from, next; p < to; p = next) {
 		uint32_t index = gu_load_acquire(&s->block_of[p]);
 		struct gu_block *b = &s->blocks[index];
@@ -231,16 +246,38 @@ static void move_claimed(struct gcuffd_heap *h, struct gu_cold_region *r, size_t
 	gu_unlock(&r->lock);
 }
 
-int gu_evict_park(struct gcuffd_heap *h, size_t from, size_t to, bool spare)
+int gu_evict_park(struct gcuffd_heap *h, size_t from, size_t to, enum gu_evict_which which)
 {
 	struct gu_cold_region *r;
 	int err = prepare(h, from, &r);
 	if (err)
 		return err;
-	claim(h, r, from, to, spare);
+	claim(h, r, from, to, which);
 	move_claimed(h, r, from, to);
+	gu_accessed_forget(h, r);
 	gu_unlock(&h->cycle_lock);
 	return 0;
+}
+
+/* ---- watching instead ---- */
+
+int gu_evict_watch(struct gcuffd_heap *h, size_t region, bool anew)
+{
+	struct gu_cold_region *r = enter(h, region);
+	if (!r)
+		return -ENOMEM;
+	int err = gu_accessed_begin(h, r, region, anew);
+	gu_unlock(&h->cycle_lock);
+	return err;
+}
+
+void gu_evict_unwatch(struct gcuffd_heap *h, size_t region)
+{
+	struct gu_cold_region *r = gu_cold_region(cold_of(h), region * GU_REGION_PAGES);
+	lock_between_cycles(h);
+	(void)gu_accessed_end(h, r, region);
+	gu_accessed_forget(h, r);
+	gu_unlock(&h->cycle_lock);
 }
 
 /* ---- storing: park to store ---- */
@@ -329,7 +366,7 @@ int gu_evict_undo(struct gcuffd_heap *h, size_t from, size_t to) { return gu_res
 
 int gu_evict(struct gcuffd_heap *h, size_t from, size_t to, size_t *out)
 {
-	int err = gu_evict_park(h, from, to, false);
+	int err = gu_evict_park(h, from, to, GU_EVICT_ALL);
 	if (!err)
 		err = gu_evict_store(h, from, to, out);
 	struct gu_cold_region *r = err ? gu_cold_region(cold_of(h), from) : NULL;

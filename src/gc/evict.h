@@ -15,12 +15,16 @@
 /* Pages [from, to), which are of one region; *out grows by those that went to the store. -ENOSPC: the store is full; -EIO; -ENOMEM: what was not stored is in place again. */
 int gu_evict(struct gcuffd_heap *heap, size_t from, size_t to, size_t *out);
 
-/*
- * The same in two steps, between which pages that are touched come back at little cost. spare: not those that came back lately. What could not be
- * stored stays in the park.
- */
-int gu_evict_park(struct gcuffd_heap *heap, size_t from, size_t to, bool spare);
+/* SPARING: not those that came back lately (.inv.cold.heat). STANDING: those that were watched and not accessed (accessed.h), of a whole region. */
+enum gu_evict_which { GU_EVICT_ALL, GU_EVICT_SPARING, GU_EVICT_STANDING };
+
+/* The same in two steps, between which pages that are touched come back at little cost. What could not be stored stays in the park. */
+int gu_evict_park(struct gcuffd_heap *heap, size_t from, size_t to, enum gu_evict_which which);
 int gu_evict_store(struct gcuffd_heap *heap, size_t from, size_t to, size_t *out);
+
+/* A window of a region's in which accesses are noted begins, with new pages or with those that stand (gu_accessed_begin()). Or it is given up. */
+int gu_evict_watch(struct gcuffd_heap *heap, size_t region, bool anew);
+void gu_evict_unwatch(struct gcuffd_heap *heap, size_t region);
 
 /* Fills pages [from, to), of one region, that are out. -EIO: one could not be read, and is poisoned; -ENOMEM. */
 int gu_evict_undo(struct gcuffd_heap *heap, size_t from, size_t to);

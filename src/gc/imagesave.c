@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* imagesave.c - see imagesave.h. The collector's thread alone. */
+#include "gc/accessed.h"
 #include "gc/imagesave.h"
 
 #include <errno.h>
@@ -847,7 +848,9 @@ int gu_image_save(struct gcuffd_heap *h, const char *path, const struct gcuffd_i
 {
 	struct saver s = {.heap = h, .options = options, .fd = -1, .next = 1};
 	uint64_t since = gu_os->clock_ns();
-	int err = save(&s, path);
+	int err = gu_accessed_end_all(h); /* .inv.track.rwp */
+	if (!err)
+		err = save(&s, path);
 	if (!err)
 		gu_log(&h->log, GU_LOG_INFO, "saved to %s in %lu ms: %lu MiB of blocks, %lu pages written in %lu rounds, stop %lu us, %zu pages copied in it", path,
 		       (unsigned long)((gu_os->clock_ns() - since) / 1000000), (unsigned long)(s.live >> 20), (unsigned long)s.written, (unsigned long)s.rounds + 1,

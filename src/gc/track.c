@@ -31,6 +31,8 @@ int gu_track_open(struct gcuffd_heap *h)
 	if (h->rung == GCUFFD_RUNG_STOP)
 		return 0;
 	uint64_t more = h->space.cold.on ? GU_UFFD_FEATURE_MOVE | GU_UFFD_FEATURE_POISON | GU_UFFD_FEATURE_THREAD_ID : 0;
+	if (h->space.cold.on && h->rung == GCUFFD_RUNG_RWP)
+		more |= GU_UFFD_FEATURE_RWP | GU_UFFD_FEATURE_RWP_ASYNC;
 	t->uffd = gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC | more, NULL);
 	int err = t->uffd < 0 ? t->uffd : t->pagemap < 0 ? t->pagemap : 0;
 	if (err)
@@ -131,6 +133,7 @@ static int arm_run(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, void *
 
 int gu_track_arm(struct gcuffd_heap *h, struct gu_track_counts *counts)
 {
+	GU_INVARIANT(!gu_load_relaxed(&h->space.cold.watching), ".inv.track.rwp");
 	int err = register_new(h);
 	return err ? err : each_run(h, true, arm_run, counts);
 }
@@ -177,6 +180,7 @@ static void note_pinned(void *data, size_t page)
 int gu_track_collect(struct gcuffd_heap *h, bool rearm, struct gu_track_counts *counts)
 {
 	struct collect c = {h, counts, rearm};
+	GU_INVARIANT(!gu_load_relaxed(&h->space.cold.watching), ".inv.track.rwp");
 	int err = register_new(h);
 	if (!err)
 		err = each_run(h, rearm, collect_run, &c);
@@ -311,4 +315,29 @@ static void write_nothing(void *data, uintptr_t start, uintptr_t end)
 void gu_track_unshare(struct gcuffd_heap *h, size_t from, size_t to)
 {
 	(void)gu_scan_present(h->tracker->pagemap, gu_space_address(&h->space, from), gu_space_address(&h->space, to), false, write_nothing, NULL);
+}
+
+/* ---- accesses ---- */
+
+bool gu_track_knows_accesses(const struct gcuffd_heap *h) { return gu_track_works(h) && gu_load_relaxed(&h->rung) == GCUFFD_RUNG_RWP; }
+
+int gu_track_tell(struct gcuffd_heap *h, size_t region, size_t n, bool accesses, bool missing)
+{
+	uintptr_t start = h->space.base + region * GU_REGION;
+	uint64_t mode = (accesses ? GU_UFFD_REGISTER_RWP : GU_UFFD_REGISTER_WP) | (missing ? GU_UFFD_REGISTER_MISSING : 0);
+	int err = register_new(h);
+	if (!err)
+		err = gu_uffd_unregister(h->tracker->uffd, start, n * GU_REGION);
+	return err ? err : gu_uffd_register(h->tracker->uffd, start, n * GU_REGION, mode, NULL);
+}
+
+int gu_track_arm_accesses(struct gcuffd_heap *h, size_t page, size_t n)
+{
+	return gu_uffd_rwprotect(h->tracker->uffd, gu_space_address(&h->space, page), n << GU_PAGE_SHIFT, true);
+}
+
+int gu_track_accessed(struct gcuffd_heap *h, size_t region, size_t n, void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+{
+	uintptr_t start = h->space.base + region * GU_REGION;
+	return gu_scan_accessed(h->tracker->pagemap, start, start + n * GU_REGION, visit, data);
 }

@@ -25,7 +25,7 @@ struct gu_track_counts {
 	uint64_t scanned, dirty; /* pages */
 };
 
-/* Write-protects what is scanned, blocks that threads allocate from excepted, and forgets what was written. */
+/* Write-protects what is scanned, blocks that threads allocate from excepted, and forgets what was written. No region tells of accesses (.inv.track.rwp). */
 int gu_track_arm(struct gcuffd_heap *heap, struct gu_track_counts *counts);
 /* Written and pinned pages into cards. rearm: and write-protects them again; blocks in use excepted. counts: written ones. */
 int gu_track_collect(struct gcuffd_heap *heap, bool rearm, struct gu_track_counts *counts);
@@ -51,5 +51,17 @@ int gu_track_move_out(struct gcuffd_heap *heap, size_t page, size_t n, size_t *d
 /* Makes pages of [from, to) that are in place the process's own, which it shares with a child since a fork (5.14). */
 void gu_track_unshare(struct gcuffd_heap *heap, size_t from, size_t to);
 int gu_track_uffd(const struct gcuffd_heap *heap);
+
+/* ---- accesses: rung rwp ---- */
+
+bool gu_track_knows_accesses(const struct gcuffd_heap *heap);
+/*
+ * n regions are registered anew, for accesses or for writes: what was armed is not any more. missing: for faults of holes, too, of which there is
+ * one for a moment in which it reads as zeros. -errno: they are registered as they were, for a part of that, or not at all.
+ */
+int gu_track_tell(struct gcuffd_heap *heap, size_t region, size_t n, bool accesses, bool missing);
+/* Pages that are in place: the next access of one is noted, and nobody waits. */
+int gu_track_arm_accesses(struct gcuffd_heap *heap, size_t page, size_t n);
+int gu_track_accessed(struct gcuffd_heap *heap, size_t region, size_t n, void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
 
 #endif

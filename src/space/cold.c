@@ -242,6 +242,8 @@ static void repair_region(struct gu_cold *c, struct gu_cold_region *r, size_t fi
 {
 	gu_lock_init(&r->lock, GU_RANK_COLD);
 	r->missing = false;
+	r->tells = GU_COLD_TELLS_WRITES; /* nothing, until the child registers all */
+	r->armed_ns = 0;
 	r->leftovers = 0;
 	_Static_assert(offsetof(struct gu_cold_region, left) + sizeof(r->left) <= GU_PAGE, "a fork may tear these apart");
 	for (size_t i = 0; i < GU_REGION_PAGES; i++) {
@@ -264,7 +266,8 @@ static void repair_region(struct gu_cold *c, struct gu_cold_region *r, size_t fi
 void gu_cold_forked(struct gu_space *s, bool (*is_there)(void *data, size_t page), void *data)
 {
 	struct gu_cold *c = &s->cold;
-	c->nout = c->parked = 0;
+	c->nout = c->parked = c->watching = 0;
+	c->lapses++;
 	for (size_t i = 0; c->on && i < s->top / GU_REGION; i++)
 		if (c->regions[i])
 			repair_region(c, c->regions[i], i * GU_REGION_PAGES, is_there, data);
@@ -281,6 +284,16 @@ static void check_page(struct gu_space *s, const struct gu_cold_region *r, size_
 	GU_INVARIANT(r->state[i] == GU_COLD_LIVE || (gu_load_acquire(&s->block_of[page]) && s->state[page] & GU_PAGE_USED), ".inv.cold.block");
 }
 
+static void check_watch(struct gu_space *s, const struct gu_cold_region *r, size_t region, size_t *watching, size_t *standing)
+{
+	bool told = r->tells == GU_COLD_TELLS_WRITES;
+	GU_INVARIANT(told || (!r->leftovers && !gu_cold_any(&s->cold, region * GU_REGION_PAGES, (region + 1) * GU_REGION_PAGES)), ".inv.cold.watched");
+	GU_INVARIANT((r->armed_ns != 0) == (r->tells == GU_COLD_TELLS_ACCESSES), ".inv.cold.watched");
+	*watching += !told;
+	for (size_t i = 0; i < GU_ARRAY_LEN(r->stood); i++)
+		*standing += (size_t)__builtin_popcountll(r->stood[i]);
+}
+
 /* Each region's lock, so that the resolver is at none of them. */
 static void each_lock(const struct gu_cold *c, size_t regions, void (*fn)(struct gu_lock *lock))
 {
@@ -292,7 +305,7 @@ static void each_lock(const struct gu_cold *c, size_t regions, void (*fn)(struct
 void gu_cold_check(struct gu_space *s)
 {
 	struct gu_cold *c = &s->cold;
-	size_t bits = 0, parked = 0, regions = c->on ? gu_load_acquire(&s->top) / GU_REGION : 0;
+	size_t bits = 0, parked = 0, watching = 0, standing = 0, regions = c->on ? gu_load_acquire(&s->top) / GU_REGION : 0;
 	each_lock(c, regions, gu_lock_fork);
 	for (size_t p = 0; p < regions * GU_REGION_PAGES; p++) {
 		struct gu_cold_region *r = gu_cold_region(c, p);
@@ -304,6 +317,10 @@ void gu_cold_check(struct gu_space *s)
 		parked += r->state[p % GU_REGION_PAGES] == GU_COLD_PARKED;
 	}
 	GU_INVARIANT(bits == gu_load_seqcst(&c->nout) && parked == gu_load_relaxed(&c->parked), ".inv.cold.bit");
+	for (size_t i = 0; i < regions; i++)
+		if (c->regions[i])
+			check_watch(s, c->regions[i], i, &watching, &standing);
+	GU_INVARIANT(watching == gu_load_relaxed(&c->watching) && standing == gu_load_relaxed(&c->standing), ".inv.cold.watched");
 	each_lock(c, regions, gu_unlock_fork);
 	gu_slab_check(&c->slab);
 }

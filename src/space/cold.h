@@ -41,6 +41,9 @@ static inline uint32_t gu_cold_seen(uint64_t ns) { return (uint32_t)(ns >> GU_CO
 
 enum gu_cold_state { GU_COLD_LIVE, GU_COLD_PARKED, GU_COLD_EVICTED, GU_COLD_POISONED };
 
+/* What the kernel tells of a region: what was written, as where there is no record; what was accessed; nothing, for it could not be registered anew. */
+enum gu_cold_tells { GU_COLD_TELLS_WRITES, GU_COLD_TELLS_ACCESSES, GU_COLD_TELLS_NOTHING };
+
 struct gu_image;
 struct gu_space;
 struct gu_summary;
@@ -53,6 +56,14 @@ struct gu_cold_region {
 	uint16_t filling;          /* atomic, changes under lock; 1 + the index of a page that is LIVE and about to be filled; in one page with state */
 	bool missing;              /* guard: evictor; faults of its pages come to the resolver */
 	uint64_t parked_ns;        /* guard: evictor; since when its pages are on probation, 0: they are not */
+	bool watched;              /* guard: evictor; on probation, they are in place, and the kernel tells of accesses (gc/accessed.h) */
+	bool restless;             /* guard: evictor; that did not come to an end: they are parked the next time */
+	uint8_t windows;           /* guard: evictor; in which they were watched */
+	uint8_t tells;             /* guard: cycle lock; enum gu_cold_tells */
+	uint64_t armed_ns;         /* atomic, changes under the cycle lock; since when accesses are noted, 0: they are not */
+	uint64_t stood_ns;         /* atomic, likewise; for how long they were before */
+	uint64_t lapsed_ns;        /* atomic, likewise; until when */
+	uint64_t stood[GU_REGION_PAGES / 64]; /* guard: cycle lock; pages that are watched, and not known to have been accessed */
 	uint32_t forks;            /* guard: evictor; how many there had been when its pages were made our own again */
 	uint32_t leftovers;        /* guard: lock */
 	uint8_t state[GU_REGION_PAGES]; /* atomic; changes under lock */
@@ -76,6 +87,8 @@ struct gu_cold_counts {
 	uint64_t touched, refaulted; /* of those restored: by a touch; and from the store */
 	uint64_t touch_ns;      /* that it took */
 	uint64_t peeked;        /* read in the store by the collector */
+	uint64_t windows;       /* regions, each time they were watched */
+	uint64_t accessed;      /* found to be accessed in these */
 };
 
 struct gu_cold {
@@ -86,6 +99,10 @@ struct gu_cold {
 	uint64_t *out;                    /* atomic words */
 	size_t nout;                      /* atomic; bits set in out */
 	size_t parked;                    /* atomic; pages PARKED */
+	size_t standing;                  /* atomic, changes under the cycle lock; bits set in regions' stood */
+	uint32_t watching;                /* atomic, changes under the cycle lock; regions that don't tell writes */
+	uint32_t lapses;                  /* atomic; times that windows ended before their time */
+	bool said_untold;                 /* guard: cycle lock */
 	struct gu_slab slab;              /* guard: evictor; summaries */
 	struct gu_store *store;           /* guard: collector; constant while the evictor runs */
 	struct gu_image *image;           /* constant; what the heap was loaded from */
