@@ -520,6 +520,12 @@ void gu_entered_gate(void)
 	}
 }
 
+#define STARTING_NS 1000000000ull
+
+/*
+ * A service thread that is only just being made is let get as far as our code: what the runtime of a compiler does before that, with locks that
+ * it does not put right in a child, is done then. It needs nothing of what is held here; a C library for which that is not true has a second.
+ */
 void gu_world_close(void)
 {
 	passes = true;
@@ -530,6 +536,7 @@ void gu_world_close(void)
 	wait_sections_locked();
 	while (gu_load_seqcst(&gu_outside) > (gu_entered ? 1 : 0))
 		gu_os->sched_yield();
+	(void)wait_expected(gu_os->clock_ns() + STARTING_NS);
 }
 
 void gu_world_open(void)
