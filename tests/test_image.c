@@ -472,11 +472,8 @@ END_TEST
 
 /* ---- forks of others meanwhile ---- */
 
-static bool begun; /* atomic */
-
 static void *save_again_and_again(void *arg)
 {
-	__atomic_store_n(&begun, true, __ATOMIC_RELEASE);
 	must_ok(gcuffd_thread_attach());
 	for (unsigned i = 0; !__atomic_load_n(&over, __ATOMIC_RELAXED); i++)
 		save(arg);
@@ -493,10 +490,8 @@ START_TEST(forked_while_saving)
 	new_heap("");
 	struct node *list = make_list(2000, 0);
 	ck_assert_ptr_nonnull(mkdtemp(dir));
-	over = begun = false;
+	over = false;
 	must_ok(pthread_create(&thread, NULL, save_again_and_again, list));
-	while (!__atomic_load_n(&begun, __ATOMIC_ACQUIRE))
-		usleep(100);
 	for (unsigned i = 0; i < check_rounds(20); i++) {
 		int status = -1;
 		usleep(i * 300);

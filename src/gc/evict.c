@@ -79,12 +79,12 @@ static void tidy_region_locked(struct gcuffd_heap *h, struct gu_cold_region *r, 
 		gu_store_relaxed(&cold_of(h)->left, 1);
 }
 
+/* With the cycle lock afterwards. */
 static void tidy_region(struct gcuffd_heap *h, struct gu_cold_region *r, size_t region)
 {
 	lock_region_between_cycles(h, r);
 	tidy_region_locked(h, r, region);
 	gu_unlock(&r->lock);
-	gu_unlock(&h->cycle_lock);
 }
 
 void gu_evict_tidy(struct gcuffd_heap *h)
@@ -94,8 +94,10 @@ void gu_evict_tidy(struct gcuffd_heap *h)
 		return;
 	for (size_t region = 0; region < gu_load_acquire(&h->space.top) / GU_REGION; region++) {
 		struct gu_cold_region *r = gu_load_relaxed(&c->regions[region]);
-		if (r && gu_load_relaxed(&r->leftovers))
-			tidy_region(h, r, region);
+		if (!r || !gu_load_relaxed(&r->leftovers))
+			continue;
+		tidy_region(h, r, region);
+		gu_unlock(&h->cycle_lock);
 	}
 }
 
@@ -115,11 +117,8 @@ static void own_pages(struct gcuffd_heap *h, struct gu_cold_region *r, size_t re
 static struct gu_cold_region *enter(struct gcuffd_heap *h, size_t region)
 {
 	struct gu_cold_region *r = gu_cold_make(&h->space, region);
-	if (!r)
-		return NULL;
-	lock_region_between_cycles(h, r);
-	tidy_region_locked(h, r, region);
-	gu_unlock(&r->lock);
+	if (r)
+		tidy_region(h, r, region);
 	return r;
 }
 

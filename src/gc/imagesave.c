@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* imagesave.c - see imagesave.h. The collector's thread alone. */
-#include "gc/accessed.h"
 #include "gc/imagesave.h"
 
 #include <errno.h>
@@ -10,6 +9,7 @@
 #include <string.h>
 
 #include "base/meta.h"
+#include "gc/accessed.h"
 #include "gc/mark.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
