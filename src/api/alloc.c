@@ -50,45 +50,62 @@ static void *try_small(struct gu_thread *t, const struct request *r, size_t size
 	return p;
 }
 
-static __attribute__((noinline)) void *alloc_slow(const struct request *r)
+static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t size, size_t align, unsigned kind, const struct gcuffd_type *type)
 {
+	struct request r = {a, size ? size : 1, align, kind, type};
 	struct gu_thread *t = gu_self;
-	struct gcuffd_heap *h = r->arena->heap;
-	size_t cell = cell_for(r->size, r->align);
+	struct gcuffd_heap *h = a->heap;
+	size_t cell = cell_for(r.size, align);
 	if (!t) {
 		errno = EPERM;
 		return NULL;
 	}
 	gu_service_throttle(h);
 	for (unsigned attempt = 0;; attempt++) {
-		void *p = cell ? try_small(t, r, cell) : gu_alloc_large(t, r->arena, r->size, r->align, r->kind, r->type);
+		void *p = cell ? try_small(t, &r, cell) : gu_alloc_large(t, a, r.size, align, kind, type);
 		if (gu_unlikely(gu_service_wanted(h)))
 			gu_service_start(h, false);
 		if (p)
 			return p;
-		if (!gu_service_more_memory(h, r->size, attempt)) {
+		if (!gu_service_more_memory(h, r.size, attempt)) {
 			errno = ENOMEM;
 			return NULL;
 		}
 	}
 }
 
-/* The fast path: no lock, no read-modify-write. */
-static inline void *alloc(struct gcuffd_arena *a, size_t size, unsigned kind)
+/* The ways out of alloc(). In a section: what needs more than a few instructions; */
+static __attribute__((noinline)) void *alloc_in_section(struct gcuffd_arena *a, size_t size, unsigned kind)
 {
 	struct gu_thread *t = gu_self;
-	if (gu_likely(t && size - 1 < GU_SMALL_MAX)) {
-		struct gu_cache *c = t->caches[a->slot];
-		if (gu_likely(c != NULL)) {
-			gu_section_enter(t);
-			void *p = gu_run_next(&c->runs[kind][gu_class_of(size)]);
-			gu_section_exit(t);
-			if (gu_likely(p != NULL))
-				return p;
-		}
-	}
-	struct request r = {a, size ? size : 1, GU_GRANULE, kind, NULL};
-	return alloc_slow(&r);
+	struct gu_run *run = &t->caches[a->slot]->runs[kind][gu_class_of(size)];
+	void *p = gu_load_relaxed(&gu_gate) ? NULL : gu_run_next(run);
+	gu_section_exit(t);
+	return p ? p : alloc_slow(a, size, GU_GRANULE, kind, NULL);
+}
+
+/* behind one, in which a stop was asked for. */
+static __attribute__((noinline)) void *obey(struct gu_thread *t, void *object)
+{
+	gu_section_obey(t);
+	return object;
+}
+
+/* The fast path: no lock, no read-modify-write, and no call but as its last step, so that there is nothing to save. */
+static inline __attribute__((always_inline)) void *alloc(struct gcuffd_arena *a, size_t size, unsigned kind)
+{
+	struct gu_thread *t = gu_self;
+	if (gu_unlikely(!t || size - 1 >= GU_SMALL_MAX))
+		return alloc_slow(a, size, GU_GRANULE, kind, NULL);
+	struct gu_cache *c = t->caches[a->slot];
+	if (gu_unlikely(!c))
+		return alloc_slow(a, size, GU_GRANULE, kind, NULL);
+	struct gu_run *run = &c->runs[kind][gu_class_of(size)];
+	uint32_t sections = t->section;
+	if (gu_unlikely(gu_section_begin(t) || !gu_run_is_ready(run)))
+		return alloc_in_section(a, size, kind);
+	void *p = gu_run_next(run);
+	return gu_section_end(t, sections) ? obey(t, p) : p;
 }
 
 static size_t padded(const struct gcuffd_heap *h, size_t size)
@@ -101,12 +118,12 @@ void *gcuffd_alloc_atomic(struct gcuffd_heap *h, size_t size) { return alloc(h->
 
 void *gcuffd_arena_alloc(struct gcuffd_arena *a, size_t size, size_t align, enum gcuffd_kind kind)
 {
-	struct request r = {a, padded(a->heap, size ? size : 1), align ? align : GU_GRANULE, kind, NULL};
-	if (!gu_is_pow2(r.align) || r.align > GU_REGION || (kind != GCUFFD_CONSERVATIVE && kind != GCUFFD_ATOMIC)) {
+	if ((align && !gu_is_pow2(align)) || align > GU_REGION || (kind != GCUFFD_CONSERVATIVE && kind != GCUFFD_ATOMIC)) {
 		errno = EINVAL;
 		return NULL;
 	}
-	return r.align <= GU_GRANULE ? alloc(a, r.size, kind) : alloc_slow(&r);
+	size = padded(a->heap, size ? size : 1);
+	return align <= GU_GRANULE ? alloc(a, size, kind) : alloc_slow(a, size, align, kind, NULL);
 }
 
 void *gcuffd_alloc_aligned(struct gcuffd_heap *h, size_t size, size_t align, enum gcuffd_kind kind)
@@ -124,8 +141,7 @@ void *gcuffd_arena_alloc_typed(struct gcuffd_arena *a, const struct gcuffd_type 
 		errno = EINVAL;
 		return NULL;
 	}
-	struct request r = {a, padded(a->heap, size), GU_GRANULE, GCUFFD_TYPED, type};
-	return alloc_slow(&r);
+	return alloc_slow(a, padded(a->heap, size), GU_GRANULE, GCUFFD_TYPED, type);
 }
 
 void *gcuffd_alloc_typed(struct gcuffd_heap *h, const struct gcuffd_type *type, size_t size)

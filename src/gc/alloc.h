@@ -10,15 +10,25 @@
 
 #include "gc/mutator.h"
 
+#define GU_CLEAR_INLINE 128u /* bytes */
+
 static inline void gu_clear_cell(void *p, size_t size)
 {
-	uint64_t *w = p;
-	if (size > 128) {
+	uint64_t *w = p, *end = w + size / 8;
+	if (size > GU_CLEAR_INLINE) {
 		memset(p, 0, size);
 		return;
 	}
-	for (size_t i = 0; i < size / 8; i += 2)
-		w[i] = w[i + 1] = 0;
+	do { /* a granule at a time */
+		w[0] = w[1] = 0;
+		w += GU_GRANULE / 8;
+	} while (w != end);
+}
+
+/* Whether gu_run_next() is a matter of a few instructions: there is a cell, and not much to clear. Inside a section. */
+static inline bool gu_run_is_ready(const struct gu_run *run)
+{
+	return run->mask && (run->zero || run->cell <= GU_CLEAR_INLINE);
 }
 
 /* A cleared cell of the run, or NULL if its group is used up. Inside a section. */

@@ -97,20 +97,32 @@ void gu_entered_obey(void);
 void gu_section_gate(struct gu_thread *t);
 void gu_entered_gate(void);
 
-static inline void gu_section_enter(struct gu_thread *t)
+/* What a section is made of, for a caller that calls nothing else while all goes well. true: it owes gu_section_gate(). */
+static inline bool gu_section_begin(struct gu_thread *t)
 {
 	gu_store_relaxed(&t->section, t->section + 1);
 	gu_fence_signal(); /* pairs with the handler's read; with gu_world_close() by membarrier */
-	if (gu_unlikely(gu_load_relaxed(&gu_gate)))
+	return gu_unlikely(gu_load_relaxed(&gu_gate));
+}
+
+/* Back to so many sections. true: it owes gu_section_obey(). */
+static inline bool gu_section_end(struct gu_thread *t, uint32_t sections)
+{
+	gu_fence_signal();
+	gu_store_release(&t->section, sections); /* pairs with gu_world_quiesce() */
+	gu_fence_signal();
+	return gu_unlikely(gu_load_relaxed(&t->pending)) && !sections;
+}
+
+static inline void gu_section_enter(struct gu_thread *t)
+{
+	if (gu_section_begin(t))
 		gu_section_gate(t);
 }
 
 static inline void gu_section_exit(struct gu_thread *t)
 {
-	gu_fence_signal();
-	gu_store_release(&t->section, t->section - 1); /* pairs with gu_world_quiesce() */
-	gu_fence_signal();
-	if (gu_unlikely(gu_load_relaxed(&t->pending)) && !t->section)
+	if (gu_section_end(t, t->section - 1))
 		gu_section_obey(t);
 }
 
