@@ -22,7 +22,7 @@ static unsigned interrupts; /* this many reads say EINTR first */
 static int text_open(const char *path, int flags)
 {
 	(void)flags;
-	ck_assert_str_eq(path, "/proc/self/maps");
+	ck_assert_str_eq(path, "/proc/thread-self/maps");
 	text_at = 0;
 	return 1000;
 }

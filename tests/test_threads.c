@@ -978,6 +978,65 @@ START_TEST(grown_stack_without_descriptors)
 }
 END_TEST
 
+/* ---- the first thread ends before the others ---- */
+
+static bool first_is_there(void)
+{
+	char c;
+	FILE *f = fopen("/proc/self/maps", "r");
+	must(f != NULL, "errno %d", errno);
+	bool there = fread(&c, 1, 1, f) == 1;
+	fclose(f);
+	return there;
+}
+
+struct remaining {
+	int rung;
+	bool begun; /* the heap is made while the first thread is there */
+};
+
+static void *remain(void *arg)
+{
+	const struct remaining *r = arg;
+	void **page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	must(page != MAP_FAILED, "errno %d", errno);
+	must_ok(gcuffd_thread_attach());
+	for (int i = 0; i < 2; i++) {
+		while (i == r->begun && first_is_there())
+			usleep(1000);
+		if (!i)
+			begin(rung_names[r->rung], "process_roots=1");
+	}
+	*page = reveal(make());
+	for (int i = 0; i < 3; i++) {
+		must_ok(gcuffd_collect(heap));
+		churn(20);
+	}
+	must(*(uint64_t *)*page == STAMP, "an object was taken");
+	end();
+	_exit(0);
+}
+
+START_TEST(first_thread_ends)
+{
+	SHADOW;
+	NEED_RUNG(_i / 2);
+	pid_t pid = fork();
+	if (!pid) {
+		static struct remaining r;
+		pthread_t t;
+		limit_child();
+		r = (struct remaining){_i / 2, _i % 2};
+		must_ok(pthread_create(&t, NULL, remain, &r));
+		while (r.begun && !__atomic_load_n(&heap, __ATOMIC_SEQ_CST))
+			usleep(1000);
+		must_ok(gcuffd_thread_attach());
+		pthread_exit(NULL);
+	}
+	must_exit(pid);
+}
+END_TEST
+
 #define ADD(name, from, to) tcase_add_loop_test(test_case(suite, #name), name, from, to)
 #define ADD_RUNGS(name) ADD(name, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1)
 
@@ -1002,6 +1061,7 @@ static Suite *make_suite(void)
 	ADD(deaf_thread_without_membarrier, 0, 1);
 	ADD(threads_not_listed, 0, 1);
 	ADD_RUNGS(grown_stack_without_descriptors);
+	ADD(first_thread_ends, 2 * GCUFFD_RUNG_STOP, 2 * GCUFFD_RUNG_RWP + 2);
 	return suite;
 }
 

@@ -318,7 +318,7 @@ void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
 	}
 	for (uintptr_t at = start; at < end;) {
 		size_t want = gu_min(end - at, BUFFER);
-		long got = gu_os->process_vm_readv(gu_os->getpid(), m->buffer, (const void *)at, want);
+		long got = gu_os->process_vm_readv(gu_os->gettid(), m->buffer, (const void *)at, want);
 		if (got < 0 && got != -EFAULT) { /* a filter that came later, or no memory: not a word about the range */
 			gu_mark_unreadable(m->heap);
 			return;

@@ -67,7 +67,7 @@ bool gu_modules_changed(const struct gu_modules *m)
 /* refused: the OS would not read, whether there is memory or not. */
 static bool copy(void *to, uintptr_t from, size_t len, bool *refused)
 {
-	long got = gu_os->process_vm_readv(gu_os->getpid(), to, (const void *)from, len);
+	long got = gu_os->process_vm_readv(gu_os->gettid(), to, (const void *)from, len);
 	*refused |= got < 0 && got != -EFAULT;
 	return got == (long)len;
 }

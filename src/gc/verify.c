@@ -280,7 +280,7 @@ static void trace_range(void *data, uintptr_t start, uintptr_t end, bool foreign
 {
 	struct tracing *t = data;
 	for (uintptr_t at = start; foreign && at < end;) {
-		long got = gu_os->process_vm_readv(gu_os->getpid(), t->v->buffer, (void *)at, gu_min(end - at, BUFFER));
+		long got = gu_os->process_vm_readv(gu_os->gettid(), t->v->buffer, (void *)at, gu_min(end - at, BUFFER));
 		if (got >= 8)
 			reach_words(t->v, t->v->buffer, (size_t)got / 8, at + FROM_ROOT, false);
 		at = got >= 8 ? at + ((size_t)got & ~7ul) : gu_align_down(at, GU_PAGE) + GU_PAGE;

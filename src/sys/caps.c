@@ -269,7 +269,7 @@ static int probe_process_vm_readv(struct gu_caps *caps, const struct scratch *s)
 	char got = 0;
 	(void)caps;
 	s->mem[0] = 42;
-	long n = gu_os->process_vm_readv(gu_os->getpid(), &got, (const void *)(uintptr_t)s->mem, 1);
+	long n = gu_os->process_vm_readv(gu_os->gettid(), &got, (const void *)(uintptr_t)s->mem, 1);
 	return n < 0 ? (int)n : n == 1 && got == 42 ? 0 : MISBEHAVES;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * maps.c - /proc/self/maps, parsed byte by byte, so that reads may end anywhere and lines may be as long as
+ * maps.c - /proc/thread-self/maps, parsed byte by byte, so that reads may end anywhere and lines may be as long as
  * they like. Stateless; any thread, signal handlers too.
  *
  * .assume.maps.order: the kernel walks by rising address and remembers the last end. A mapping that
@@ -122,7 +122,7 @@ int gu_maps_each(bool (*visit)(void *data, const struct gu_map *map), void *data
 {
 	struct parser p = {0};
 	char text[4096]; /* the kernel gives a page at a time, whatever is asked for */
-	int fd = gu_os->open("/proc/self/maps", O_RDONLY);
+	int fd = gu_os->open("/proc/thread-self/maps", O_RDONLY);
 	if (fd < 0)
 		return fd;
 	long n;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * maps.h - the mappings of the process, from /proc/self/maps. Any thread; async-signal-safe, no memory but
+ * maps.h - the mappings of the process, from /proc/thread-self/maps. Any thread; async-signal-safe, no memory but
  * 5 KiB of stack. Other threads may map and unmap meanwhile: what was mapped all along is reported,
  * what came or went may be, nothing is reported twice and addresses only rise.
  */

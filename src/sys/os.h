@@ -52,7 +52,7 @@ struct gu_os {
 	uint64_t (*clock_ns)(void);      /* CLOCK_MONOTONIC */
 	uint64_t (*thread_cpu_ns)(void); /* CPU time of the calling thread */
 
-	/* Copies from remote in process pid; bytes copied, short where memory is not readable, or -errno. */
+	/* Copies from remote in the process that has a thread pid (not one that has ended); bytes copied, short where memory is not readable, or -errno. */
 	long (*process_vm_readv)(pid_t pid, void *local, const void *remote, size_t len);
 };
 

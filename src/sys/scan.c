@@ -17,7 +17,7 @@
 
 #define VEC_LEN 256
 
-int gu_scan_open(void) { return gu_os->open("/proc/self/pagemap", O_RDONLY); }
+int gu_scan_open(void) { return gu_os->open("/proc/thread-self/pagemap", O_RDONLY); }
 
 /* One ioctl from *at, at most one chunk; moves *at on. The number of regions, or -errno. */
 static long scan_chunk(int fd, struct gu_pm_scan_arg *arg, uintptr_t *at, uintptr_t end)

@@ -20,7 +20,7 @@
 #define GU_SCAN_CHUNK ((uintptr_t)16 << 20)
 
 /*
- * /proc/self/pagemap, or -errno. The descriptor stays with the address space that opened it: a forked child
+ * /proc/thread-self/pagemap, or -errno. The descriptor stays with the address space that opened it: a forked child
  * opens its own. -EACCES where the process is not dumpable.
  */
 int gu_scan_open(void);
