@@ -97,6 +97,18 @@ TEST_UNUSED static void in_child_as_nobody(int (*fn)(void))
 	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %#x", (unsigned)status);
 }
 
+/* Whether all bytes are that. Check writes down each assertion that is passed: one for each byte is most of a test's time. */
+TEST_UNUSED static bool test_all_are(const void *p, size_t n, int byte)
+{
+	const unsigned char *at = p;
+	size_t i = 0;
+	while (i < n && at[i] == (unsigned char)byte)
+		i++;
+	if (i < n)
+		fprintf(stderr, "byte %zu of %zu is %d, not %d\n", i, n, at[i], byte);
+	return i == n;
+}
+
 /* ---- random numbers: splitmix64 ---- */
 
 struct test_rng {

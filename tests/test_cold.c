@@ -304,8 +304,7 @@ START_TEST(pinned)
 	ck_ok(gcuffd_unpin(a + 3 * GU_PAGE, 2 * GU_PAGE));
 	cool_all();
 	ck_assert(is_out(a + 3 * GU_PAGE) && is_out(a + 8 * GU_PAGE));
-	for (size_t i = 0; i < 16 * GU_PAGE; i++)
-		ck_assert_int_eq(a[i], 5);
+	ck_assert(test_all_are(a, 16 * GU_PAGE, 5));
 	checked();
 	ck_ok(gcuffd_heap_destroy(heap));
 }
@@ -330,17 +329,13 @@ START_TEST(freed_and_resized)
 	}
 	large = gcuffd_realloc(heap, large, BIG * 2);
 	small = gcuffd_realloc(heap, small, 30000);
-	for (size_t i = 0; i < BIG; i++)
-		ck_assert_int_eq(large[i], 1);
-	for (size_t i = BIG; i < BIG * 2; i++)
-		ck_assert_int_eq(large[i], 0);
-	for (size_t i = 0; i < 3000; i++)
-		ck_assert_int_eq(small[i], 2);
+	ck_assert(test_all_are(large, BIG, 1));
+	ck_assert(test_all_are(large + BIG, BIG, 0));
+	ck_assert(test_all_are(small, 3000, 2));
 	cool_all();
 	large = gcuffd_realloc(heap, large, BIG * 2 - 100000); /* in place: what lies beyond is cleared */
 	large = gcuffd_realloc(heap, large, BIG * 2);
-	for (size_t i = BIG * 2 - 100000; i < BIG * 2; i++)
-		ck_assert_int_eq(large[i], 0);
+	ck_assert(test_all_are(large + BIG * 2 - 100000, 100000, 0));
 	cool_all();
 	uint64_t dropped = cold_of(heap).dropped_pages;
 	ck_ok(gcuffd_free(heap, large)); /* never seen again */
@@ -349,8 +344,7 @@ START_TEST(freed_and_resized)
 	ck_ok(gcuffd_collect(heap));
 	check_list(list, NODES - 10, 0);
 	large = gcuffd_alloc_atomic(heap, BIG); /* the same pages, fresh */
-	for (size_t i = 0; i < BIG; i++)
-		ck_assert_int_eq(large[i], 0);
+	ck_assert(test_all_are(large, BIG, 0));
 	checked();
 	ck_ok(gcuffd_heap_destroy(heap));
 }
@@ -372,8 +366,7 @@ START_TEST(arenas)
 		ck_ok(gcuffd_arena_reset(a));
 		checked();
 		x = gcuffd_arena_alloc(a, 200000, 0, GCUFFD_ATOMIC);
-		for (size_t k = 0; k < 200000; k++)
-			ck_assert_int_eq(x[k], 0);
+		ck_assert(test_all_are(x, 200000, 0));
 		memset(x, 3, 200000);
 	}
 	cool_all();
@@ -836,8 +829,7 @@ START_TEST(what_cannot_be_read_is_poisoned)
 	check_list(list, NODES, 0);
 	ck_ok(gcuffd_free(heap, noise));
 	noise = gcuffd_alloc_atomic(heap, NOISE);
-	for (size_t i = 0; i < NOISE / 8; i++)
-		ck_assert_uint_eq(noise[i], 0);
+	ck_assert(test_all_are(noise, NOISE, 0));
 	ck_ok(gcuffd_collect(heap));
 	checked();
 	ck_ok(gcuffd_heap_destroy(heap));

@@ -376,8 +376,7 @@ START_TEST(released_while_it_is_read)
 	ck_assert_uint_eq(over, 0);
 	gu_store_seqcst(&go_on, 1);
 	must_ok(pthread_join(reader, NULL));
-	for (size_t i = 0; i < PIECE / 8; i++)
-		ck_assert_uint_eq(p[i], 0);
+	ck_assert(test_all_are(p, PIECE, 0));
 	for (size_t i = 0; i < PIECES; i++)
 		if (pieces[i])
 			check_noise(pieces[i], PIECE);

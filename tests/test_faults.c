@@ -36,7 +36,7 @@ static bool use(void)
 {
 	bool ok = true;
 	unsigned refused = 0; /* each is several cycles */
-	for (int i = 0; i < 600 && refused < check_rounds(600); i++) {
+	for (int i = 0; i < 600 && refused < check_rounds(60); i++) {
 		size_t size = i % 50 ? (size_t)(1 + i * 7) : 300000;
 		char *p = i % 3 ? gcuffd_alloc(heap, size) : gcuffd_alloc_atomic(heap, size);
 		if (p)

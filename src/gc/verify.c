@@ -31,6 +31,7 @@ struct shadow {
 struct shadow_set {
 	struct shadow *list;
 	size_t n, list_len;
+	uintptr_t low, high; /* no object lies outside; most words are there */
 	uint64_t *reached;
 	uintptr_t *from; /* by cell: where the word lies that led to it first; in a root: FROM_ROOT is added */
 	size_t cells, reached_len, from_len;
@@ -160,6 +161,8 @@ static int list_objects(struct gcuffd_heap *h, struct shadow_set *s)
 		return -ENOMEM;
 	}
 	sort_shadows(s->list, s->n);
+	s->low = s->n ? s->list[0].start : 0;
+	s->high = s->n ? s->list[s->n - 1].start + s->list[s->n - 1].bytes : 0;
 	return 0;
 }
 
@@ -192,7 +195,7 @@ static bool is_object(const struct shadow *s, uint32_t cell)
 
 static void reach(struct gu_verifier *v, uintptr_t word, uintptr_t from, bool base_only)
 {
-	struct shadow *s = shadow_at(&v->set, word);
+	struct shadow *s = word >= v->set.low && word < v->set.high ? shadow_at(&v->set, word) : NULL;
 	if (!s)
 		return;
 	uint32_t cell = (uint32_t)((word - s->start) / s->cell);
