@@ -12,13 +12,6 @@
 #include "sys/os.h"
 #include "sys/scan.h"
 
-struct request {
-	struct gcuffd_arena *arena;
-	size_t size, align;
-	unsigned kind;
-	const struct gcuffd_type *type;
-};
-
 /* A cell of a class whose multiples keep the alignment, or 0 if only whole pages do. */
 static size_t cell_for(size_t size, size_t align)
 {
@@ -34,17 +27,17 @@ static size_t cell_for(size_t size, size_t align)
 	return 0;
 }
 
-static void *try_small(struct gu_thread *t, const struct request *r, size_t size)
+static void *try_small(struct gu_thread *t, struct gcuffd_arena *a, size_t size, unsigned kind, const struct gcuffd_type *type)
 {
 	unsigned class = gu_class_of(size);
 	void *p = NULL;
 	gu_section_enter(t);
-	struct gu_cache *c = gu_cache_make(t, r->arena);
-	struct gu_run *run = c ? &c->runs[r->kind][class] : NULL;
-	if (run && (run->mask || !gu_alloc_refill(t, c, r->kind, class))) {
+	struct gu_cache *c = gu_cache_make(t, a);
+	struct gu_run *run = c ? &c->runs[kind][class] : NULL;
+	if (run && (run->mask || !gu_alloc_refill(t, c, kind, class))) {
 		p = gu_run_next(run);
-		if (r->type)
-			gu_alloc_set_type(r->arena->heap, p, r->type);
+		if (type)
+			gu_alloc_set_type(a->heap, p, type);
 	}
 	gu_section_exit(t);
 	return p;
@@ -52,22 +45,22 @@ static void *try_small(struct gu_thread *t, const struct request *r, size_t size
 
 static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t size, size_t align, unsigned kind, const struct gcuffd_type *type)
 {
-	struct request r = {a, size ? size : 1, align, kind, type};
 	struct gu_thread *t = gu_self;
 	struct gcuffd_heap *h = a->heap;
-	size_t cell = cell_for(r.size, align);
+	size = gu_max(size, 1);
+	size_t cell = cell_for(size, align);
 	if (!t) {
 		errno = EPERM;
 		return NULL;
 	}
 	gu_service_throttle(h);
 	for (unsigned attempt = 0;; attempt++) {
-		void *p = cell ? try_small(t, &r, cell) : gu_alloc_large(t, a, r.size, align, kind, type);
+		void *p = cell ? try_small(t, a, cell, kind, type) : gu_alloc_large(t, a, size, align, kind, type);
 		if (gu_unlikely(gu_service_wanted(h)))
 			gu_service_start(h, false);
 		if (p)
 			return p;
-		if (!gu_service_more_memory(h, r.size, attempt)) {
+		if (!gu_service_more_memory(h, size, attempt)) {
 			errno = ENOMEM;
 			return NULL;
 		}
@@ -78,8 +71,9 @@ static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t
 static __attribute__((noinline)) void *alloc_in_section(struct gcuffd_arena *a, size_t size, unsigned kind)
 {
 	struct gu_thread *t = gu_self;
-	struct gu_run *run = &t->caches[a->slot]->runs[kind][gu_class_of(size)];
-	void *p = gu_load_relaxed(&gu_gate) ? NULL : gu_run_next(run);
+	if (gu_load_relaxed(&gu_gate))
+		gu_section_gate(t);
+	void *p = gu_run_next(&t->caches[a->slot]->runs[kind][gu_class_of(size)]);
 	gu_section_exit(t);
 	return p ? p : alloc_slow(a, size, GU_GRANULE, kind, NULL);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * alloc.h - from a mutator's request to a cell or a large object, and back. gu_alloc_small() is the fast
+ * alloc.h - from a mutator's request to a cell or a large object, and back. gu_run_next() is the fast
  * path: no lock, no atomic read-modify-write, nothing of the object touched but to clear it.
  */
 #ifndef GU_GC_ALLOC_H
