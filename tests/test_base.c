@@ -107,14 +107,6 @@ END_TEST
 
 /* ---- meta ---- */
 
-static bool is_zero(const unsigned char *p, size_t len)
-{
-	for (size_t i = 0; i < len; i++)
-		if (p[i])
-			return false;
-	return true;
-}
-
 START_TEST(meta_pieces_are_zeroed_aligned_and_own)
 {
 	size_t before = gu_meta_used();
@@ -125,7 +117,7 @@ START_TEST(meta_pieces_are_zeroed_aligned_and_own)
 			align *= 2;
 		ck_assert_ptr_nonnull(p);
 		ck_assert_uint_eq((uintptr_t)p % align, 0);
-		ck_assert(is_zero(p, size));
+		ck_assert(test_all_are(p, size, 0));
 		ck_assert(owned((uintptr_t)p) && owned((uintptr_t)p + size - 1));
 		memset(p, 0xff, size);
 		gu_meta_free(p, size);
@@ -147,7 +139,7 @@ static void take_piece(struct piece *piece, struct test_rng *rng)
 	piece->fill = (unsigned char)(1 + test_below(rng, 255));
 	piece->p = gu_meta_alloc(piece->size);
 	ck_assert_ptr_nonnull(piece->p);
-	ck_assert(is_zero(piece->p, piece->size));
+	ck_assert(test_all_are(piece->p, piece->size, 0));
 	memset(piece->p, piece->fill, piece->size);
 }
 

@@ -8,12 +8,6 @@
 static struct gcuffd_heap *heap;
 static void *volatile keep[16]; /* a data segment */
 
-static bool is_zero(const void *p, size_t size)
-{
-	const char *c = p;
-	return size == 0 || (c[0] == 0 && !memcmp(c, c + 1, size - 1));
-}
-
 /* ---- sizes and alignments ---- */
 
 static void try_object(void *p, size_t size, size_t align, enum gcuffd_kind kind)
@@ -21,10 +15,10 @@ static void try_object(void *p, size_t size, size_t align, enum gcuffd_kind kind
 	struct gcuffd_object o;
 	must(p != NULL, "%zu bytes: errno %d", size, errno);
 	must((uintptr_t)p % align == 0, "%p: %zu bytes, not aligned to %zu", p, size, align);
-	must(is_zero(p, size), "%zu bytes: not zero", size);
+	must(test_all_are(p, size, 0), "%zu bytes: not zero", size);
 	must_ok(gcuffd_object_find(heap, (char *)p + size - 1, &o));
 	must(o.base == p && o.size >= size && o.kind == kind, "%zu bytes: found %p of %zu kind %d", size, o.base, o.size, o.kind);
-	must(is_zero(p, o.size), "%zu bytes: not zero in all of its %zu", size, o.size);
+	must(test_all_are(p, o.size, 0), "%zu bytes: not zero in all of its %zu", size, o.size);
 	memset(p, 0xee, o.size);
 }
 
@@ -50,7 +44,7 @@ START_TEST(reused_memory_is_zero)
 		for (int i = 0; i < 3000; i++) {
 			size_t size = 1 + test_below(&rng, i % 100 ? 700 : 100000);
 			void *p = i % 2 ? gcuffd_alloc(heap, size) : gcuffd_alloc_atomic(heap, size);
-			must(p && is_zero(p, size), "%zu bytes: not zero", size);
+			must(p && test_all_are(p, size, 0), "%zu bytes: not zero", size);
 			memset(p, 0xff, size);
 			if (i % 3 == 0)
 				must_ok(gcuffd_free(heap, p));
@@ -240,7 +234,7 @@ static void check_sparse(const unsigned char *p, size_t size, size_t kept, size_
 			break;
 		for (size_t k = 0; k < 100; k++)
 			must(p[at + k] == i + 1, "byte %zu is %u", at + k, p[at + k]);
-		must(is_zero(p + at - 77, 77) && is_zero(p + at + 100, 4096 - 177), "around byte %zu", at);
+		must(test_all_are(p + at - 77, 77, 0) && test_all_are(p + at + 100, 4096 - 177, 0), "around byte %zu", at);
 	}
 	for (size_t at = now / 97; at < now; at += now / 97 & ~4095ul)
 		must(at % 4096 < 300 || !p[at], "byte %zu is %u", at, p[at]);
@@ -311,7 +305,7 @@ START_TEST(shrunk_and_grown)
 	for (size_t to = part; to <= 2 * size; to += size / 3) {
 		keep[0] = p = gcuffd_realloc(heap, p, to);
 		must(p && p[0] == 0x77 && !memcmp(p, p + 1, part - 1), "to %zu: errno %d", to, errno);
-		must(is_zero(p + part, to - part), "to %zu: not zero", to);
+		must(test_all_are(p + part, to - part, 0), "to %zu: not zero", to);
 	}
 	ck_ok(gcuffd_heap_destroy(heap));
 }
@@ -524,7 +518,7 @@ START_TEST(arenas)
 	for (int round = 0; round < 20; round++) {
 		for (int i = 0; i < 2000; i++) {
 			char *p = gcuffd_arena_alloc(a, 1 + (size_t)i % 800, 0, i % 2 ? GCUFFD_ATOMIC : GCUFFD_CONSERVATIVE);
-			must(p && is_zero(p, 1 + (size_t)i % 800), "not zero");
+			must(p && test_all_are(p, 1 + (size_t)i % 800, 0), "not zero");
 			memset(p, 0xff, 1 + (size_t)i % 800);
 		}
 		keep[1] = gcuffd_arena_alloc(a, 1 << 20, 4096, GCUFFD_ATOMIC);

@@ -990,6 +990,12 @@ static bool first_is_there(void)
 	return there;
 }
 
+static void await_end_of_first(void)
+{
+	while (first_is_there())
+		usleep(1000);
+}
+
 struct remaining {
 	int rung;
 	bool begun; /* the heap is made while the first thread is there */
@@ -1001,12 +1007,10 @@ static void *remain(void *arg)
 	void **page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	must(page != MAP_FAILED, "errno %d", errno);
 	must_ok(gcuffd_thread_attach());
-	for (int i = 0; i < 2; i++) {
-		while (i == r->begun && first_is_there())
-			usleep(1000);
-		if (!i)
-			begin(rung_names[r->rung], "process_roots=1");
-	}
+	if (!r->begun)
+		await_end_of_first();
+	begin(rung_names[r->rung], "process_roots=1");
+	await_end_of_first();
 	*page = reveal(make());
 	for (int i = 0; i < 3; i++) {
 		must_ok(gcuffd_collect(heap));

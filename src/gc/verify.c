@@ -31,7 +31,6 @@ struct shadow {
 struct shadow_set {
 	struct shadow *list;
 	size_t n, list_len;
-	uintptr_t low, high; /* no object lies outside; most words are there */
 	uint64_t *reached;
 	uintptr_t *from; /* by cell: where the word lies that led to it first; in a root: FROM_ROOT is added */
 	size_t cells, reached_len, from_len;
@@ -161,14 +160,14 @@ static int list_objects(struct gcuffd_heap *h, struct shadow_set *s)
 		return -ENOMEM;
 	}
 	sort_shadows(s->list, s->n);
-	s->low = s->n ? s->list[0].start : 0;
-	s->high = s->n ? s->list[s->n - 1].start + s->list[s->n - 1].bytes : 0;
 	return 0;
 }
 
 static struct shadow *shadow_at(struct shadow_set *s, uintptr_t at)
 {
 	size_t lo = 0, hi = s->n;
+	if (!hi || at < s->list[0].start || at >= s->list[hi - 1].start + s->list[hi - 1].bytes) /* most words */
+		return NULL;
 	while (lo < hi) {
 		size_t mid = (lo + hi) / 2;
 		if (s->list[mid].start + s->list[mid].bytes <= at)
@@ -176,7 +175,7 @@ static struct shadow *shadow_at(struct shadow_set *s, uintptr_t at)
 		else
 			hi = mid;
 	}
-	return lo < s->n && s->list[lo].start <= at ? &s->list[lo] : NULL;
+	return s->list[lo].start <= at ? &s->list[lo] : NULL;
 }
 
 static bool has_bit(uint64_t word, uint32_t cell) { return word >> (cell % 64) & 1; }
@@ -195,7 +194,7 @@ static bool is_object(const struct shadow *s, uint32_t cell)
 
 static void reach(struct gu_verifier *v, uintptr_t word, uintptr_t from, bool base_only)
 {
-	struct shadow *s = word >= v->set.low && word < v->set.high ? shadow_at(&v->set, word) : NULL;
+	struct shadow *s = shadow_at(&v->set, word);
 	if (!s)
 		return;
 	uint32_t cell = (uint32_t)((word - s->start) / s->cell);
