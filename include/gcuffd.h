@@ -269,7 +269,7 @@ GCUFFD_API int gcuffd_arena_stats(struct gcuffd_arena *arena, struct gcuffd_aren
 
 /*
  * Runs a whole cycle that starts after the call, and waits for its end. -ETIMEDOUT if a thread did
- * not stop in time and the cycle was put off.
+ * not stop in time and the cycle was put off; -EBUSY in a handler of fork(), as for all calls that would wait for the collector.
  */
 GCUFFD_API int gcuffd_collect(struct gcuffd_heap *heap);
 

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 #include "core.h"
+#include "gc/heap.h"
 
 #define THREADS 3
 #define FORKS 100
@@ -278,11 +279,64 @@ START_TEST(fork_early)
 }
 END_TEST
 
+/* ---- handlers of fork() that use the heap ---- */
+
+static bool handling;
+static struct gcuffd_arena *arena;
+
+/* Runs behind the library's, in which the cycle lock is taken: nobody can wait for a cycle. */
+static void handle_prepare(void)
+{
+	if (!handling)
+		return;
+	gu_store_seqcst(&heap->trigger, 0);
+	gu_store_seqcst(&heap->ceiling, 0);
+	for (int i = 0; i < 2000; i++)
+		head = push(head);
+	must(gcuffd_collect(heap) == -EBUSY, "a collection in a handler of fork()");
+	must(gcuffd_heap_save(heap, "/nowhere/image", NULL) == -EBUSY, "a save in a handler of fork()");
+	must(gcuffd_arena_reset(arena) == -EBUSY && gcuffd_arena_destroy(arena) == -EBUSY, "an arena in a handler of fork()");
+	must(gcuffd_heap_create(NULL, &second) == -EBUSY && gcuffd_heap_destroy(heap) == -EBUSY, "a heap in a handler of fork()");
+	size_t total = 0;
+	for (; gcuffd_alloc(heap, 100000); total += 100000)
+		must(total < (size_t)64 << 20, "beyond the limit");
+	must(errno == ENOMEM, "errno %d", errno);
+}
+
+START_TEST(handlers_that_allocate)
+{
+	must_ok(pthread_atfork(handle_prepare, NULL, NULL)); /* before the library's */
+	NEED_RUNG(_i);
+	heap = heap_make("rung=%s,hard_limit=64M", rung_names[_i]);
+	ck_ok(gcuffd_arena_create(heap, "some", &arena));
+	ck_ok(gcuffd_collect(heap));
+	for (int i = 0; i < 3; i++) {
+		handling = true;
+		alarm((unsigned)(60 * check_slow()));
+		pid_t pid = fork();
+		handling = false;
+		if (!pid) {
+			check_list(head);
+			must_ok(gcuffd_collect(heap));
+			check_list(head);
+			_exit(0);
+		}
+		wait_for(pid);
+		alarm(0);
+		ck_ok(gcuffd_collect(heap));
+		check_list(head);
+	}
+	head = NULL;
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("fork");
 	tcase_add_loop_test(test_case(suite, "forks"), forks, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "fork_unattached"), fork_unattached, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "handlers_that_allocate"), handlers_that_allocate, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "fork_beside_libc"), fork_beside_libc);
 	tcase_add_test(test_case(suite, "fork_early"), fork_early);
 	return suite;

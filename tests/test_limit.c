@@ -532,12 +532,73 @@ START_TEST(freed_behind_the_sweep)
 }
 END_TEST
 
+/* ---- allocation that outruns a cycle ---- */
+
+static uint32_t held; /* 1: the next scan waits, 2: it does, 3: it may go on */
+
+static long hold_a_scan(int fd, unsigned long request, void *arg)
+{
+	uint32_t want = 1;
+	if (request == GU_PAGEMAP_SCAN && gu_cas_seqcst(&held, &want, 2))
+		while (gu_load_seqcst(&held) == 2)
+			usleep(100);
+	return gu_os_linux.ioctl(fd, request, arg);
+}
+
+static void *go_on_later(void *unused)
+{
+	usleep(50000);
+	gu_store_seqcst(&held, 3);
+	return unused;
+}
+
+static uint64_t stall_of(unsigned objects)
+{
+	uint64_t before = stats_of(heap).stall_ns;
+	for (unsigned i = 0; i < objects; i++)
+		must(gcuffd_alloc(heap, 20000) != NULL, "errno %d", errno);
+	return stats_of(heap).stall_ns - before;
+}
+
+/* Half of the way to the ceiling nothing, then naps, and at the ceiling the end of the cycle. */
+START_TEST(outrun)
+{
+	pthread_t t, later;
+	NEED_RUNG(GCUFFD_RUNG_ASYNC);
+	fake_install();
+	heap = heap_make("start_size=64M");
+	must_ok(gcuffd_collect(heap)); /* the threads run */
+	must(gcuffd_alloc(heap, 8 << 20) != NULL, "errno %d", errno);
+	held = 1;
+	fake_os.ioctl = hold_a_scan;
+	must_ok(pthread_create(&t, NULL, collect_once, NULL));
+	while (gu_load_seqcst(&held) != 2)
+		usleep(100);
+	uint64_t now = gu_load_relaxed(&heap->allocated);
+	gu_store_seqcst(&heap->trigger, now);
+	gu_store_seqcst(&heap->ceiling, now + (2 << 20));
+	ck_assert_uint_eq(stall_of(10), 0);
+	now = gu_load_relaxed(&heap->allocated);
+	gu_store_seqcst(&heap->trigger, 0);
+	gu_store_seqcst(&heap->ceiling, 2 * now);
+	ck_assert_uint_gt(stall_of(10), 10 * 250000);
+	gu_store_seqcst(&heap->ceiling, gu_load_relaxed(&heap->allocated));
+	must_ok(pthread_create(&later, NULL, go_on_later, NULL));
+	ck_assert_uint_gt(stall_of(1), 0);
+	ck_assert_uint_eq(gu_load_seqcst(&held), 3);
+	must_ok(pthread_join(later, NULL));
+	must_ok(pthread_join(t, NULL));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("limit");
 	tcase_add_loop_test(test_case(suite, "freed_behind_the_sweep"), freed_behind_the_sweep, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "fills_up"), fills_up, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "garbage_is_no_reason"), garbage_is_no_reason, 2 * GCUFFD_RUNG_STOP, 2 * GCUFFD_RUNG_RWP + 2);
+	tcase_add_test(test_case(suite, "outrun"), outrun);
 	tcase_add_test(test_case(suite, "too_large"), too_large);
 	tcase_add_test(test_case(suite, "reservation_is_used_up"), reservation_is_used_up);
 	tcase_add_loop_test(test_case(suite, "threads_at_the_limit"), threads_at_the_limit, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);

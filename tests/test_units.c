@@ -117,6 +117,24 @@ START_TEST(pacing_of_those_who_become_slower)
 }
 END_TEST
 
+/* Who outruns a cycle is slowed down more and more, long before there is nothing but to wait for its end. */
+START_TEST(naps)
+{
+	uint64_t trigger = 1000 * MIB, ceiling = 1200 * MIB;
+	ck_assert_uint_eq(gu_pacer_nap(trigger, trigger, ceiling, 4096), 0);
+	ck_assert_uint_eq(gu_pacer_nap(1100 * MIB - 1, trigger, ceiling, 4096), 0);
+	ck_assert_uint_eq(gu_pacer_nap(1100 * MIB, trigger, ceiling, 4096), 64000);
+	ck_assert_uint_eq(gu_pacer_nap(1150 * MIB, trigger, ceiling, 4096), 288000);
+	ck_assert_uint_eq(gu_pacer_nap(ceiling, trigger, ceiling, 4096), GU_PACER_WAIT);
+	ck_assert_uint_eq(gu_pacer_nap(1100 * MIB, trigger, ceiling, 16), 50000);
+	ck_assert_uint_eq(gu_pacer_nap(1100 * MIB, trigger, ceiling, 64 * MIB), 5000000); /* a nap is never what a pause may be */
+	ck_assert_uint_eq(gu_pacer_nap(UINT64_MAX - 1, trigger, UINT64_MAX, 4096), 512000); /* no ceiling */
+	ck_assert_uint_eq(gu_pacer_nap(trigger, trigger, UINT64_MAX, 4096), 0);
+	ck_assert_uint_eq(gu_pacer_nap(trigger, trigger, trigger, 4096), GU_PACER_WAIT); /* no room */
+	ck_assert_uint_eq(gu_pacer_nap(trigger - 1, trigger, trigger - 1, 4096), GU_PACER_WAIT); /* read while both change */
+}
+END_TEST
+
 /* Whatever it is told, the answer is neither 0 nor beyond reason, and never more than there is room for. */
 START_TEST(pacing_at_random)
 {
@@ -316,6 +334,7 @@ static Suite *make_suite(void)
 	ADD(pacing);
 	ADD(pacing_of_those_who_wait);
 	ADD(pacing_of_those_who_become_slower);
+	ADD(naps);
 	ADD(pacing_at_random);
 	ADD(blocks);
 	ADD(space);

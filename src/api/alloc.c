@@ -53,7 +53,7 @@ static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t
 		errno = EPERM;
 		return NULL;
 	}
-	gu_service_throttle(h);
+	gu_service_throttle(h, cell ? gu_min(cell * 64, GU_BLOCK) : size); /* a group */
 	for (unsigned attempt = 0;; attempt++) {
 		void *p = cell ? try_small(t, a, cell, kind, type) : gu_alloc_large(t, a, size, align, kind, type);
 		if (gu_unlikely(gu_service_wanted(h)))

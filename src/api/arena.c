@@ -112,6 +112,8 @@ static int empty_arena(struct gcuffd_arena *a, bool end)
 	uint32_t slot = 0;
 	if (!a->id)
 		return -EINVAL;
+	if (gu_world_is_closed_by_caller())
+		return -EBUSY;
 	lock_cycles(h);
 	if (has_pins(a)) {
 		gu_unlock(&h->cycle_lock);

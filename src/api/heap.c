@@ -212,6 +212,8 @@ int gu_heap_make(const struct gcuffd_options *o, struct gu_image *im, struct gcu
 int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap **heap)
 {
 	struct gcuffd_options o;
+	if (gu_world_is_closed_by_caller())
+		return -EBUSY;
 	gu_without_init();
 	int err = gu_options_resolve(&o, options, 0);
 	return err ? err : gu_heap_make(&o, NULL, heap);
@@ -219,6 +221,8 @@ int gcuffd_heap_create(const struct gcuffd_options *options, struct gcuffd_heap 
 
 int gcuffd_heap_destroy(struct gcuffd_heap *h)
 {
+	if (gu_world_is_closed_by_caller())
+		return -EBUSY;
 	freeze_blocking();
 	gu_heaps_remove(h);
 	gu_service_quit(h);

@@ -48,6 +48,8 @@ int gu_evictor_ask(struct gcuffd_heap *h, struct gu_tier_ask *ask)
 	uint32_t was = NOBODY;
 	if (!e || gu_load_seqcst(&e->life) != RUNNING)
 		return -EOPNOTSUPP;
+	if (gu_world_is_closed_by_caller())
+		return -EBUSY;
 	bool blocking = gu_self && !gu_blocking_enter();
 	for (; !gu_cas_seqcst(&e->asking, &was, ASKING); was = NOBODY)
 		gu_os->futex_wait(&e->asking, was, 1000000);

@@ -24,7 +24,7 @@ void gu_evictor_failed(struct gcuffd_heap *heap);
 void gu_evictor_run(struct gcuffd_heap *heap);
 void gu_evictor_quit(struct gcuffd_heap *heap);
 
-/* Has the evictor answer, and waits for it. What the answer says; -EOPNOTSUPP: there is none. Not inside a section. */
+/* Has the evictor answer, and waits for it. What the answer says; -EOPNOTSUPP: there is none; -EBUSY: in a handler of fork(). Not inside a section. */
 int gu_evictor_ask(struct gcuffd_heap *heap, struct gu_tier_ask *ask);
 
 /* Around fork(), before the cycle lock is taken and after it is given back. */

@@ -6,6 +6,10 @@
 
 #define LEAST ((uint64_t)256 << 10)   /* a cycle for less is never worth it */
 #define SLACK ((uint64_t)16 << 20)    /* nobody waits for less */
+#define NAP_NS_PER_KIB 16000u         /* 64 MB/s where naps begin, */
+#define NAP_GROWS 7u                  /* an eighth of it where they end */
+#define NAP_LEAST_NS 50000u           /* a shorter one takes as long */
+#define NAP_MOST_NS 5000000u
 
 void gu_pacer_init(struct gu_pacer *p, const struct gu_pacer_limits *limits)
 {
@@ -75,4 +79,15 @@ uint64_t gu_pacer_revise(struct gu_pacer *p, uint64_t bytes_per_s)
 uint64_t gu_pacer_ceiling(uint64_t next)
 {
 	return next + gu_max(next, SLACK);
+}
+
+uint64_t gu_pacer_nap(uint64_t allocated, uint64_t trigger, uint64_t ceiling, uint64_t bytes)
+{
+	uint64_t room = minus(ceiling, trigger) / 2, from = minus(ceiling, room);
+	if (allocated >= ceiling)
+		return GU_PACER_WAIT;
+	if (allocated < from)
+		return 0;
+	double nap = (double)bytes / 1024 * NAP_NS_PER_KIB * (1 + NAP_GROWS * (double)(allocated - from) / (double)room);
+	return nap >= NAP_MOST_NS ? NAP_MOST_NS : gu_max((uint64_t)nap, NAP_LEAST_NS);
 }

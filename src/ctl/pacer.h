@@ -8,6 +8,9 @@
  * fast that a cycle which begins when half of the growth is used would see them run into the limit, seven eighths of
  * the room are used first: all of it is used in any case, and what is allocated during a cycle can't be freed by it.
  * Where they turn out to have become slower, the cycle is due earlier after all: then nobody needs to wait.
+ *
+ * Mutators that outrun a cycle are slowed down, by naps in proportion to what they allocate, over the second half of the way
+ * from where the cycle was due to the ceiling. Only at the ceiling do they wait for the end of the cycle, which may be long.
  */
 #ifndef GU_CTL_PACER_H
 #define GU_CTL_PACER_H
@@ -46,5 +49,9 @@ uint64_t gu_pacer_next(struct gu_pacer *pacer, const struct gu_pacer_cycle *cycl
 uint64_t gu_pacer_revise(struct gu_pacer *pacer, uint64_t bytes_per_s);
 /* Bytes to allocate, next included, at which mutators wait for the cycle: marking has fallen behind. */
 uint64_t gu_pacer_ceiling(uint64_t next);
+
+#define GU_PACER_WAIT UINT64_MAX
+/* How long, in ns, who wants bytes more naps, with so much allocated; GU_PACER_WAIT: until the cycle ends. */
+uint64_t gu_pacer_nap(uint64_t allocated, uint64_t trigger, uint64_t ceiling, uint64_t bytes);
 
 #endif

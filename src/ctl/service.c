@@ -57,6 +57,7 @@ struct gu_service {
 	uint64_t asks;            /* atomic; see ask() */
 	uint32_t done;            /* atomic; tickets served; futex */
 	uint32_t in_cycle;        /* atomic; odd while a cycle runs; futex of those who wait for its memory */
+	uint32_t outrun;          /* atomic; mutators waited for this cycle, or were slowed down */
 	uint32_t ask_reason;      /* atomic */
 	int32_t result;           /* atomic; of the last cycle */
 	struct saving *saving;    /* atomic; whose heap is to be saved */
@@ -140,12 +141,18 @@ static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
 	return result;
 }
 
-/* The end of the cycle under way, or of one that is due; false if there is neither. */
+/* A cycle is under way, or due. */
+static bool is_coming(struct gu_service *s, uint32_t in_cycle)
+{
+	return in_cycle & 1 || (gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running));
+}
+
+/* The end of that cycle; false if there is none. */
 static bool wait_cycle_end(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
 	uint32_t now = gu_load_seqcst(&s->in_cycle), end = (now | 1) + 1;
-	if (!(now & 1) && !(gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running)))
+	if (!is_coming(s, now))
 		return false;
 	struct stall stall = begin_stall(h);
 	while ((int32_t)((now = gu_load_acquire(&s->in_cycle)) - end) < 0)
@@ -218,26 +225,33 @@ static size_t purge_in_section(struct gcuffd_heap *h)
 	return freed;
 }
 
-/* A save writes all that is new: who makes it faster than that is slowed down, a little each time. */
-static void slow_down(struct gcuffd_heap *h)
+static void nap(struct gcuffd_heap *h, uint64_t ns)
 {
-	uint64_t since = gu_os->clock_ns();
 	uint32_t never = 0;
-	bool blocking = gu_self && !gu_blocking_enter();
-	gu_os->futex_wait(&never, 0, SAVING_PAUSE_NS);
-	if (blocking)
-		gu_blocking_leave();
-	gu_add_relaxed(&h->stall_ns, gu_os->clock_ns() - since);
+	struct stall stall = begin_stall(h);
+	gu_os->futex_wait(&never, 0, (int64_t)ns);
+	end_stall(h, stall);
 }
 
-void gu_service_throttle(struct gcuffd_heap *h)
+/* Who forks holds the cycle lock: nothing comes that it could wait for. */
+void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 {
-	if (gu_likely(gu_load_relaxed(&h->allocated) < gu_load_relaxed(&h->ceiling)))
+	struct gu_service *s = h->service;
+	uint64_t ns = gu_pacer_nap(gu_load_relaxed(&h->allocated), gu_load_relaxed(&h->trigger), gu_load_relaxed(&h->ceiling), bytes);
+	if (gu_likely(!ns) || gu_world_is_closed_by_caller())
 		return;
-	if (gu_load_relaxed(&h->service->saving))
-		slow_down(h);
-	else
+	if (gu_load_relaxed(&s->saving)) { /* all that is new is written: who makes it faster than that is slowed down */
+		if (ns == GU_PACER_WAIT)
+			nap(h, SAVING_PAUSE_NS);
+		return;
+	}
+	if (!is_coming(s, gu_load_seqcst(&s->in_cycle)))
+		return;
+	gu_store_relaxed(&s->outrun, 1);
+	if (ns == GU_PACER_WAIT)
 		wait_cycle_end(h);
+	else
+		nap(h, ns);
 }
 
 bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt)
@@ -247,6 +261,8 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt
 		return false;
 	if (attempt % 2 == 0 && purge_in_section(h) >= gu_min(size, GU_BLOCK))
 		return true;
+	if (gu_world_is_closed_by_caller())
+		return false;
 	/* Other threads may take what a cycle frees: as long as it frees enough, another try is worth it. */
 	if (attempt >= 64 || (attempt >= 6 && gu_load_relaxed(&h->service->last_freed) < gu_max(size, GU_BLOCK)))
 		return false;
@@ -326,7 +342,7 @@ static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 		.reusable = (used > c->swept.held_bytes ? used - c->swept.held_bytes : 0) + c->swept.listed_bytes,
 		.duration_ns = c->mark_ns + c->preclean_ns,
 		.allocated_during = c->allocated_during,
-		.waited = gu_load_relaxed(&h->stalled),
+		.waited = gu_load_relaxed(&h->stalled) || gu_load_relaxed(&s->outrun),
 	};
 	uint64_t next = gu_pacer_next(&s->pacer, &p);
 	s->failures = 0;
@@ -401,6 +417,7 @@ static void run_cycle(struct gcuffd_heap *h)
 	struct gu_cycle c = {.reason = served != done ? gu_load_relaxed(&s->ask_reason) : GU_BECAUSE_ALLOCATION};
 	c.in_stop = (int32_t)((uint32_t)asks - done) > 0;
 	lock_cycle(h);
+	gu_store_relaxed(&s->outrun, 0);
 	mark_cycle(s);
 	int err = gu_image_summarise(h); /* .inv.image.summaries */
 	if (!err)
@@ -673,6 +690,8 @@ int gu_service_start(struct gcuffd_heap *h, bool now)
 {
 	struct gu_service *s = h->service;
 	int err = 0;
+	if (now && gu_world_is_closed_by_caller()) /* the threads can do nothing, and who asks would wait for them */
+		return -EBUSY;
 	while (!gu_load_acquire(&s->running) && (now || gu_load_relaxed(&s->wanted))) {
 		if (try_start(s, &err) || !now)
 			return err;

@@ -15,7 +15,7 @@ int gu_service_create(struct gcuffd_heap *heap);
 void gu_service_quit(struct gcuffd_heap *heap);
 void gu_service_destroy(struct gcuffd_heap *heap);
 
-/* Starts the threads if that was asked for (gu_heap_kick) or if now. Never inside a section: it calls pthread_create. */
+/* Starts the threads if that was asked for (gu_heap_kick) or if now (-EBUSY: in a handler of fork()). Never inside a section: it calls pthread_create. */
 int gu_service_start(struct gcuffd_heap *heap, bool now);
 bool gu_service_wanted(const struct gcuffd_heap *heap);
 
@@ -30,8 +30,8 @@ void gu_service_loaded(struct gcuffd_heap *heap);
 /* Whether that is so. */
 bool gu_service_has_files(const struct gcuffd_heap *heap);
 
-/* Waits for the end of a cycle under way if mutators have outrun it. Not inside a section. */
-void gu_service_throttle(struct gcuffd_heap *heap);
+/* Who wants bytes more is slowed down, or waits for the end of a cycle under way, if mutators have outrun it. Not inside a section. */
+void gu_service_throttle(struct gcuffd_heap *heap, size_t bytes);
 
 /*
  * Memory for size more bytes is wanted and not to be had: frees some, or waits until a cycle has. attempt

@@ -547,6 +547,8 @@ void gu_world_open(void)
 	passes = false;
 }
 
+bool gu_world_is_closed_by_caller(void) { return passes; }
+
 void gu_stop_forked(void)
 {
 	gu_lock_init(&world_lock, GU_RANK_WORLD);

@@ -38,6 +38,7 @@ int gu_world_quiesce(uint64_t timeout_ns);
  */
 void gu_world_close(void);
 void gu_world_open(void);
+bool gu_world_is_closed_by_caller(void);
 
 /* The calling thread touches no heap until leave. enter records its stack and registers. */
 int gu_blocking_enter(void);
