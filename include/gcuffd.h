@@ -396,7 +396,8 @@ GCUFFD_API int gcuffd_heap_save(struct gcuffd_heap *heap, const char *path, cons
 /*
  * A heap from an image, at its addresses: pages are brought in on first touch, where the rung is move or rwp and system calls can do so too; else
  * all are read at once (a line in the log says so). The file may be replaced or removed meanwhile, not written to. Both options may be NULL; those of the
- * heap are as for gcuffd_heap_create(), but that GCUFFD_COLD is on, and reservation, GCUFFD_NO_INTERIOR and GCUFFD_PAST_END are the image's.
+ * heap are as for gcuffd_heap_create(), but that GCUFFD_COLD is on, and reservation, GCUFFD_NO_INTERIOR and GCUFFD_PAST_END are the image's; NULL: limits, pacing,
+ * cooling and flags are those of the heap that was saved, but GCUFFD_VERIFY, and store_memory where there was no resident_target.
  * Externals are found by name, and what points into those that have moved is corrected. Loaded objects are of the heap's first arena; their addresses are not used
  * for others once they died. -EINVAL: options, no image, or one of another machine or version; -EBADMSG: it is cut off or damaged; -EEXIST: its
  * addresses are taken; -ENOENT: no such file, or an external is missing or too small; -ENOMEM, or as gcuffd_heap_create() and open(2). The log says

@@ -167,6 +167,34 @@ START_TEST(round_trip)
 }
 END_TEST
 
+/* Who says nothing gets what was saved; who says something, that. */
+START_TEST(options_are_kept)
+{
+	new_heap(",cold=1,hard_limit=256M,soft_limit=99M,start_size=1M,growth_percent=70,decay_ms=300,store_codec=zstd,resident_target=64M,"
+		 "store_file=32M,cool_mode=idle,cool_after_ms=5000,fault_percent=7,interior=0");
+	struct gcuffd_options was = heap->options, got;
+	save(make_list(1000, 0));
+	end_heap();
+	ck_ok(gcuffd_heap_load(path, NULL, NULL, &heap));
+	ck_ok(gcuffd_thread_attach());
+	got = heap->options;
+	check_list(hidden_root(), 1000, 0);
+	end_heap();
+	got.rung = was.rung; /* what is of the machine and the program */
+	got.mark_threads = was.mark_threads;
+	got.log = was.log;
+	got.log_level = was.log_level;
+	got.flags |= GCUFFD_VERIFY;
+	ck_assert_mem_eq(&got, &was, sizeof(was));
+	must(!try_load(_i, NULL, ",growth_percent=55"), "%s", core_log);
+	ck_assert_uint_eq(heap->options.growth_percent, 55);
+	ck_assert_uint_eq(heap->options.hard_limit, 0);
+	ck_assert(heap->options.flags & GCUFFD_NO_INTERIOR);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
 /* It goes by time or a target like what was made here; that it comes in is not the price of taking it out. */
 START_TEST(goes_out_by_itself)
 {
@@ -1330,6 +1358,7 @@ static Suite *image_suite(void)
 	Suite *s = suite_create("image");
 	TCase *c = test_case(s, "whole");
 	tcase_add_loop_test(c, round_trip, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, options_are_kept, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, lives_on, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, goes_out_by_itself, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, dies, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);

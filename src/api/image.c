@@ -166,6 +166,28 @@ static void follow(struct gcuffd_options *o, const struct gu_image_head *head)
 	o->flags = (o->flags & ~kept) | (head->flags & kept);
 }
 
+/* Of a heap whose program says nothing. */
+static void take_saved(struct gcuffd_options *o, const struct gu_image_head *head)
+{
+	const struct gu_image_options *s = &head->options;
+	gcuffd_options_init(o);
+	o->flags = head->flags;
+	o->soft_limit = s->soft_limit;
+	o->hard_limit = s->hard_limit;
+	o->start_size = s->start_size;
+	o->resident_target = s->resident_target;
+	o->store_memory = s->store_memory;
+	o->store_file = s->store_file;
+	o->growth_percent = s->growth_percent;
+	o->decay_ms = s->decay_ms;
+	o->stop_timeout_ms = s->stop_timeout_ms;
+	o->store_codec = (enum gcuffd_codec)s->store_codec;
+	o->cool_mode = (enum gcuffd_cool_mode)s->cool_mode;
+	o->cool_after_ms = s->cool_after_ms;
+	o->pressure_percent = s->pressure_percent;
+	o->fault_percent = s->fault_percent;
+}
+
 static int load(struct gu_image *im, const char *path, const struct gcuffd_image_options *image, struct gcuffd_options *o, struct gcuffd_heap **heap)
 {
 	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
@@ -206,6 +228,15 @@ int gcuffd_heap_load(const char *path, const struct gcuffd_image_options *image,
 	if (gu_os == &gu_os_linux)
 		gu_os_set(NULL);
 	err = gu_image_open(path, &log, &im);
+	if (!err && !options) {
+		struct gcuffd_options saved;
+		take_saved(&saved, &im->head);
+		err = gu_options_resolve(&o, &saved, GCUFFD_COLD) ? -EBADMSG : 0;
+		if (err) {
+			gu_os->close(im->fd);
+			gu_image_free(im);
+		}
+	}
 	return err ? err : load(im, path, &wanted, &o, heap);
 }
 

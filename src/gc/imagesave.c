@@ -752,6 +752,18 @@ static int put_parts(struct saver *s)
 	return err;
 }
 
+/* How much compressed memory there may be goes by the machine's, unless there is a target. */
+static void put_options(struct gu_image_head *h, const struct gcuffd_options *o)
+{
+	h->flags = o->flags & ~GCUFFD_VERIFY;
+	h->options = (struct gu_image_options){
+		.soft_limit = o->soft_limit, .hard_limit = o->hard_limit, .start_size = o->start_size, .resident_target = o->resident_target,
+		.store_memory = o->resident_target ? o->store_memory : 0, .store_file = o->store_file,
+		.growth_percent = o->growth_percent, .decay_ms = o->decay_ms, .stop_timeout_ms = o->stop_timeout_ms, .store_codec = (uint32_t)o->store_codec,
+		.cool_mode = (uint32_t)o->cool_mode, .cool_after_ms = o->cool_after_ms, .pressure_percent = o->pressure_percent, .fault_percent = o->fault_percent,
+	};
+}
+
 /* The last byte of the file is there too: who finds it cut off must not take it for short sections. */
 static int put_head(struct saver *s)
 {
@@ -761,7 +773,7 @@ static int put_head(struct saver *s)
 	h->version = GU_IMAGE_VERSION;
 	h->order = GU_IMAGE_ORDER;
 	h->page = GU_PAGE;
-	h->flags = s->heap->options.flags & (GCUFFD_NO_INTERIOR | GCUFFD_PAST_END);
+	put_options(h, &s->heap->options);
 	h->length = ((uint64_t)s->next << GU_PAGE_SHIFT) + 1;
 	h->base = space_of(s)->base;
 	h->size = space_of(s)->size;

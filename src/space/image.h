@@ -22,7 +22,7 @@
 #include "space/store.h"
 
 #define GU_IMAGE_MAGIC "gcuffd\x1a\n"
-#define GU_IMAGE_VERSION 1u
+#define GU_IMAGE_VERSION 2u
 #define GU_IMAGE_ORDER 0x01020304u
 #define GU_IMAGE_NAME 64 /* bytes of a name, with the zero */
 #define GU_IMAGE_WORD UINT32_MAX
@@ -43,12 +43,19 @@ struct gu_image_section {
 	uint64_t at, len, sum; /* bytes */
 };
 
+/* The options of the heap that was saved, as far as they say nothing of its machine; 0: the default. */
+struct gu_image_options {
+	uint64_t soft_limit, hard_limit, start_size, resident_target, store_memory, store_file;
+	uint32_t growth_percent, decay_ms, stop_timeout_ms, store_codec, cool_mode, cool_after_ms, pressure_percent, fault_percent;
+};
+
 struct gu_image_head {
 	char magic[8];
-	uint32_t version, order, page, flags;      /* flags: those of the heap's options that what is in it depends on */
+	uint32_t version, order, page, flags;      /* flags: the heap's; what is in it depends on some of them */
 	uint64_t length;                           /* of the file */
 	uint64_t base, size, top;                  /* of the reservation */
 	uint64_t ntypes;
+	struct gu_image_options options;
 	struct gu_image_section parts[GU_IMAGE_PARTS];
 };
 
