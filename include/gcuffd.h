@@ -67,6 +67,7 @@ enum gcuffd_kind {
 #define GCUFFD_NO_PACING     0x10u /* collect only on gcuffd_collect() and before ENOMEM */
 #define GCUFFD_PAST_END      0x20u /* a pointer one past the end keeps its object alive (costs a byte each) */
 #define GCUFFD_COLD          0x40u /* pages may be taken out to a store, and come back on first touch: gcuffd_cool() (6.8) */
+#define GCUFFD_COLD_USER_FAULTS 0x80u /* with GCUFFD_COLD, without privilege too: a system call on what is out gives EFAULT */
 
 /* gcuffd_options.debug: faults planted on purpose, which GCUFFD_VERIFY must find */
 #define GCUFFD_PLANT_DROP_CARD   0x1u

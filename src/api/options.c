@@ -38,7 +38,7 @@ static const struct field fields[] = {
 	FIELD(rung, RUNG), FIELD(log_level, LEVEL), FIELD(without, WITHOUT),
 	{"interior", NOT_FLAG, GCUFFD_NO_INTERIOR}, {"huge", NOT_FLAG, GCUFFD_NO_HUGE}, {"pacing", NOT_FLAG, GCUFFD_NO_PACING},
 	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},
-	{"cold", FLAG, GCUFFD_COLD},
+	{"cold", FLAG, GCUFFD_COLD}, {"cold_user_faults", FLAG, GCUFFD_COLD_USER_FAULTS},
 	{"plant_drop_card", PLANT, GCUFFD_PLANT_DROP_CARD}, {"plant_skip_tls", PLANT, GCUFFD_PLANT_SKIP_TLS},
 	{"plant_early_sweep", PLANT, GCUFFD_PLANT_EARLY_SWEEP},
 };
@@ -226,7 +226,8 @@ static void leave_out(struct gcuffd_options *o)
 
 int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in, unsigned on)
 {
-	const unsigned flags = GCUFFD_NO_INTERIOR | GCUFFD_VERIFY | GCUFFD_NO_HUGE | GCUFFD_PROCESS_ROOTS | GCUFFD_NO_PACING | GCUFFD_PAST_END | GCUFFD_COLD;
+	const unsigned flags = GCUFFD_NO_INTERIOR | GCUFFD_VERIFY | GCUFFD_NO_HUGE | GCUFFD_PROCESS_ROOTS | GCUFFD_NO_PACING | GCUFFD_PAST_END | GCUFFD_COLD |
+		GCUFFD_COLD_USER_FAULTS;
 	gcuffd_options_init(o);
 	if (in && (in->size < offsetof(struct gcuffd_options, rung) || in->size > 4096))
 		return refuse(o, "size: the struct was not set up by gcuffd_options_init()");
@@ -254,6 +255,8 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 		return refuse(o, "cool_mode: unknown");
 	if (o->cool_mode && !(o->flags & GCUFFD_COLD))
 		return refuse(o, "cool_mode: without cold=1");
+	if ((o->flags & (GCUFFD_COLD | GCUFFD_COLD_USER_FAULTS)) == GCUFFD_COLD_USER_FAULTS)
+		return refuse(o, "cold_user_faults: without cold=1");
 	if (o->pressure_percent > 100 || o->fault_percent > 100)
 		return refuse(o, "pressure_percent or fault_percent: more than 100");
 	if (o->mark_threads > 8)

@@ -80,7 +80,14 @@ static int make_tier(struct gcuffd_heap *h)
 	return 0;
 }
 
-/* A user-mode-only descriptor would make system calls on what is out fail with EFAULT (.inv.cold.syscalls). */
+/* A user-mode-only descriptor makes system calls on what is out fail with EFAULT (.inv.cold.syscalls). */
+static bool can_resolve(struct gcuffd_heap *h)
+{
+	const struct gu_caps *caps = gu_caps();
+	int least = gu_heap_is(h, GCUFFD_COLD_USER_FAULTS) ? GCUFFD_RUNG_ASYNC : GCUFFD_RUNG_MOVE;
+	return gu_load_relaxed(&h->rung) >= least && gu_track_works(h) && caps->has_move && (caps->has_kernel_faults || gu_heap_is(h, GCUFFD_COLD_USER_FAULTS));
+}
+
 static int open_tier(struct gcuffd_heap *h, bool shares)
 {
 	const struct gcuffd_options *o = &h->options;
@@ -88,7 +95,7 @@ static int open_tier(struct gcuffd_heap *h, bool shares)
 		.memory_limit = o->store_memory, .file_limit = o->store_file, .path = o->store_path,
 		.codec = (enum gu_codec)o->store_codec,
 	};
-	if (gu_load_relaxed(&h->rung) < GCUFFD_RUNG_MOVE || !gu_track_works(h) || !gu_caps()->has_kernel_faults)
+	if (!can_resolve(h))
 		return -EOPNOTSUPP;
 	int err = make_tier(h);
 	if (err)

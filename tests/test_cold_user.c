@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/* test_cold_user.c - cold memory without privilege: user code brings pages back, system calls get EFAULT, and only who asked for that has it. */
+#include <fcntl.h>
+#include <grp.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cold.h"
+#include "sys/caps.h"
+
+#define NODES 20000u
+
+static int try_read(void *into)
+{
+	int fd = open("/dev/zero", O_RDONLY);
+	must(fd >= 0, "errno %d", errno);
+	int err = read(fd, into, 8) == 8 ? 0 : -errno;
+	close(fd);
+	return err;
+}
+
+static int use_as_nobody(void)
+{
+	heap = heap_make("cold=1,cold_user_faults=1,reservation=1G,verify=1");
+	struct node *list = make_list(NODES, 0);
+	char *room = gcuffd_alloc_atomic(heap, 1 << 20);
+	memset(room, 7, 1 << 20);
+	must_ok(gcuffd_collect(heap));
+	must(cool_all() > NODES * sizeof(struct node) / GU_PAGE / 2, "%zu pages are out", (size_t)cold_of(heap).out_pages);
+	must(is_out(room + 8192), "the room is not out");
+	must(try_read(room + 8192) == -EFAULT, "a system call brought a page back");
+	must_ok(gcuffd_collect(heap)); /* marks through what is out */
+	must(is_out(room + 8192) && is_out(room + 65536), "a collection brought it back");
+	must(room[8192] == 7, "%d", room[8192]);
+	must_ok(try_read(room + 8192));
+	must_ok(gcuffd_warm(heap, room, 1 << 20));
+	must_ok(try_read(room + 65536));
+	must(!room[8192] && !room[65536] && room[65536 + 8] == 7, "what was read is not there");
+	check_list(list, NODES, 0);
+	verified(heap);
+	must_ok(gcuffd_heap_destroy(heap));
+	return 0;
+}
+
+static int look_as_nobody(void) { return gu_caps()->has_move && gu_caps()->user_mode_only ? 0 : 1; }
+
+START_TEST(nobody_who_asked)
+{
+	int status;
+	fflush(stdout);
+	pid_t pid = fork();
+	if (!pid) {
+		if (setgroups(0, NULL) || setgid(65534) || setuid(65534) || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
+			_exit(100);
+		_exit(look_as_nobody());
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 1)
+		GU_SKIP("nobody has another userfaultfd here than one for user code, or no UFFDIO_MOVE");
+	in_child_as_nobody(use_as_nobody);
+}
+END_TEST
+
+/* Elsewhere the flag changes nothing: a system call brings pages back. */
+START_TEST(with_privilege)
+{
+	cold_heap(",cold_user_faults=1");
+	char *room = gcuffd_alloc_atomic(heap, 1 << 20);
+	memset(room, 7, 1 << 20);
+	ck_ok(gcuffd_collect(heap));
+	cool_all();
+	ck_assert(is_out(room + 8192));
+	ck_ok(try_read(room + 8192));
+	ck_assert(!room[8192] && room[8192 + 8] == 7);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(without_cold)
+{
+	struct gcuffd_heap *h;
+	ck_assert_int_eq(heap_try(&h, "cold_user_faults=1"), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(core_log, "cold_user_faults: without cold=1"));
+}
+END_TEST
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("cold_user");
+	tcase_add_test(test_case(suite, "nobody"), nobody_who_asked);
+	tcase_add_loop_test(test_case(suite, "privileged"), with_privilege, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(test_case(suite, "refused"), without_cold);
+	return suite;
+}
+
+TEST_MAIN(make_suite)
