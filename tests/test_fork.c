@@ -293,24 +293,40 @@ static void handle_prepare(void)
 	gu_store_seqcst(&heap->ceiling, 0);
 	for (int i = 0; i < 2000; i++)
 		head = push(head);
+	must_ok(gcuffd_thread_attach());
+	must_ok(gcuffd_thread_detach());
 	must(gcuffd_collect(heap) == -EBUSY, "a collection in a handler of fork()");
 	must(gcuffd_heap_save(heap, "/nowhere/image", NULL) == -EBUSY, "a save in a handler of fork()");
 	must(gcuffd_arena_reset(arena) == -EBUSY && gcuffd_arena_destroy(arena) == -EBUSY, "an arena in a handler of fork()");
+	must(gcuffd_heap_load("/nowhere/image", NULL, NULL, &second) == -EBUSY, "a heap loaded in a handler of fork()");
 	must(gcuffd_heap_create(NULL, &second) == -EBUSY && gcuffd_heap_destroy(heap) == -EBUSY, "a heap in a handler of fork()");
-	size_t total = 0;
-	for (; gcuffd_alloc(heap, 100000); total += 100000)
-		must(total < (size_t)64 << 20, "beyond the limit");
+	static void *filling[1000];
+	size_t n = 0;
+	while ((filling[n] = gcuffd_alloc(heap, 100000)))
+		must(++n < 700, "beyond the limit");
 	must(errno == ENOMEM, "errno %d", errno);
+	while (n)
+		must_ok(gcuffd_free(heap, filling[--n]));
+}
+
+/* And before the library's. */
+static void handle_child(void)
+{
+	if (!handling)
+		return;
+	gu_store_seqcst(&heap->trigger, 0);
+	gu_store_seqcst(&heap->ceiling, 0);
+	for (int i = 0; i < 2000; i++)
+		head = push(head);
 }
 
 START_TEST(handlers_that_allocate)
 {
-	must_ok(pthread_atfork(handle_prepare, NULL, NULL)); /* before the library's */
+	must_ok(pthread_atfork(handle_prepare, NULL, handle_child)); /* before the library's */
 	NEED_RUNG(_i);
 	heap = heap_make("rung=%s,hard_limit=64M", rung_names[_i]);
 	ck_ok(gcuffd_arena_create(heap, "some", &arena));
-	ck_ok(gcuffd_collect(heap));
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 4; i++) { /* the first time before the collector's threads run */
 		handling = true;
 		alarm((unsigned)(60 * check_slow()));
 		pid_t pid = fork();

@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "core.h"
@@ -1044,6 +1045,92 @@ END_TEST
 #define ADD(name, from, to) tcase_add_loop_test(test_case(suite, #name), name, from, to)
 #define ADD_RUNGS(name) ADD(name, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1)
 
+/* ---- handlers of signals ---- */
+
+#define MOVED 20000u
+
+static void **moved[2];
+static uint32_t moving;
+static struct test_rng moving_rng;
+
+/* Needs nothing of the library, so it may run anywhere: but not in a stop, where what it moves might be seen nowhere. */
+static void move_some(int sig)
+{
+	(void)sig;
+	for (int i = 0; i < 300 && gu_load_relaxed(&moving); i++) {
+		void **a = &moved[0][test_below(&moving_rng, MOVED)], **b = &moved[1][test_below(&moving_rng, MOVED)], *was = *a;
+		*a = *b;
+		*b = was;
+	}
+}
+
+static void *collect_often(void *arg)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGALRM);
+	must_ok(pthread_sigmask(SIG_BLOCK, &set, NULL));
+	for (int i = 0; i < *(int *)arg; i++)
+		must_ok(gcuffd_collect(heap));
+	gu_store_seqcst(&moving, 0);
+	return NULL;
+}
+
+static void fill_moved(void)
+{
+	for (unsigned k = 0; k < 2; k++) {
+		moved[k] = gcuffd_alloc(heap, MOVED * sizeof(void *));
+		must(moved[k] != NULL, "errno %d", errno);
+		for (unsigned i = 0; i < MOVED; i++) {
+			uint64_t *p = gcuffd_alloc(heap, 32);
+			must(p != NULL, "errno %d", errno);
+			p[1] = 0x1234567;
+			moved[k][i] = p;
+		}
+	}
+}
+
+static void check_moved(void)
+{
+	for (unsigned i = 0; i < 4 * MOVED; i++)
+		must(gcuffd_alloc(heap, 32) != NULL, "errno %d", errno);
+	for (unsigned k = 0; k < 2; k++)
+		for (unsigned i = 0; i < MOVED; i++)
+			must(((uint64_t *)moved[k][i])[1] == 0x1234567, "an object was swept that a handler had moved");
+}
+
+/* .inv.stop.handlers: in a thread that runs, in one that is in sections, and in one that waits for the collector. */
+START_TEST(handlers_in_stops)
+{
+	static const char *const kinds[] = {"runs", "allocates", "waits"};
+	int kind = _i / 8, rung = _i % 8, cycles = (int)check_rounds(30);
+	struct itimerval often = {{0, 200}, {0, 200}}, never = {{0, 0}, {0, 0}};
+	pthread_t t;
+	NEED_RUNG(rung);
+	printf("%s on rung %s\n", kinds[kind], rung_names[rung]);
+	heap = heap_make("rung=%s,mark_threads=1", rung_names[rung]);
+	moving_rng = test_rng(3);
+	fill_moved();
+	ck_ok(gcuffd_collect(heap));
+	struct sigaction act = {.sa_handler = move_some, .sa_flags = SA_RESTART};
+	ck_ok(sigaction(SIGALRM, &act, NULL));
+	moving = 1;
+	ck_ok(pthread_create(&t, NULL, collect_often, &cycles));
+	ck_ok(setitimer(ITIMER_REAL, &often, NULL));
+	while (gu_load_relaxed(&moving)) {
+		if (kind == 1)
+			must(gcuffd_alloc(heap, 64) != NULL, "errno %d", errno);
+		else if (kind == 2)
+			must_ok(gcuffd_collect(heap));
+	}
+	ck_ok(setitimer(ITIMER_REAL, &never, NULL));
+	ck_ok(pthread_join(t, NULL));
+	check_moved();
+	moved[0] = moved[1] = NULL;
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("threads");
@@ -1060,6 +1147,8 @@ static Suite *make_suite(void)
 	ADD(no_thread_at_the_limit, 0, 1);
 	ADD_RUNGS(nested_attach);
 	ADD_RUNGS(adopted_thread_collects);
+	for (int i = 0; i < 3; i++)
+		ADD(handlers_in_stops, 8 * i + GCUFFD_RUNG_STOP, 8 * i + GCUFFD_RUNG_RWP + 1);
 	ADD(refused_calls, 0, 2 * REFUSALS);
 	ADD(given_up_thread_forks, 0, 1);
 	ADD(deaf_thread_without_membarrier, 0, 1);

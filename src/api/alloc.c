@@ -43,6 +43,17 @@ static void *try_small(struct gu_thread *t, struct gcuffd_arena *a, size_t size,
 	return p;
 }
 
+/* What was taken since the last time: a block of cells at a time, a large object before it is there. */
+static void throttle(struct gcuffd_arena *a, struct gu_cache *c, size_t large)
+{
+	size_t bytes = large ? large : c ? c->owed : 0;
+	if (!bytes)
+		return;
+	if (!large)
+		c->owed = 0;
+	gu_service_throttle(a->heap, bytes);
+}
+
 static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t size, size_t align, unsigned kind, const struct gcuffd_type *type)
 {
 	struct gu_thread *t = gu_self;
@@ -53,7 +64,7 @@ static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t
 		errno = EPERM;
 		return NULL;
 	}
-	gu_service_throttle(h, cell ? gu_min(cell * 64, GU_BLOCK) : size); /* a group */
+	throttle(a, t->caches[a->slot], cell ? 0 : size);
 	for (unsigned attempt = 0;; attempt++) {
 		void *p = cell ? try_small(t, a, cell, kind, type) : gu_alloc_large(t, a, size, align, kind, type);
 		if (gu_unlikely(gu_service_wanted(h)))

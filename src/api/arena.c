@@ -88,11 +88,11 @@ static void release_blocks(struct gcuffd_arena *a)
 static void lock_cycles(struct gcuffd_heap *h)
 {
 	while (!gu_trylock(&h->cycle_lock)) {
-		bool blocking = gu_self && !gu_blocking_enter();
+		struct gu_wait wait;
+		gu_wait_begin(&wait);
 		gu_lock(&h->cycle_lock);
 		gu_unlock(&h->cycle_lock);
-		if (blocking)
-			gu_blocking_leave();
+		gu_wait_end(&wait);
 	}
 }
 

@@ -26,11 +26,11 @@ static int error;
  */
 static void prepare(void)
 {
-	bool blocking = gu_self && !gu_blocking_enter();
+	struct gu_wait wait;
+	gu_wait_begin(&wait);
 	gu_heaps_freeze();
 	gu_heaps_each(gu_service_fork_prepare);
-	if (blocking)
-		gu_blocking_leave();
+	gu_wait_end(&wait);
 	gu_world_close();
 	gu_heaps_each(gu_service_fork_closed);
 }

@@ -34,10 +34,10 @@ void gu_heaps_forked(void)
 
 static void freeze_blocking(void)
 {
-	bool blocking = gu_self && !gu_blocking_enter();
+	struct gu_wait wait;
+	gu_wait_begin(&wait);
 	gu_heaps_freeze();
-	if (blocking)
-		gu_blocking_leave();
+	gu_wait_end(&wait);
 }
 
 int gu_heaps_add(struct gcuffd_heap *h)

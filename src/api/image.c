@@ -9,6 +9,7 @@
 #include "gc/imageload.h"
 #include "gc/mutator.h"
 #include "gc/restore.h"
+#include "gc/stop.h"
 #include "sys/os.h"
 
 /* ---- options ---- */
@@ -219,6 +220,8 @@ int gcuffd_heap_load(const char *path, const struct gcuffd_image_options *image,
 	struct gcuffd_options o;
 	struct gu_image *im;
 	gu_without_init();
+	if (gu_world_is_closed_by_caller())
+		return -EBUSY;
 	int err = path ? take_options(image, &wanted) : -EINVAL;
 	if (!err)
 		err = gu_options_resolve(&o, options, GCUFFD_COLD);

@@ -50,18 +50,18 @@ int gu_evictor_ask(struct gcuffd_heap *h, struct gu_tier_ask *ask)
 		return -EOPNOTSUPP;
 	if (gu_world_is_closed_by_caller())
 		return -EBUSY;
-	bool blocking = gu_self && !gu_blocking_enter();
+	struct gu_wait wait;
+	gu_wait_begin(&wait);
 	for (; !gu_cas_seqcst(&e->asking, &was, ASKING); was = NOBODY)
-		gu_os->futex_wait(&e->asking, was, 1000000);
+		gu_wait_futex(&wait, &e->asking, was, 1000000);
 	e->ask = *ask;
 	gu_store_seqcst(&e->asking, ASKED);
 	ring(e);
 	for (; (was = gu_load_acquire(&e->asking)) != ANSWERED;)
-		gu_os->futex_wait(&e->asking, was, 100000000);
+		gu_wait_futex(&wait, &e->asking, was, 100000000);
 	*ask = e->ask;
 	set(&e->asking, NOBODY);
-	if (blocking)
-		gu_blocking_leave();
+	gu_wait_end(&wait);
 	return ask->result;
 }
 

@@ -8,6 +8,7 @@
 #define SLACK ((uint64_t)16 << 20)    /* nobody waits for less */
 #define NAP_NS_PER_KIB 16000u         /* 64 MB/s where naps begin, */
 #define NAP_GROWS 7u                  /* an eighth of it where they end */
+#define SAVING_NS_PER_KIB 62500u      /* 16 MB/s */
 #define NAP_LEAST_NS 50000u           /* a shorter one takes as long */
 #define NAP_MOST_NS 5000000u
 
@@ -81,6 +82,12 @@ uint64_t gu_pacer_ceiling(uint64_t next)
 	return next + gu_max(next, SLACK);
 }
 
+static uint64_t nap(uint64_t bytes, double ns_per_kib)
+{
+	double ns = (double)bytes / 1024 * ns_per_kib;
+	return ns >= NAP_MOST_NS ? NAP_MOST_NS : gu_max((uint64_t)ns, NAP_LEAST_NS);
+}
+
 uint64_t gu_pacer_nap(uint64_t allocated, uint64_t trigger, uint64_t ceiling, uint64_t bytes)
 {
 	uint64_t room = minus(ceiling, trigger) / 2, from = minus(ceiling, room);
@@ -88,6 +95,7 @@ uint64_t gu_pacer_nap(uint64_t allocated, uint64_t trigger, uint64_t ceiling, ui
 		return GU_PACER_WAIT;
 	if (allocated < from)
 		return 0;
-	double nap = (double)bytes / 1024 * NAP_NS_PER_KIB * (1 + NAP_GROWS * (double)(allocated - from) / (double)room);
-	return nap >= NAP_MOST_NS ? NAP_MOST_NS : gu_max((uint64_t)nap, NAP_LEAST_NS);
+	return nap(bytes, NAP_NS_PER_KIB * (1 + NAP_GROWS * (double)(allocated - from) / (double)room));
 }
+
+uint64_t gu_pacer_nap_saving(uint64_t bytes) { return nap(bytes, SAVING_NS_PER_KIB); }

@@ -34,7 +34,6 @@
 
 #define STACK ((size_t)256 << 10)
 #define SAVING_ROOM ((uint64_t)64 << 20) /* bytes allocated before that */
-#define SAVING_PAUSE_NS 200000
 #define REPACE_NS 200000000
 #define THREADS (GU_MARKERS + 3) /* the collector, its workers, one that brings in regions ahead, the resolver, the evictor */
 
@@ -61,6 +60,7 @@ struct gu_service {
 	uint32_t ask_reason;      /* atomic */
 	int32_t result;           /* atomic; of the last cycle */
 	struct saving *saving;    /* atomic; whose heap is to be saved */
+	uint32_t writes;          /* atomic; it is being saved */
 	uint32_t ready;           /* atomic; futex; 1 started, 2 failed */
 	int error;                /* why it failed */
 	bool shares;              /* guard: collector, then constant; the program's descriptors, not some of its own */
@@ -111,33 +111,33 @@ bool gu_service_wanted(const struct gcuffd_heap *h) { return gu_load_relaxed(&h-
 /* What a mutator waits for: the stop goes on without it, and all markers join in. */
 struct stall {
 	uint64_t since;
-	bool blocking;
+	struct gu_wait wait;
 };
 
-static struct stall begin_stall(struct gcuffd_heap *h)
+static void begin_stall(struct gcuffd_heap *h, struct stall *stall)
 {
-	struct stall stall = {gu_os->clock_ns(), gu_self && !gu_blocking_enter()};
+	stall->since = gu_os->clock_ns();
+	gu_wait_begin(&stall->wait);
 	gu_add_seqcst(&h->stalled, 1);
 	gu_mark_hurry(h);
-	return stall;
 }
 
-static void end_stall(struct gcuffd_heap *h, struct stall stall)
+static void end_stall(struct gcuffd_heap *h, const struct stall *stall)
 {
 	gu_sub_seqcst(&h->stalled, 1);
-	if (stall.blocking)
-		gu_blocking_leave();
-	gu_add_relaxed(&h->stall_ns, gu_os->clock_ns() - stall.since);
+	gu_wait_end(&stall->wait);
+	gu_add_relaxed(&h->stall_ns, gu_os->clock_ns() - stall->since);
 }
 
 static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
 {
 	struct gu_service *s = h->service;
-	struct stall stall = begin_stall(h);
+	struct stall stall;
+	begin_stall(h, &stall);
 	for (uint32_t done; (int32_t)((done = gu_load_acquire(&s->done)) - ticket) < 0;)
-		gu_os->futex_wait(&s->done, done, -1);
+		gu_wait_futex(&stall.wait, &s->done, done, -1);
 	int result = gu_load_relaxed(&s->result);
-	end_stall(h, stall);
+	end_stall(h, &stall);
 	return result;
 }
 
@@ -154,10 +154,11 @@ static bool wait_cycle_end(struct gcuffd_heap *h)
 	uint32_t now = gu_load_seqcst(&s->in_cycle), end = (now | 1) + 1;
 	if (!is_coming(s, now))
 		return false;
-	struct stall stall = begin_stall(h);
+	struct stall stall;
+	begin_stall(h, &stall);
 	while ((int32_t)((now = gu_load_acquire(&s->in_cycle)) - end) < 0)
-		gu_os->futex_wait(&s->in_cycle, now, -1);
-	end_stall(h, stall);
+		gu_wait_futex(&stall.wait, &s->in_cycle, now, -1);
+	end_stall(h, &stall);
 	return true;
 }
 
@@ -194,14 +195,14 @@ int gu_service_save(struct gcuffd_heap *h, const char *path, const struct gcuffd
 	int err = gu_service_start(h, true);
 	if (err)
 		return err;
-	bool blocking = gu_self && !gu_blocking_enter();
+	struct gu_wait wait;
+	gu_wait_begin(&wait);
 	for (; !gu_cas_seqcst(&s->saving, &none, &a); none = NULL) /* another's turn */
-		gu_os->futex_wait(&a.done, 0, 1000000);
+		gu_wait_futex(&wait, &a.done, 0, 1000000);
 	ring(s);
 	while (!gu_load_acquire(&a.done))
-		gu_os->futex_wait(&a.done, 0, -1);
-	if (blocking)
-		gu_blocking_leave();
+		gu_wait_futex(&wait, &a.done, 0, -1);
+	gu_wait_end(&wait);
 	return a.result;
 }
 
@@ -228,9 +229,10 @@ static size_t purge_in_section(struct gcuffd_heap *h)
 static void nap(struct gcuffd_heap *h, uint64_t ns)
 {
 	uint32_t never = 0;
-	struct stall stall = begin_stall(h);
-	gu_os->futex_wait(&never, 0, (int64_t)ns);
-	end_stall(h, stall);
+	struct stall stall;
+	begin_stall(h, &stall);
+	gu_wait_futex(&stall.wait, &never, 0, (int64_t)ns);
+	end_stall(h, &stall);
 }
 
 /* Who forks holds the cycle lock: nothing comes that it could wait for. */
@@ -240,9 +242,9 @@ void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 	uint64_t ns = gu_pacer_nap(gu_load_relaxed(&h->allocated), gu_load_relaxed(&h->trigger), gu_load_relaxed(&h->ceiling), bytes);
 	if (gu_likely(!ns) || gu_world_is_closed_by_caller())
 		return;
-	if (gu_load_relaxed(&s->saving)) { /* all that is new is written: who makes it faster than that is slowed down */
+	if (gu_load_relaxed(&s->writes)) {
 		if (ns == GU_PACER_WAIT)
-			nap(h, SAVING_PAUSE_NS);
+			nap(h, gu_pacer_nap_saving(bytes));
 		return;
 	}
 	if (!is_coming(s, gu_load_seqcst(&s->in_cycle)))
@@ -446,7 +448,9 @@ static void save(struct gcuffd_heap *h)
 	run_cycle(h);
 	lock_cycle(h);
 	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + SAVING_ROOM), room = ceiling - gu_load_relaxed(&h->trigger);
+	gu_store_relaxed(&h->service->writes, 1);
 	a->result = gu_image_save(h, a->path, a->options);
+	gu_store_relaxed(&h->service->writes, 0);
 	gu_store_relaxed(&h->ceiling, gu_max(ceiling, gu_load_relaxed(&h->allocated) + room)); /* as if the cycle that is due were not late */
 	gu_unlock(&h->cycle_lock);
 	gu_store_seqcst(&h->service->saving, NULL);
@@ -690,8 +694,8 @@ int gu_service_start(struct gcuffd_heap *h, bool now)
 {
 	struct gu_service *s = h->service;
 	int err = 0;
-	if (now && gu_world_is_closed_by_caller()) /* the threads can do nothing, and who asks would wait for them */
-		return -EBUSY;
+	if (gu_world_is_closed_by_caller()) /* the threads can do nothing, and who asks would wait for them; a child has its own turn */
+		return now ? -EBUSY : 0;
 	while (!gu_load_acquire(&s->running) && (now || gu_load_relaxed(&s->wanted))) {
 		if (try_start(s, &err) || !now)
 			return err;
@@ -739,12 +743,12 @@ static void join_all(struct gu_service *s)
 void gu_service_quit(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
-	bool blocking = gu_self && !gu_blocking_enter();
+	struct gu_wait wait;
+	gu_wait_begin(&wait);
 	if (s->started)
 		join_all(s);
 	s->started = false;
-	if (blocking)
-		gu_blocking_leave();
+	gu_wait_end(&wait);
 }
 
 void gu_service_destroy(struct gcuffd_heap *h)
@@ -831,6 +835,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	s->in_cycle = (s->in_cycle + 1) & ~1u;
 	s->done = asked(s);
 	s->saving = NULL; /* who asked is not here */
+	s->writes = 0;
 	h->cycle_waits = 0;
 	h->stalled = 0;
 }

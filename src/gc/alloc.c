@@ -29,6 +29,7 @@ static void flush_allocated(struct gu_cache *c)
 {
 	struct gcuffd_heap *h = c->arena->heap;
 	uint64_t now = gu_add_relaxed(&h->allocated, c->allocated) + c->allocated;
+	c->owed += c->allocated;
 	c->allocated = 0;
 	if (now >= gu_load_relaxed(&h->trigger))
 		gu_heap_kick(h);

@@ -29,6 +29,21 @@ bool gu_threads_trylock(void) { return gu_trylock(&threads_lock); }
 void gu_threads_unlock(void) { gu_unlock(&threads_lock); }
 struct gu_thread *gu_threads_first(void) { return threads; }
 
+/* Who forks has the list in its hands already. */
+static bool lock_list(void)
+{
+	bool lock = !gu_world_is_closed_by_caller();
+	if (lock)
+		gu_threads_lock();
+	return lock;
+}
+
+static void unlock_list(bool locked)
+{
+	if (locked)
+		gu_threads_unlock();
+}
+
 static void thread_ends(void *t) { gu_thread_drop(t); }
 static void make_key(void) { pthread_key_create(&exit_key, thread_ends); }
 
@@ -102,7 +117,7 @@ static void drop_namesake_locked(pid_t tid)
 /* A stopper may have adopted the thread meanwhile: then that entry is the one. */
 static void list_thread(struct gu_thread *t)
 {
-	gu_lock(&threads_lock);
+	bool locked = lock_list();
 	if (!gu_self) {
 		drop_namesake_locked(t->tid);
 		link_locked(t);
@@ -112,7 +127,7 @@ static void list_thread(struct gu_thread *t)
 		gu_self->attached = 1;
 		gu_self->announced = true;
 	}
-	gu_unlock(&threads_lock);
+	unlock_list(locked);
 	if (t) {
 		struct gu_thread *self = gu_enter();
 		gu_meta_free(t, sizeof(*t));
@@ -207,13 +222,13 @@ static void drop_caches(struct gu_thread *t)
 
 void gu_thread_drop(struct gu_thread *t)
 {
-	gu_lock(&threads_lock); /* no stop from here on: the stopper needs the lock */
+	bool locked = lock_list(); /* no stop from here on: the stopper needs the lock */
 	drop_caches(t);
 	unlink_locked(t);
 	gu_store_relaxed(&gu_entered, gu_entered + 1);
 	gu_add_seqcst(&gu_outside, 1); /* the gate is open, or whoever closes it waits for the list and then for us */
 	gu_self = NULL;
-	gu_unlock(&threads_lock);
+	unlock_list(locked);
 	gu_meta_free(t, sizeof(*t));
 	gu_leave(NULL);
 }

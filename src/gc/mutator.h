@@ -51,6 +51,7 @@ static inline uint64_t gu_run_ahead(const struct gu_block *b, uint32_t group)
 struct gu_cache {
 	struct gcuffd_arena *arena;
 	uint64_t allocated; /* not yet in heap->allocated */
+	uint64_t owed;      /* and of it since the thread was last slowed down, or might have been */
 	struct gu_run runs[GU_KINDS][GU_CLASSES];
 };
 

@@ -72,11 +72,24 @@ static __attribute__((noinline)) void park(struct gu_thread *t)
 	__asm__ volatile("" : : "r"(regs) : "memory");
 }
 
+/*
+ * .inv.stop.handlers: all signals but those that the processor raises, and the C library's own two. The raw calls: a preload library may
+ * interpose the others.
+ */
+#define SIGNAL(n) (1ull << ((n) - 1))
+static const uint64_t held = ~(SIGNAL(SIGSEGV) | SIGNAL(SIGBUS) | SIGNAL(SIGFPE) | SIGNAL(SIGILL) | SIGNAL(SIGTRAP) | SIGNAL(SIGSYS) | SIGNAL(32) | SIGNAL(33));
+
+static void hold_signals(uint64_t *old) { syscall(SYS_rt_sigprocmask, SIG_BLOCK, &held, old, 8); }
+static void let_signals(const uint64_t *old) { syscall(SYS_rt_sigprocmask, SIG_SETMASK, old, NULL, 8); }
+
 void gu_section_obey(struct gu_thread *t)
 {
 	int saved = errno;
+	uint64_t old;
 	gu_store_relaxed(&t->pending, 0);
+	hold_signals(&old);
 	park(t);
+	let_signals(&old);
 	errno = saved;
 }
 
@@ -144,6 +157,7 @@ int gu_stop_init(void)
 		return 0;
 	struct sigaction act = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART};
 	sigemptyset(&act.sa_mask);
+	memcpy(&act.sa_mask, &held, sizeof(held)); /* what the kernel sees of it */
 	if (sigaction(GU_STOP_SIGNAL, &act, NULL))
 		return -errno;
 	has_membarrier = !syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
@@ -181,24 +195,71 @@ int gu_blocking_enter(void)
 	return 0;
 }
 
-int gu_blocking_leave(void)
+static void leave_blocking(struct gu_thread *t)
 {
-	struct gu_thread *t = gu_self;
-	if (!t || gu_load_relaxed(&t->blocking) == GU_RUNNING)
-		return -EINVAL;
 	for (;;) {
 		uint32_t e = gu_load_seqcst(&epoch), was = GU_BLOCKING;
 		if (gu_cas_seqcst(&t->blocking, &was, GU_RUNNING)) {
-			int saved = errno;
-			park(t); /* if a stop has asked and not claimed us: its signal may have come while we blocked */
-			errno = saved;
-			return 0;
+			park(t); /* as in gu_blocking_leave() */
+			return;
 		}
 		if (e & 1)
 			gu_os->futex_wait(&epoch, e, -1);
 		else
 			gu_os->sched_yield(); /* the stopper is about to drop its claim */
 	}
+}
+
+int gu_blocking_leave(void)
+{
+	struct gu_thread *t = gu_self;
+	uint32_t was = GU_BLOCKING;
+	if (!t || gu_load_relaxed(&t->blocking) == GU_RUNNING)
+		return -EINVAL;
+	bool runs = gu_cas_seqcst(&t->blocking, &was, GU_RUNNING);
+	if (gu_likely(runs && !(gu_load_seqcst(&epoch) & 1)))
+		return 0;
+	int saved = errno;
+	uint64_t old;
+	hold_signals(&old);
+	if (runs)
+		park(t); /* a stop has asked and not claimed us: its signal may have come while we blocked */
+	else
+		leave_blocking(t);
+	let_signals(&old);
+	errno = saved;
+	return 0;
+}
+
+void gu_wait_begin(struct gu_wait *w)
+{
+	w->blocking = gu_self && gu_load_relaxed(&gu_self->blocking) == GU_RUNNING;
+	if (!w->blocking)
+		return;
+	hold_signals(&w->old);
+	enter_blocking(gu_self);
+}
+
+void gu_wait_end(const struct gu_wait *w)
+{
+	if (!w->blocking)
+		return;
+	int saved = errno;
+	leave_blocking(gu_self);
+	let_signals(&w->old);
+	errno = saved;
+}
+
+/* A handler that is due runs in between, as in a thread that does not wait. */
+void gu_wait_futex(struct gu_wait *w, uint32_t *word, uint32_t value, int64_t timeout_ns)
+{
+	uint64_t due = 0;
+	int64_t most = w->blocking ? GU_WAIT_NS : -1;
+	gu_os->futex_wait(word, value, most < 0 || (timeout_ns >= 0 && timeout_ns < most) ? timeout_ns : most);
+	if (!w->blocking || syscall(SYS_rt_sigpending, &due, 8) || !(due & held & ~w->old))
+		return;
+	gu_wait_end(w);
+	gu_wait_begin(w);
 }
 
 /* ---- the stopper's side ---- */

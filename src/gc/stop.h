@@ -40,9 +40,22 @@ void gu_world_close(void);
 void gu_world_open(void);
 bool gu_world_is_closed_by_caller(void);
 
-/* The calling thread touches no heap until leave. enter records its stack and registers. */
+/* The calling thread, and its handlers of signals, touch no heap until leave. enter records its stack and registers. */
 int gu_blocking_enter(void);
 int gu_blocking_leave(void);
+
+/*
+ * Around waits of the library's own, for the collector: no stop waits for the thread. Handlers of signals, which might touch the heap, are
+ * held meanwhile; in gu_wait_futex(), which returns after GU_WAIT_NS at the latest, those that are due run. Any thread.
+ */
+struct gu_wait {
+	uint64_t old;
+	bool blocking;
+};
+#define GU_WAIT_NS 5000000
+void gu_wait_begin(struct gu_wait *wait);
+void gu_wait_end(const struct gu_wait *wait);
+void gu_wait_futex(struct gu_wait *wait, uint32_t *word, uint32_t value, int64_t timeout_ns);
 
 /*
  * Makes a service thread, with all signals blocked. Service threads are no mutators, found or not: the first thing that fn does
