@@ -162,7 +162,7 @@ GCUFFD_API int gcuffd_stop_signal(void);
 GCUFFD_API int gcuffd_thread_detach(void);
 
 /*
- * Between the two the thread must not touch any heap's objects, and no stop waits for it: for
+ * Between the two the thread, and handlers of signals in it, must not touch any heap's objects, and no stop waits for it: for
  * long system calls. leave() waits for the end of a stop under way. -EINVAL if not attached,
  * -EBUSY / -EINVAL if already / not blocking.
  */
