@@ -599,6 +599,46 @@ START_TEST(named_in_another_heap)
 }
 END_TEST
 
+#define IN_OTHER 1000
+
+static __attribute__((noinline)) void fill_other(void **slots)
+{
+	for (int i = 0; i < IN_OTHER; i++)
+		slots[i] = make(100);
+}
+
+static __attribute__((noinline)) void must_hold_other(struct gcuffd_heap *other, void **slots, bool out)
+{
+	fill_other(slots);
+	for (int i = 0; i < 3; i++) {
+		size_t taken = 0;
+		if (out) {
+			must_ok(gcuffd_cool(other, NULL, 0, &taken));
+			must(taken > 0, "no page of the other heap went out");
+		}
+		collect();
+	}
+	for (int i = 0; i < IN_OTHER; i++)
+		must(is_alive(heap, hide(slots[i])) && *(uint64_t *)slots[i] == STAMP, "object %d of %d was taken", i, IN_OTHER);
+}
+
+/* Of a process with several heaps, each is memory of the program to the others' process roots; so are pages that are out. */
+START_TEST(process_roots_in_another_heap)
+{
+	NEED_RUNG(_i);
+	for (int cold = 0; cold <= (_i >= GCUFFD_RUNG_MOVE); cold++) {
+		struct gcuffd_heap *other = heap_make("rung=%s,cold=%d", rung_names[_i], cold);
+		void **volatile slots = gcuffd_alloc(other, 200000);
+		heap = heap_make("rung=%s,process_roots=1,verify=1", rung_names[_i]);
+		must_hold_other(other, slots, cold);
+		ck_ok(gcuffd_collect(other)); /* it, too, can register its memory */
+		ck_assert_int_eq((int)stats_of(other).rung, _i);
+		end();
+		ck_ok(gcuffd_heap_destroy(other));
+	}
+}
+END_TEST
+
 /* ---- alternate signal stacks ---- */
 
 enum where { MAPPED_APART, MAPPED_ABOVE, ON_OWN_STACK, FROM_MALLOC };
@@ -1196,6 +1236,7 @@ static Suite *make_suite(void)
 	ADD(verifier_maps_where_a_module_was);
 	ADD(what_the_library_mapped_beside_tls);
 	ADD(named_in_another_heap);
+	ADD(process_roots_in_another_heap);
 	ADD(alternate_stacks);
 	ADD(alternate_stack_above);
 	ADD(alternate_stack_on_own);

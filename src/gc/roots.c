@@ -24,6 +24,7 @@ struct root {
 	bool tracked;   /* armed: only written pages are read again */
 	bool anon_only; /* read-only now: what the program wrote before */
 	bool whole;     /* named by the program: may be of any sort, so it is read whole */
+	bool heap;      /* in another heap, which alone may arm it: read again in the stop */
 };
 
 struct rootlist {
@@ -41,6 +42,21 @@ struct gu_rootset {
 	uint32_t nservice;
 };
 
+/* All heaps' own, for those whose roots are the process's: what lies in another heap is the program's memory too. */
+static struct gu_lock heaps_lock = GU_LOCK_INIT(GU_RANK_ROOTS);
+static struct gcuffd_heap *heaps[GU_HEAPS + 1]; /* guard: heaps_lock; one may be made that is too many */
+
+static void replace_heap(const struct gcuffd_heap *was, struct gcuffd_heap *now)
+{
+	gu_lock(&heaps_lock);
+	for (size_t i = 0; i < GU_ARRAY_LEN(heaps); i++)
+		if (heaps[i] == was) {
+			heaps[i] = now;
+			break;
+		}
+	gu_unlock(&heaps_lock);
+}
+
 static size_t list_len(void) { return ROOTS_MAX * sizeof(struct root); }
 
 int gu_roots_create(struct gcuffd_heap *h)
@@ -52,8 +68,10 @@ int gu_roots_create(struct gcuffd_heap *h)
 	r->armed.root = gu_meta_reserve(list_len());
 	r->latest.root = gu_meta_reserve(list_len());
 	if (r->armed.root && r->latest.root && !gu_meta_commit(r->armed.root, list_len()) &&
-	    !gu_meta_commit(r->latest.root, list_len()))
+	    !gu_meta_commit(r->latest.root, list_len())) {
+		replace_heap(NULL, h);
 		return 0;
+	}
 	gu_roots_destroy(h);
 	return -ENOMEM;
 }
@@ -63,6 +81,7 @@ void gu_roots_destroy(struct gcuffd_heap *h)
 	struct gu_rootset *r = h->rootset;
 	if (!r)
 		return;
+	replace_heap(h, NULL);
 	if (r->armed.root)
 		gu_meta_unreserve(r->armed.root, list_len());
 	if (r->latest.root)
@@ -90,7 +109,7 @@ static void add(struct rootlist *l, uintptr_t start, uintptr_t end, bool anon_on
 		return;
 	l->full |= l->n == ROOTS_MAX;
 	if (!l->full)
-		l->root[l->n++] = (struct root){start, end, false, anon_only, false};
+		l->root[l->n++] = (struct root){start, end, false, anon_only, false, false};
 }
 
 static void add_segment(void *data, uintptr_t start, uintptr_t end) { add(data, start, end, false); }
@@ -159,6 +178,26 @@ static void list_explicit(struct gcuffd_heap *h, struct rootlist *l)
 	gu_unlock(&h->lock);
 }
 
+/* What is out of a cold one has to come back: a page tells only its own heap where it points to. */
+static void add_heap(struct rootlist *l, const struct gcuffd_heap *other)
+{
+	size_t n = l->n;
+	add(l, other->space.base, other->space.base + gu_load_acquire(&other->space.top), false);
+	if (l->n > n) {
+		l->root[n].heap = true;
+		l->root[n].whole = gu_heap_is(other, GCUFFD_COLD);
+	}
+}
+
+static void list_heaps(const struct gcuffd_heap *h, struct rootlist *l)
+{
+	gu_lock(&heaps_lock);
+	for (size_t i = 0; i < GU_ARRAY_LEN(heaps); i++)
+		if (heaps[i] && heaps[i] != h)
+			add_heap(l, heaps[i]);
+	gu_unlock(&heaps_lock);
+}
+
 /* In a stop the caller holds the list of threads. */
 static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 {
@@ -166,6 +205,7 @@ static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 	uint32_t n = gu_min(gu_load_relaxed(&h->rootset->nservice), SERVICE_MAX);
 	for (uint32_t i = 0; i < n; i++)
 		add(l, h->rootset->service[i].start, h->rootset->service[i].end, false);
+	list_heaps(h, l);
 	l->sorted = l->n;
 	return gu_maps_each(add_map, &data);
 }
@@ -215,7 +255,7 @@ int gu_roots_begin(struct gcuffd_heap *h, bool track)
 	for (size_t i = 0; track && i < l->n && !err; i++) {
 		struct root *r = &l->root[i];
 		uintptr_t start = gu_align_down(r->start, GU_PAGE), end = gu_align_up(r->end, GU_PAGE);
-		if (end - start >= TRACK_MIN && !r->anon_only && !(r->whole && is_shared(start, end)))
+		if (end - start >= TRACK_MIN && !r->anon_only && !r->heap && !(r->whole && is_shared(start, end)))
 			r->tracked = !gu_track_foreign_arm(h, start, end);
 	}
 	return err;
