@@ -67,7 +67,7 @@ EOF
 
 # A user namespace is for processes of one thread only.
 test_unshare() {
-	unshare -Ur true 2>/dev/null || { echo "SKIP unshare: not allowed here"; return 0; }
+	unshare -Ur true 2>/dev/null || { skip "not allowed here"; return; }
 	preload unshare -Ur true
 }
 

@@ -22,8 +22,7 @@ struct gcuffd_heap *gu_preload_heap;
 __thread uint32_t gu_preload_inside GU_PRELOAD_TLS;
 
 enum state { NEW, MAKING, READY, FAILED };
-static uint32_t state;               /* atomic: enum state */
-static uintptr_t loader, loader_end; /* constant after init */
+static uint32_t state; /* atomic: enum state */
 
 /* ---- lines for people ---- */
 
@@ -105,25 +104,70 @@ enum gu_preload_source gu_preload_source(void)
 	}
 }
 
-/* ---- the loader's and our own place ---- */
+/* ---- the loader's place, and the library's ---- */
+
+struct place {
+	uintptr_t start, end;
+};
+
+static struct place loader;        /* constant after init */
+static uintptr_t code, code_end;   /* atomic, code_end first: of the library, whose copy this is the only one */
+
+static bool is_in(const struct place *place, uintptr_t at) { return at - place->start < place->end - place->start; }
+
+static void widen(struct place *place, const struct dl_phdr_info *info, const ElfW(Phdr) *ph)
+{
+	uintptr_t start = info->dlpi_addr + ph->p_vaddr, end = (start + ph->p_memsz + 4095) & ~(uintptr_t)4095;
+	place->start = place->end && place->start < start ? place->start : start;
+	place->end = place->end > end ? place->end : end;
+}
+
+static struct place whole_of(const struct dl_phdr_info *info)
+{
+	struct place place = {0, 0};
+	for (int i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_LOAD)
+			widen(&place, info, &info->dlpi_phdr[i]);
+	return place;
+}
 
 static int find_loader(struct dl_phdr_info *info, size_t size, void *data)
 {
 	(void)size, (void)data;
 	if (info->dlpi_addr != getauxval(AT_BASE))
 		return 0;
-	loader = info->dlpi_addr;
-	for (int i = 0; i < info->dlpi_phnum; i++)
-		if (info->dlpi_phdr[i].p_type == PT_LOAD)
-			loader_end = (loader + info->dlpi_phdr[i].p_vaddr + info->dlpi_phdr[i].p_memsz + 4095) & ~(uintptr_t)4095;
+	loader = whole_of(info);
 	return 1;
 }
 
-bool gu_preload_from_loader(const void *p) { return (uintptr_t)p - loader < loader_end - loader; }
+bool gu_preload_from_loader(const void *p) { return is_in(&loader, (uintptr_t)p); }
 
-extern const char __ehdr_start[] GU_PRELOAD_LOCAL, etext[] GU_PRELOAD_LOCAL;
+static int find_holder(struct dl_phdr_info *info, size_t size, void *data)
+{
+	struct place *place = data, whole = whole_of(info);
+	(void)size;
+	if (!is_in(&whole, place->start))
+		return 0;
+	*place = whole;
+	return 1;
+}
 
-bool gu_preload_own_code(const void *code) { return (uintptr_t)code - (uintptr_t)__ehdr_start < (size_t)(etext - __ehdr_start); }
+/* The next definition after ours: a program's pointer to the function may lead to a stub of its own. */
+static uintptr_t find_code(void)
+{
+	struct place place = {(uintptr_t)gu_preload_next("gcuffd_version"), 0};
+	dl_iterate_phdr(find_holder, &place);
+	__atomic_store_n(&code_end, place.end, __ATOMIC_RELAXED);
+	__atomic_store_n(&code, place.start, __ATOMIC_RELEASE);
+	return place.start;
+}
+
+bool gu_preload_own_code(const void *at)
+{
+	uintptr_t start = __atomic_load_n(&code, __ATOMIC_ACQUIRE);
+	start = start ? start : find_code();
+	return (uintptr_t)at - start < __atomic_load_n(&code_end, __ATOMIC_RELAXED) - start;
+}
 
 /* Programs close their stderr before they end. */
 static int stats_fd = -1;
@@ -139,10 +183,12 @@ static __attribute__((constructor)) void begin(void)
 {
 	open_stats();
 	dl_iterate_phdr(find_loader, NULL);
+	find_code();
 	gu_preload_threads_init();
 	gu_preload_signals_init();
 	gu_preload_exec_init();
-	gu_preload_source();
+	if (gu_preload_source() == GU_FROM_HEAP) /* this thread too, before the program's code runs */
+		gu_preload_attach();
 }
 
 /* ---- statistics at the end ---- */

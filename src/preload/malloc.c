@@ -21,15 +21,7 @@ static void *no_memory(void)
 }
 
 /* EPERM: the thread is not attached, or no more, since its keys' destructors run. */
-static bool attach(void)
-{
-	if (errno != EPERM)
-		return false;
-	gu_preload_enter();
-	int err = gcuffd_thread_attach();
-	gu_preload_leave();
-	return !err;
-}
+static bool attach(void) { return errno == EPERM && gu_preload_attach(); }
 
 static void *from_heap(size_t size, size_t align)
 {

@@ -2,6 +2,9 @@
 /*
  * preload.h - what the files of the malloc front end share.
  *
+ * It stands on libgcuffd.so, as any program: one that uses the library itself has the same copy, whether it is linked with it or
+ * loads it later. Two would send each other's threads signals that only one can handle.
+ *
  * Where memory comes from: the heap, once there is one; a static buffer that is never given back (boot.c)
  * until then, for the library's own threads, and for whoever allocates while this thread is inside the
  * library: the C library on our behalf, or a signal handler (.inv.preload.inside). Where there can be no
@@ -42,6 +45,8 @@ static inline void gu_preload_leave(void)
 enum gu_preload_source { GU_FROM_HEAP, GU_FROM_BOOT, GU_FROM_LIBC };
 /* Makes the heap if there is none yet; not inside. */
 GU_PRELOAD_LOCAL enum gu_preload_source gu_preload_source(void);
+/* The calling thread, to all heaps. A failure is no matter: its first allocation tries again, and stops find it. */
+GU_PRELOAD_LOCAL bool gu_preload_attach(void);
 
 /* The static buffer: zeroed, NULL when it is used up. size_of: what was asked for. */
 GU_PRELOAD_LOCAL void *gu_boot_alloc(size_t size, size_t align);
@@ -66,7 +71,7 @@ GU_PRELOAD_LOCAL void gu_preload_threads_init(void);
 GU_PRELOAD_LOCAL void gu_preload_signals_init(void);
 GU_PRELOAD_LOCAL void gu_preload_exec_init(void);
 
-/* Whether code is of this shared object. */
+/* Whether code is of libgcuffd.so. */
 GU_PRELOAD_LOCAL bool gu_preload_own_code(const void *code);
 /* Whether this process (not its parent) has threads of the library. */
 GU_PRELOAD_LOCAL bool gu_preload_has_service(void);

@@ -35,14 +35,19 @@ void gu_preload_threads_init(void)
 	real___register_atfork();
 }
 
-/* A failure is no matter: the first allocation tries again, and stops find the thread. */
+bool gu_preload_attach(void)
+{
+	gu_preload_enter();
+	int err = gcuffd_thread_attach();
+	gu_preload_leave();
+	return !err;
+}
+
 static struct start begin(void *data)
 {
 	struct start s = *(struct start *)data;
 	free(data);
-	gu_preload_enter();
-	(void)gcuffd_thread_attach();
-	gu_preload_leave();
+	(void)gu_preload_attach();
 	return s;
 }
 
@@ -60,9 +65,10 @@ static int run_program_c11(void *data)
 
 static void *run_service(void *data)
 {
-	const struct start *s = data;
+	struct start s = *(struct start *)data;
 	gu_preload_enter(); /* for ever */
-	return s->run(s->arg);
+	free(data);
+	return s.run(s.arg);
 }
 
 /* The piece is on our stack, and then in the new thread's descriptor: both are roots. */
@@ -74,14 +80,18 @@ static struct start *new_start(struct start s)
 	return p;
 }
 
+/* From inside: the library's stacks are no roots, so what the C library allocates for its thread is not of the heap. */
 static int create_service(pthread_t *out, const pthread_attr_t *attr, struct start s)
 {
-	struct start *p = gu_boot_alloc(sizeof(*p), _Alignof(struct start));
-	if (!p)
-		return EAGAIN;
-	*p = s;
-	__atomic_store_n(&served, getpid(), __ATOMIC_RELAXED);
-	return real_pthread_create()(out, attr, run_service, p);
+	int err = EAGAIN;
+	gu_preload_enter();
+	struct start *p = new_start(s);
+	if (p) {
+		__atomic_store_n(&served, getpid(), __ATOMIC_RELAXED);
+		err = real_pthread_create()(out, attr, run_service, p);
+	}
+	gu_preload_leave();
+	return err;
 }
 
 GU_PRELOAD_EXPORT int pthread_create(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *arg), void *arg)
@@ -110,10 +120,17 @@ GU_PRELOAD_EXPORT int thrd_create(thrd_t *out, thrd_start_t run, void *arg)
 
 /*
  * Fork handlers allocate. The heap's are registered before all others, so that the heap is the last thing to be
- * made ready for a fork and the first to work again.
+ * made ready for a fork and the first to work again. Its jemalloc registers some while it begins: no heap is made in the middle of that.
  */
 GU_PRELOAD_EXPORT int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso)
 {
-	gu_preload_source();
-	return real___register_atfork()(prepare, parent, child, dso);
+	bool own = gu_preload_own_code((const void *)prepare);
+	if (own)
+		gu_preload_enter();
+	else
+		gu_preload_source();
+	int err = real___register_atfork()(prepare, parent, child, dso);
+	if (own)
+		gu_preload_leave();
+	return err;
 }
