@@ -3,10 +3,11 @@
  * prog_preload_threads SECONDS [FLAG...] - threads that allocate, keep checked lists of what they allocate in
  * places of all kinds, drop most of it, end and are replaced. Ends with 1 when a list was harmed.
  *
- * Flags: fork - others fork meanwhile, children allocate and execute true; signals - every signal is
- * blocked and handlers are tried for all; raw - one thread made by clone(2), unknown to anybody; exec - at the end
+ * Flags: fork - others fork meanwhile, children allocate and execute true; signals - workers block
+ * every signal and handlers are tried for all, and a timer interrupts the first thread, whose handler allocates and frees; raw - one thread made by clone(2), unknown to anybody; exec - at the end
  * the program executes true, threads and all.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <threads.h>
 #include <time.h>
@@ -181,7 +183,51 @@ static void end_raw(void)
 	check("raw", raw_list, 12345);
 }
 
-static void on_any(int sig) { (void)sig; }
+/* ---- a handler that allocates: of the first thread, mostly while others do ---- */
+
+#define RING 64
+
+static uint64_t *ring[RING]; /* the handler's */
+static unsigned alarms;
+
+static void exchange(unsigned i)
+{
+	uint64_t *old = ring[i % RING], *p = malloc(16 + i % 500);
+	if (!p || (old && (old[0] != i - RING || old[1] != ~old[0])))
+		__atomic_fetch_add(&bad, 1, __ATOMIC_RELAXED);
+	free(old);
+	if (p) {
+		p[0] = i;
+		p[1] = ~p[0];
+	}
+	ring[i % RING] = p;
+}
+
+static void on_any(int sig)
+{
+	int saved = errno;
+	if (sig == SIGALRM)
+		exchange(alarms++);
+	errno = saved;
+}
+
+static void start_alarms(void)
+{
+	struct itimerval often = {{0, 500}, {0, 500}};
+	for (int sig = 1; sig < 65; sig++)
+		if (sig != SIGCHLD)
+			signal(sig, on_any);
+	setitimer(ITIMER_REAL, &often, NULL);
+}
+
+static void end_alarms(void)
+{
+	signal(SIGALRM, SIG_IGN);
+	if (!alarms) {
+		fprintf(stderr, "no handler has run\n");
+		bad++;
+	}
+}
 
 static int has(int argc, char **argv, const char *flag)
 {
@@ -210,15 +256,16 @@ int main(int argc, char **argv)
 	forks = has(argc, argv, "fork");
 	int raw = has(argc, argv, "raw");
 	pthread_key_create(&key, NULL);
-	for (int sig = 1; stop_signals && sig < 65; sig++)
-		if (sig != SIGCHLD)
-			signal(sig, on_any);
+	if (stop_signals)
+		start_alarms();
 	if (raw)
 		start_raw();
 	while (now() < deadline && !bad)
 		run_workers();
 	if (raw)
 		end_raw();
+	if (stop_signals)
+		end_alarms();
 	printf("%u lists, %u children, %u bad\n", lists, children, bad);
 	fflush(stdout);
 	if (!bad && has(argc, argv, "exec"))
