@@ -24,6 +24,7 @@
 #include "sys.h"
 
 #define SAMPLE_NS 250000000u
+#define TELL_NS 200000000u
 #define QUIET_SAMPLES 12
 #define STRAY_NODES 16 /* that a register or stack may keep alive by accident */
 #define WRITE_EVERY 4u
@@ -57,6 +58,15 @@ static void complain(const char *format, ...)
 	fputc('\n', stderr);
 	va_end(list);
 	wrong = true;
+}
+
+/* Of the thread that calls. */
+static void lock_stack(void)
+{
+	char *here = __builtin_frame_address(0);
+
+	if (args.steps && mlock(here - STACK_USED, STACK_USED))
+		bench_fail("mlock", errno);
 }
 
 /* ---- the system */
@@ -98,13 +108,6 @@ static void *allocate(size_t size)
 static void begin_collecting(void) {}
 static void let_cool(void) { gcuffd_arena_set_hot(arena, 0); }
 
-static void warm_all(void)
-{
-	gcuffd_arena_set_hot(arena, 1);
-	int err = gcuffd_warm(sys_heap, NULL, 0);
-	if (err)
-		bench_fail("gcuffd_warm", -err);
-}
 
 static void enter_thread(void)
 {
@@ -139,6 +142,15 @@ static struct gcuffd_cold_stats cold_stats(void)
 
 static uint64_t out_pages(void) { return cold_stats().out_pages; }
 
+/* Where no page can be taken out, none has to come back. */
+static void warm_all(void)
+{
+	gcuffd_arena_set_hot(arena, 1);
+	int err = gcuffd_warm(sys_heap, NULL, 0);
+	if (err && (err != -EOPNOTSUPP || out_pages()))
+		bench_fail("gcuffd_warm", -err);
+}
+
 static void report_memory(void)
 {
 	struct gcuffd_cold_stats s = cold_stats();
@@ -147,6 +159,7 @@ static void report_memory(void)
 	bench_emit_int("accounted_kib", all.resident_bytes >> 10);
 	bench_emit_int("metadata_kib", all.metadata_bytes >> 10);
 	bench_emit_int("summary_kib", s.summary_bytes >> 10);
+	bench_emit_float("summary_bytes_per_page", s.out_pages ? (double)s.summary_bytes / (double)s.out_pages : 0);
 	bench_emit_int("store_memory_kib", s.store_memory_bytes >> 10);
 	bench_emit_int("store_file_kib", s.store_file_bytes >> 10);
 	bench_emit_int("out_pages", s.out_pages);
@@ -159,12 +172,27 @@ static void report_memory(void)
 static struct gcuffd_cold_stats before;
 static void begin_counting(void) { before = cold_stats(); }
 
+/* Counts that rise one after another may be found so. */
+static uint64_t rest_of(uint64_t all, uint64_t part) { return all > part ? all - part : 0; }
+
+static void report_causes(const struct gcuffd_cold_stats *s)
+{
+	uint64_t collector = s->collector_pages - before.collector_pages, touched = s->touched_pages - before.touched_pages;
+	uint64_t refaulted = s->refaulted_pages - before.refaulted_pages, ahead = s->ahead_pages - before.ahead_pages;
+
+	bench_emit_int("restored_pages", collector);
+	bench_emit_int("touched_pages", touched);
+	bench_emit_int("touched_store_pages", refaulted);
+	bench_emit_int("touched_park_pages", rest_of(touched, refaulted));
+	bench_emit_int("ahead_pages", ahead);
+	bench_emit_int("other_restored_pages", rest_of(s->restored_pages - before.restored_pages, collector + touched + ahead));
+}
+
 static void report_restored(void)
 {
 	struct gcuffd_cold_stats s = cold_stats();
 
-	bench_emit_int("restored_pages", s.collector_pages - before.collector_pages);
-	bench_emit_int("touched_pages", s.restored_pages - before.restored_pages - (s.collector_pages - before.collector_pages));
+	report_causes(&s);
 	bench_emit_int("dropped_pages", s.dropped_pages - before.dropped_pages);
 	if (s.collector_pages != before.collector_pages)
 		complain("collections brought back %llu pages", (unsigned long long)(s.collector_pages - before.collector_pages));
@@ -199,13 +227,7 @@ static void let_cool(void) {}
 static void warm_all(void) {}
 
 /* pthread_create() is libgc's. */
-static void enter_thread(void)
-{
-	char *here = __builtin_frame_address(0);
-
-	if (args.steps && mlock(here - STACK_USED, STACK_USED))
-		bench_fail("mlock", errno);
-}
+static void enter_thread(void) { lock_stack(); }
 
 static void leave_thread(void) {}
 static void collect(void) { GC_gcollect(); }
@@ -452,31 +474,54 @@ static void report_size(const char *when)
 	printf("page_tables_%skib: %zu\n", when, bench_status_kib("VmPTE:"));
 }
 
-struct rates {
-	uint64_t ops_in, ns_in, ns_most, cpu_in, ops_between, ns_between;
-};
+/* In collections, and between them. */
+static struct {
+	_Atomic uint64_t ops_in, ns_in;
+	_Atomic uint64_t since, ops_at; /* of the one that is under way; since 0: none is */
+	uint64_t ns_most, cpu_in, ops_between, ns_between;
+} rates;
 
-static void collect_once(struct rates *r, unsigned number)
+static double ops_per_s(uint64_t ops, uint64_t ns) { return ns ? (double)ops * 1e9 / (double)ns : 0; }
+
+/* Whoever runs this as a child may end it in the middle of a collection: that counts, too. */
+static void *tell_ops(void *arg)
 {
-	uint64_t ops = atomic_load(&mutator.ops), cpu = collector_ns(), start = bench_now();
+	for (lock_stack();; sleep_ns(TELL_NS)) {
+		uint64_t since = rates.since, ops = rates.ops_in, ns = rates.ns_in;
 
+		if (!since)
+			continue;
+		bench_emit_float("hot_ops_so_far_per_s", ops_per_s(ops + mutator.ops - rates.ops_at, ns + bench_now() - since));
+		fflush(stdout);
+	}
+	return arg;
+}
+
+static void collect_once(unsigned number)
+{
+	uint64_t ops = mutator.ops, cpu = collector_ns(), start = bench_now();
+
+	rates.ops_at = ops;
+	rates.since = start;
 	collect();
+	rates.since = 0;
 	uint64_t ns = bench_now() - start;
-	r->cpu_in += collector_ns() - cpu;
-	r->ops_in += atomic_load(&mutator.ops) - ops;
-	r->ns_in += ns;
-	r->ns_most = ns > r->ns_most ? ns : r->ns_most;
-	printf("collection_%u_s: %.3f\n", number, (double)ns / 1e9);
+	ops = mutator.ops - ops;
+	rates.cpu_in += collector_ns() - cpu;
+	rates.ops_in += ops;
+	rates.ns_in += ns;
+	rates.ns_most = ns > rates.ns_most ? ns : rates.ns_most;
+	printf("collection_%u_s: %.3f\ncollection_%u_ops: %llu\n", number, (double)ns / 1e9, number, (unsigned long long)ops);
 	fflush(stdout);
 }
 
-static void rest(struct rates *r, double seconds)
+static void rest(double seconds)
 {
-	uint64_t ops = atomic_load(&mutator.ops), start = bench_now();
+	uint64_t ops = mutator.ops, start = bench_now();
 
 	sleep_ns((uint64_t)(seconds * 1e9));
-	r->ops_between += atomic_load(&mutator.ops) - ops;
-	r->ns_between += bench_now() - start;
+	rates.ops_between += mutator.ops - ops;
+	rates.ns_between += bench_now() - start;
 }
 
 /* Nobody but a root knows it, and the mutator only some pendants, which it has let go of when this returns. */
@@ -503,27 +548,26 @@ static void check_live(const char *when, uint64_t nodes)
 /* In the first half of the collections nothing is freed, by the one after dropping all of it. */
 static void collect_all(void)
 {
-	struct rates r = { 0 };
-
 	begin_counting();
 	atomic_store(&mutator.rate, 0);
 	for (unsigned i = 0; i < args.collections; i++) {
 		if (i == args.collections / 2)
 			drop();
-		rest(&r, args.seconds / args.collections);
-		collect_once(&r, i + 1);
+		rest(args.seconds / args.collections);
+		collect_once(i + 1);
 		if (i + 1 == args.collections / 2)
 			check_live("before", graph.all.nodes);
 		else if (i == args.collections / 2)
 			check_live("after", graph.live.nodes);
 	}
-	bench_emit_float("hot_ops_between_per_s", (double)r.ops_between * 1e9 / (double)r.ns_between);
+	bench_emit_float("hot_ops_between_per_s", ops_per_s(rates.ops_between, rates.ns_between));
+	bench_emit_int("collections_peak_kib", bench_status_kib("VmHWM:"));
 	if (!COUNTS_LIVE)
 		return;
-	bench_emit_float("full_gc_s", (double)r.ns_in / args.collections / 1e9);
-	bench_emit_float("full_gc_max_s", (double)r.ns_most / 1e9);
-	bench_emit_float("full_gc_cpu_s", (double)r.cpu_in / args.collections / 1e9);
-	bench_emit_float("hot_ops_per_s", (double)r.ops_in * 1e9 / (double)r.ns_in);
+	bench_emit_float("full_gc_s", (double)rates.ns_in / args.collections / 1e9);
+	bench_emit_float("full_gc_max_s", (double)rates.ns_most / 1e9);
+	bench_emit_float("full_gc_cpu_s", (double)rates.cpu_in / args.collections / 1e9);
+	bench_emit_float("hot_ops_per_s", ops_per_s(rates.ops_in, rates.ns_in));
 	report_restored();
 }
 
@@ -582,6 +626,9 @@ int main(int argc, char **argv)
 	bench_emit_int("target_kib", args.target >> 10);
 	fflush(stdout);
 	announce("settled");
+	bench_forget_peak();
+	if (args.steps)
+		bench_start_apart(tell_ops);
 	collect_all();
 	check_returned();
 	report_size("after_");

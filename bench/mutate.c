@@ -10,6 +10,7 @@
  *
  * One thread runs all of it. A node is 56 bytes, so that libgc's extra byte keeps it in a cell of 64.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -225,6 +226,8 @@ int main(int argc, char **argv)
 	struct bench_args args;
 
 	bench_args_parse(&args, argc, argv);
+	if (!args.rate)
+		bench_fail("--rate 0", EINVAL);
 	if (args.measure_live)
 		args.seconds = 0.1;
 	random_state = args.seed;

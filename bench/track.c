@@ -140,6 +140,7 @@ static int uffd = -1, pagemap = -1;
 static bool raw_accesses;
 static struct gcuffd_run *empty; /* when it was armed for accesses: else they would be told for ever */
 static size_t empty_count;
+static uint64_t protect_ns; /* of arming for accesses, UFFDIO_RWPROTECT alone */
 
 static int shake_hands(uint64_t features)
 {
@@ -223,10 +224,13 @@ static int arm_accesses(const struct area *a)
 	int err = 0;
 
 	empty_count = 0;
+	protect_ns = 0;
 	for (uintptr_t at = (uintptr_t)a->start, part; at < end && !err; at += part) {
 		part = end - at < RAW_CHUNK ? end - at : RAW_CHUNK;
 		bool full = args->memory == BENCH_HUGETLB || is_full(at, part);
+		uint64_t start = bench_now();
 		err = protect_accesses(at, part);
+		protect_ns += bench_now() - start;
 		if (!err && !full)
 			err = list_empty(at, at + part);
 	}
@@ -645,6 +649,8 @@ static void report_accesses(const struct system *s)
 		return;
 	bench_emit_float("first_access_ns", m.touch);
 	bench_emit_float("access_arm_ns", m.arm);
+	if (s->begin == begin_raw)
+		bench_emit_float("access_protect_ns", (double)protect_ns / (double)pages_of(&area));
 	bench_emit_float("access_clean_ns", m.clean);
 	bench_emit_float("access_dirty_ns", m.dirty);
 	if (!args->thp)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * util.c - see util.h. Runs in the benchmark's one thread; the start time is its only state.
+ * util.c - see util.h. Runs in the benchmark's one thread; the start time and the peak until then are its only state.
  */
 #include "util.h"
 
@@ -12,6 +12,7 @@
 #include <string.h>
 
 static uint64_t begin_ns;
+static size_t peak_kib; /* before it was forgotten */
 
 /* ---- arguments */
 
@@ -33,6 +34,7 @@ static const struct option long_options[] = {
 	{ "gap", required_argument, NULL, 'g' },
 	{ "touchers", required_argument, NULL, 'T' },
 	{ "fetch", required_argument, NULL, 'F' },
+	{ "threads", required_argument, NULL, 'H' },
 	{ "sequential", no_argument, NULL, 'S' },
 	{ "systems", required_argument, NULL, 'y' },
 	{ "rounds", required_argument, NULL, 'R' },
@@ -59,7 +61,7 @@ static _Noreturn void usage(const char *program)
 	fprintf(stderr,
 		"usage: %s [--limit BYTES] [--heap BYTES] [--seed N] [--depth N] [--live MIB] [--seconds S]\n"
 		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n"
-		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--sequential]\n"
+		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--threads N] [--sequential]\n"
 		"       [--systems LIST] [--rounds N] [--memory anon|shmem|hugetlb] [--thp] [--dirty PERCENT] [--empty PERCENT] [--large MIB]\n"
 		"       [--target MIB] [--store-memory MIB] [--store-file MIB] [--collections N] [--settle S] [--fork] [--verify] [--steps] [--rung NAME]\n"
 		"       [--options TEXT]\n",
@@ -126,7 +128,7 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 's': args->seed = parse_count(program, optarg); break;
 	case 'd': args->depth = (unsigned)parse_number(program, optarg, 6, 30); break;
 	case 'c': args->cluster = (unsigned)parse_number(program, optarg, 1, 16); break;
-	case 'r': args->rate = (unsigned)parse_number(program, optarg, 1, 1e8); break;
+	case 'r': args->rate = (unsigned)parse_number(program, optarg, 0, 1e8); break;
 	case 'L': args->live = parse_mib(program, optarg, 1); break;
 	case 't': args->seconds = parse_number(program, optarg, 0.01, 86400); break;
 	case 'm': args->measure_live = true; break;
@@ -138,6 +140,7 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 'g': args->gap = (unsigned)parse_number(program, optarg, 0, 1e6); break;
 	case 'T': args->touchers = (unsigned)parse_number(program, optarg, 1, 64); break;
 	case 'F': args->fetch = (unsigned)parse_number(program, optarg, 0, 999999); break;
+	case 'H': args->threads = (unsigned)parse_number(program, optarg, 1, 64); break;
 	case 'S': args->sequential = true; break;
 	case 'y': args->systems = optarg; break;
 	case 'R': args->rounds = (unsigned)parse_number(program, optarg, 1, 1e6); break;
@@ -166,7 +169,7 @@ void bench_args_parse(struct bench_args *args, int argc, char **argv)
 
 	*args = (struct bench_args){
 		.seed = 1, .depth = 18, .cluster = 6, .rate = 16000, .live = (size_t)1 << 30, .seconds = 20,
-		.around = 16384, .touchers = 1, .rounds = 5, .dirty = 12.5, .large = (size_t)4 << 30,
+		.around = 16384, .touchers = 1, .threads = 1, .rounds = 5, .dirty = 12.5, .large = (size_t)4 << 30,
 		.target = (size_t)512 << 20, .store_file = (size_t)8 << 30, .collections = 10, .settle = 120,
 	};
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)
@@ -250,6 +253,16 @@ static size_t read_kib(const char *path, const char *key)
 size_t bench_status_kib(const char *key) { return read_kib("/proc/self/status", key); }
 size_t bench_rss(void) { return read_kib("/proc/self/smaps_rollup", "Rss:") << 10; }
 
+void bench_forget_peak(void)
+{
+	size_t kib = bench_status_kib("VmHWM:");
+	FILE *file = fopen("/proc/self/clear_refs", "w");
+
+	peak_kib = kib > peak_kib ? kib : peak_kib;
+	if (!file || fputs("5", file) < 0 || fclose(file))
+		bench_fail("/proc/self/clear_refs", errno);
+}
+
 /* ---- output */
 
 void bench_emit_int(const char *key, uint64_t value) { printf("%s: %llu\n", key, (unsigned long long)value); }
@@ -263,7 +276,8 @@ void bench_end(void)
 {
 	bench_emit_float("wall_s", (double)(bench_now() - begin_ns) / 1e9);
 	bench_emit_float("cpu_s", (double)bench_clock(CLOCK_PROCESS_CPUTIME_ID) / 1e9);
-	bench_emit_int("rss_peak_kib", bench_status_kib("VmHWM:"));
+	size_t kib = bench_status_kib("VmHWM:");
+	bench_emit_int("rss_peak_kib", kib > peak_kib ? kib : peak_kib);
 	fflush(stdout);
 }
 
@@ -278,6 +292,16 @@ void bench_fail(const char *what, int err)
 {
 	fprintf(stderr, "%s: %s\n", what, strerror(err));
 	exit(1);
+}
+
+void bench_start_apart(void *(*fn)(void *))
+{
+	pthread_t thread;
+	int err = pthread_create(&thread, NULL, fn, NULL);
+
+	if (err)
+		bench_fail("a thread", err);
+	pthread_detach(thread);
 }
 
 void bench_at_once(void *(*fn)(void *), void *items, size_t size, unsigned n)

@@ -23,7 +23,7 @@ struct bench_args {
 	uint64_t seed;
 	unsigned depth;     /* of the stretch tree (gcbench) or of the trees (binary-trees) */
 	unsigned cluster;   /* mutate: depth of the trees that are replaced */
-	unsigned rate;      /* mutate: operations in a second; coldset: until collections begin */
+	unsigned rate;      /* mutate: operations in a second; coldset: until collections begin; image: of each thread, 0: at full speed */
 	size_t live;        /* mutate, coldset: live bytes; restore, track: bytes of memory */
 	double seconds;     /* mutate: length of the timed part; coldset: between collections, in all */
 	bool measure_live;  /* only count live bytes (malloc build) */
@@ -35,6 +35,7 @@ struct bench_args {
 	unsigned gap;       /* restore: us between touches */
 	unsigned touchers;  /* restore: threads that touch */
 	unsigned fetch;     /* restore: us that fetching sleeps */
+	unsigned threads;   /* image: that write while it is saved */
 	bool sequential;    /* restore, track: by rising address instead of in random order */
 	const char *systems; /* track: those that take turns; NULL: all */
 	unsigned rounds;    /* track: turns */
@@ -106,6 +107,12 @@ void bench_emit_int(const char *key, uint64_t value);
 void bench_emit_float(const char *key, double value);
 void bench_emit_hex(const char *key, uint64_t value);
 void bench_emit_null(const char *key);
+
+/* From now on VmHWM tells of what comes; bench_end() still tells of all. */
+void bench_forget_peak(void);
+
+/* A thread of which no collector knows: it is not stopped, and may touch nothing of a heap. */
+void bench_start_apart(void *(*fn)(void *));
 
 /* Starts the program's clock; the second prints wall_s, cpu_s, rss_peak_kib. */
 void bench_begin(void);

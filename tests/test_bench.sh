@@ -60,6 +60,10 @@ case $systems in
 	grep -q "cpu_s *with [-+]" "$out/pairs" || fail "gcbench --pairs: no figure"
 	"$run" --build "$build" coldset --systems gcuffd --runs 1 --live 16 --target 6 --settle 4 --collections 2 --seconds 1 --fork --verify >"$out/coldset" ||
 		fail "coldset --fork --verify"
+	grep -q "of the target" "$out/coldset" || fail "coldset: not a word about the target"
+	"$run" --build "$build" coldset --systems gcuffd --runs 1 --live 32 --target 6 --rung async --settle 4 --collections 2 --seconds 1 >"$out/coldset" ||
+		fail "coldset --rung async"
+	grep -q "of the target ! more than" "$out/coldset" || fail "coldset: nothing is taken out, and the target is said to be kept"
 	;;
 esac
 
@@ -70,6 +74,7 @@ case ${CHECK_SECONDS:-5}:$systems in # minutes: where there is time
 	before=$(left)
 	if "$run" --build "$build" coldset --systems libgc-zram --runs 1 --live 64 --sum 64 --settle 3 --seconds 1 --collect-timeout 60 --json "$out/zram" >"$out/table" 2>"$out/err"; then
 		grep -q '"sum_kib"' "$out/zram" || fail "libgc-zram: no sum"
+		grep -q '"hot_ops_per_s", "unit": "1/s", "value": [0-9]' "$out/zram" || fail "libgc-zram: no operations"
 		timeout -s INT 3 "$run" --build "$build" coldset --systems libgc-zram --runs 1 --live 64 --sum 64 >"$out/table" 2>"$out/err" || true
 	else
 		grep -Eq "need root|no zram|no memory cgroups|no swap on zram" "$out/err" || { cat "$out/err"; fail "coldset on libgc-zram"; }
@@ -108,6 +113,8 @@ for system in sys.argv[2].split(","):
     assert system == "malloc" or got["full_gc_s"] > 0, (system, got)
     assert system != "gcuffd" or got["live_after_kib"] < got["live_before_kib"], (system, got)
     assert system != "gcuffd" or got["restored_pages"] == 0 and got["returned_pages"] == 0, got
+    assert system != "gcuffd" or {"collections_peak_kib", "summary_bytes_per_page", "touched_store_pages", "touched_park_pages"} <= set(got), got
+    assert system != "gcuffd" or got["collections_peak_kib"] <= got["rss_peak_kib"], got
     assert system != "gcuffd" or head["rung"] not in ("move", "rwp") or got["out_pages"] > 0, got
 track = {"first_write_ns", "arm_ns", "scan_clean_ns", "scan_dirty_ns"}
 for system in set(sys.argv[2].split(",")) & {"gcuffd"} | {"raw", "mprotect"}:
