@@ -56,6 +56,7 @@ done
 # Pages can be taken out on rungs move and rwp: elsewhere nothing is, and nothing may be wrong either.
 case $systems in
 *gcuffd*)
+	"$run" --build "$build" image --systems gcuffd --runs 1 --live 4 --threads 2 --rate 0 >"$out/image" || fail "image at full speed"
 	"$run" --build "$build" gcbench --pairs 2 --options cold=1,start_size=1M --scale 64 >"$out/pairs" || fail "gcbench --pairs"
 	grep -q "cpu_s *with [-+]" "$out/pairs" || fail "gcbench --pairs: no figure"
 	"$run" --build "$build" coldset --systems gcuffd --runs 1 --live 16 --target 6 --settle 4 --collections 2 --seconds 1 --fork --verify >"$out/coldset" ||
