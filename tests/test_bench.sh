@@ -33,6 +33,10 @@ if "$run" --build "$build" coldset --collections 1 2>"$out/err"; then fail "one 
 grep -q "at least 2" "$out/err" || fail "no clear error for too few collections"
 if "$run" --build "$build" mutate --pairs 2 2>"$out/err"; then fail "pairs of mutate were taken"; fi
 grep -q -- "--pairs is for" "$out/err" || fail "no clear error for pairs of mutate"
+if "$run" --build "$build" gcbench --base huge=0 2>"$out/err"; then fail "a base without pairs was taken"; fi
+grep -q -- "--base is for --pairs" "$out/err" || fail "no clear error for a base without pairs"
+if "$run" --build "$build" coldset --systems libgc-zram --vm 2>"$out/err"; then fail "swap of its own was taken for the emulated machine"; fi
+grep -q -- "--vm is not for" "$out/err" || fail "no clear error for swap in the emulated machine"
 if "$run" --build "$out" gcbench 2>"$out/err"; then fail "missing programs were not noticed"; fi
 grep -q "make" "$out/err" || fail "missing programs: the error does not say how to build them"
 "$run" --build "$build" gcbench --systems libgc-zram 2>"$out/err" || fail "a system that does not fit is an error"
@@ -59,12 +63,37 @@ case $systems in
 	"$run" --build "$build" image --systems gcuffd --runs 1 --live 4 --threads 2 --rate 0 >"$out/image" || fail "image at full speed"
 	"$run" --build "$build" gcbench --pairs 2 --options cold=1,start_size=1M --scale 64 >"$out/pairs" || fail "gcbench --pairs"
 	grep -q "cpu_s *with [-+]" "$out/pairs" || fail "gcbench --pairs: no figure"
+	"$run" --build "$build" gcbench --pairs 1 --base huge=0 --options cold=1,resident_target=4G --scale 64 >"$out/pairs" || fail "gcbench --pairs --base"
+	grep -q "both with huge=0" "$out/pairs" || fail "gcbench --pairs: not a word about what both have"
+	if "$run" --build "$build" gcbench --pairs 1 --base nonesuch=1 --scale 64 >"$out/pairs" 2>&1; then fail "gcbench --pairs: a base that is no option was taken"; fi
 	"$run" --build "$build" coldset --systems gcuffd --runs 1 --live 16 --target 6 --settle 4 --collections 2 --seconds 1 --fork --verify >"$out/coldset" ||
 		fail "coldset --fork --verify"
 	grep -q "of the target" "$out/coldset" || fail "coldset: not a word about the target"
 	"$run" --build "$build" coldset --systems gcuffd --runs 1 --live 32 --target 6 --rung async --settle 4 --collections 2 --seconds 1 >"$out/coldset" ||
 		fail "coldset --rung async"
 	grep -q "of the target ! more than" "$out/coldset" || fail "coldset: nothing is taken out, and the target is said to be kept"
+	;;
+esac
+
+# In the test kernel, where one was had before: a boot for each.
+in_machine() {
+	"$run" --build "$build" "$@" --systems gcuffd --runs 1 --vm --json "$out/vm" >"$out/table" || fail "--vm $*"
+	version=$("$top/tools/vm" --kernel)
+	grep -q "$version in an emulated machine" "$out/table" || fail "--vm $*: the table does not name the kernel"
+	grep -q "\"kernel\": \"$version\"" "$out/vm" || fail "--vm $*: another kernel"
+}
+case ${VM:-auto}:$systems:$(ls -d "${XDG_CACHE_HOME:-$HOME/.cache}"/libgcuffd/vm/kernel_* 2>/dev/null) in
+no:*) ;;
+*:*gcuffd*:*kernel_*)
+	if command -v qemu-system-x86_64 busybox >/dev/null; then
+		in_machine track --live 8 --large 0
+		if [ "${CHECK_SECONDS:-5}" -ge 60 ]; then
+			in_machine restore --live 1
+			in_machine restore --live 1 --source memory
+			in_machine coldset --live 16 --target 6 --settle 4 --collections 2 --seconds 1
+			grep -Eq "out_pages +[1-9]" "$out/table" || fail "coldset --vm: nothing was taken out"
+		fi
+	fi
 	;;
 esac
 
