@@ -10,12 +10,15 @@ set -u
 
 cat >"$tmp/program.c" <<'END'
 #include <dlfcn.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <threads.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "gcuffd.h"
 
@@ -111,12 +114,32 @@ static void use_heap(const struct gcuffd_options *o, unsigned long round)
 	MUST(!CALL(gcuffd_heap_destroy)(heap));
 }
 
+#ifdef LATE
+/* Of a second copy nothing is to be had, and nothing is harmed by asking: 100 MiB are dropped, and a child does so too. */
+static int be_refused(void)
+{
+	int status = 0;
+	MUST(CALL(gcuffd_heap_create)(NULL, &heap) == -EBUSY && CALL(gcuffd_thread_attach)() == -EBUSY);
+	pid_t child = fork();
+	for (int i = 0; i < 100000; i++) {
+		char *volatile p = malloc(1000);
+		MUST(p);
+	}
+	if (!child)
+		_exit(0);
+	MUST(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+	return 0;
+}
+#endif
+
 int main(int argc, char **argv)
 {
 	struct gcuffd_options o;
 #ifdef LATE
 	lib = dlopen(argv[2], RTLD_NOW);
 	MUST(lib);
+	if (!strcmp(argv[1], "refused"))
+		return be_refused();
 #endif
 	deadline = now() + atof(argv[1]);
 	CALL(gcuffd_options_init)(&o);
@@ -152,10 +175,15 @@ test_linked() { both "$tmp/linked" 2 stop_timeout_ms=20000; }
 test_linked_stop() { both "$tmp/linked" 1 stop_timeout_ms=20000,rung=stop; }
 test_late() { both "$tmp/late" 2 "$top_builddir/.libs/libgcuffd.so" stop_timeout_ms=20000; }
 
+test_second_copy() {
+	cp "$top_builddir/.libs/libgcuffd.so.0" "$tmp/libgcuffd.so.0" || return 1
+	both "$tmp/late" refused "$tmp/libgcuffd.so.0"
+}
+
 # python3, which loads the library by its path
 test_ctypes() {
 	[ -x /usr/bin/python3 ] || { skip "no python3 here"; return; }
 	preload sh "$top_srcdir/tests/test_ctypes.sh" && exactly "put off" 0
 }
 
-run_tests linked linked_stop late ctypes
+run_tests linked linked_stop late second_copy ctypes

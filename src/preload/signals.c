@@ -5,6 +5,7 @@
  * changes masks by raw system calls, and its handler is known by its address. The old calls whose mask is an
  * int (sigblock, sigsetmask) cannot name the signal.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -81,11 +82,24 @@ static int pretend(struct sigaction *old)
 	return 0;
 }
 
+/* A second copy of the library would stop threads by the same signal: it is told, as nobody else, that it can't have it. */
+static bool is_copy(const void *handler)
+{
+	Dl_info info;
+	return dladdr(handler, &info) && info.dli_fname && strstr(info.dli_fname, "/libgcuffd.so");
+}
+
+static int refuse_copy(void)
+{
+	errno = EBUSY;
+	return -1;
+}
+
 GU_PRELOAD_EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
 {
 	struct sigaction clean;
 	if (sig == STOP_SIGNAL && !(act && gu_preload_own_code((const void *)act->sa_sigaction)))
-		return pretend(old);
+		return act && is_copy((const void *)act->sa_sigaction) ? refuse_copy() : pretend(old);
 	if (act) {
 		clean = *act;
 		sigdelset(&clean.sa_mask, STOP_SIGNAL);
