@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # test_exports.sh - the library exports what the map lists, all of it gcuffd_*, and nothing that would
-# replace a symbol of the program's.
+# replace a symbol of the program's; the preload library what its own map lists, and nothing of the library's, which it needs.
 set -eu
 lib=${top_builddir:-.}/.libs/libgcuffd.so
 map=${top_srcdir:-.}/src/libgcuffd.map
@@ -21,3 +21,9 @@ diff -u "$dir/listed" "$dir/exported"
 # every function of the header, and no other
 sed -n 's/^GCUFFD_API.*[ *]\(gcuffd_[a-z_]*\)(.*/\1/p' "${top_srcdir:-.}/include/gcuffd.h" | sort >"$dir/declared"
 diff -u "$dir/declared" "$dir/exported"
+
+preload=${top_builddir:-.}/.libs/libgcuffd-preload.so
+nm -D --defined-only "$preload" | awk '{ print $3 }' | sort >"$dir/exported"
+sed -n '/global:/,/local:/p' "${top_srcdir:-.}/src/preload/preload.map" | tr -s ' \t' '\n' | sed -n 's/;$//p' | sort >"$dir/listed"
+diff -u "$dir/listed" "$dir/exported"
+readelf -d "$preload" | grep -q 'NEEDED.*\[libgcuffd\.so\.0\]' || { echo "the preload library is not on libgcuffd.so.0"; exit 1; }
