@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 #
 # test_checkpoint.sh - examples/checkpoint writes what changed and restores what is touched; killed at any point, it goes
-# on from the last checkpoint that it told of, or the one that it was about to tell of, with every word right; damaged,
-# truncated and foreign files are refused. SEED=n repeats the delays before the kills.
+# on from the last checkpoint that it told of, or the one that it was about to tell of, with every word right, also when
+# it had only begun to go on from one; damaged, truncated and foreign files are refused. SEED=n repeats the random
+# numbers that delays before kills are made of.
 set -u
 
 program=${top_builddir:-.}/examples/checkpoint
@@ -170,8 +171,7 @@ killed() {
 }
 
 kills() {
-	seed=${SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')} kills=0 here=0
-	echo "SEED=$seed"
+	kills=0 here=0
 	until=$(($(date +%s) + ${CHECK_SECONDS:-5}))
 	while [ "$(date +%s)" -lt $until ]; do
 		next 40
@@ -192,6 +192,48 @@ kills() {
 	echo "$((2 * kills)) kills, $here checkpoints"
 }
 
+# begin_again: the program goes on from a file that ends in what was not finished
+begin_again() {
+	head -c 9000 /dev/urandom >>"$dir/again"
+	: >"$dir/out"
+	start "$dir/again" run 256 1000000000 50
+}
+
+# spin TURNS: waits; another process, as sleep, would take too long
+spin() {
+	turns=0
+	while [ $turns -lt "$1" ]; do
+		[ -s "$dir/out" ]
+		turns=$((turns + 1))
+	done
+}
+
+# Killed while it opens a file, cuts off its end, makes memory of it and begins to fill that: as often before there is
+# memory as after it.
+kills_at_the_start() {
+	kills=0 early=0 most=100
+	run "$dir/again" run 256 3 1000 || fail "three checkpoints"
+	now=$(sed -n 's/^checkpoint \([0-9]*\):.*/\1/p' "$dir/out" | tail -n 1)
+	until=$(($(date +%s) + ${CHECK_SECONDS:-5}))
+	while [ $kills -lt $((32 / ${CHECK_SLOW:-1})) ] || [ "$(date +%s)" -lt $until ]; do
+		here=$now
+		begin_again
+		next $most
+		spin "$random"
+		kill_it
+		if [ -s "$dir/out" ]; then
+			most=$((most - most / 4))
+		else
+			early=$((early + 1)) most=$((most + most / 4 + 1))
+		fi
+		kills=$((kills + 1))
+		killed "$dir/again" "$here"
+	done
+	echo "$kills kills, $early of them before there was memory"
+	[ $early -gt 0 ] || fail "no kill came early"
+	[ $early -lt $kills ] || [ $kills -lt 32 ] || fail "all kills came early"
+}
+
 if ! run "$dir/try" run 64 1 1; then
 	grep -q 'not supported\|not permitted' "$dir/err" && { sed 's/^/skip: /' "$dir/err"; exit 77; }
 	fail "a first run"
@@ -202,4 +244,7 @@ foreign_files
 damaged_files
 full_disk
 two_at_once
+seed=${SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
+echo "SEED=$seed"
 kills
+kills_at_the_start
