@@ -5,6 +5,8 @@
 # on from the last checkpoint that it told of, or the one that it was about to tell of, with every word right, also when
 # it had only begun to go on from one; damaged, truncated and foreign files are refused. SEED=n repeats the random
 # numbers that delays before kills are made of.
+#
+# vm: examples/checkpoint
 set -u
 
 program=${top_builddir:-.}/examples/checkpoint
