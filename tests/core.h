@@ -127,7 +127,7 @@ static inline bool rung_is_asked(int rung)
 		if (!rung_is_asked(rung)) \
 			GU_SKIP("CHECK_RUNGS leaves out %s", rung_names[rung]); \
 		if (!rung_is_here(rung)) \
-			GU_SKIP("no rung %s here", rung_names[rung]); \
+			GU_LACKS(rung_names[rung], "no rung %s here", rung_names[rung]); \
 	} while (0)
 
 TEST_UNUSED static struct gcuffd_stats stats_of(struct gcuffd_heap *h)

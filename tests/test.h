@@ -5,7 +5,8 @@
  * CK_FORK=no runs all in one process (for gdb, valgrind, sanitizers), CK_RUN_CASE=name runs one case,
  * CK_TAP_LOG_FILE_NAME=file writes TAP. CHECK_SEED=n repeats a random run, CHECK_SECONDS=n says how long
  * tests that can go on for ever should, CHECK_SLOW=n how many times slower than a processor this one is:
- * time limits grow, and work that is counted rather than timed shrinks.
+ * time limits grow, and work that is counted rather than timed shrinks. CHECK_NEED=name,... lists what this machine is
+ * known to have, of test_needs: who misses that fails.
  */
 #ifndef GU_TESTS_TEST_H
 #define GU_TESTS_TEST_H
@@ -17,6 +18,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -31,16 +33,69 @@
 static unsigned *test_skips;    /* shared with the children that Check forks; set by test_run */
 static uint64_t test_seed_used; /* set by test_run */
 
-/* Ends the test in hand, neither passed nor failed: here the kernel lacks what it is about. */
-#define GU_SKIP(...) \
+#define TEST_END(how, ...) \
 	do { \
-		printf("SKIP %s: ", __func__); \
+		printf(how " %s: ", __func__); \
 		printf(__VA_ARGS__); \
 		putchar('\n'); \
 		fflush(stdout); \
 		__atomic_fetch_add(test_skips, 1, __ATOMIC_RELAXED); \
 		return; \
 	} while (0)
+
+/* Ends the test in hand, neither passed nor failed: this run is not for it. */
+#define GU_SKIP(...) TEST_END("SKIP", __VA_ARGS__)
+
+/* Ends a turn of a loop test for which there is nothing to test, here or anywhere: it is not counted. */
+#define GU_LEAVE_OUT(...) TEST_END("NONE", __VA_ARGS__)
+
+/* The same as GU_SKIP, for want of something that CHECK_NEED can ask for. */
+#define GU_LACKS(need, ...) \
+	do { \
+		if (test_need(need)) { \
+			printf("without %s: ", need); \
+			printf(__VA_ARGS__); \
+			putchar('\n'); \
+			ck_abort_msg("CHECK_NEED has %s", need); \
+		} \
+		GU_SKIP(__VA_ARGS__); \
+	} while (0)
+
+/* Those of shell tests are among them. */
+static const char *const test_needs[] = {
+	"uffd", "async", "move", "rwp", "poison", "io_uring", "swap", "thp", "hugetlb", "ksm", "nodes", "cgroup", "mlock", "root", "setuid",
+};
+
+/* Whether a list, with commas between, has these n bytes as a name. */
+static inline bool test_lists(const char *list, const char *name, size_t n)
+{
+	for (; list; list = strchr(list, ','), list += !!list)
+		if (!strncmp(list, name, n) && (list[n] == ',' || !list[n]))
+			return true;
+	return false;
+}
+
+static inline bool test_need(const char *name)
+{
+	const char *list = getenv("CHECK_NEED");
+	return list && *name && test_lists(list, name, strlen(name));
+}
+
+/* A name that nobody knows would ask for nothing. */
+static inline void test_check_needs(void)
+{
+	const char *list = getenv("CHECK_NEED");
+	for (size_t n; list && *list; list += n + (list[n] == ',')) {
+		bool known = false;
+		n = strcspn(list, ",");
+		for (size_t i = 0; i < sizeof(test_needs) / sizeof(test_needs[0]); i++)
+			known |= strlen(test_needs[i]) == n && !strncmp(test_needs[i], list, n);
+		if (!known) {
+			printf("CHECK_NEED: no %.*s\n", (int)n, list);
+			exit(1);
+		}
+	}
+}
 
 /* A call of ours that must give 0; shows what it gave. */
 #define ck_ok(call) \
@@ -149,12 +204,13 @@ static void test_prepare(void)
 		abort();
 	test_skips = p;
 	hang_prepare();
+	test_check_needs();
 	test_seed_used = text ? strtoull(text, NULL, 0) : test_now_ns() ^ ((uint64_t)getpid() << 40);
 	printf("CHECK_SEED=0x%llx\n", (unsigned long long)test_seed_used);
 	fflush(stdout);
 }
 
-/* 0, 1 when something failed, 77 when every test that ran was skipped. */
+/* 0, 1 when something failed, 77 when every test that ran was skipped or left out. */
 static int test_run(Suite *suite)
 {
 	SRunner *runner = srunner_create(suite);

@@ -73,7 +73,7 @@ START_TEST(next_regions_are_there)
 {
 	uintptr_t at;
 	if (!begin(256 * MIB, 0, &at, 64 * MIB))
-		GU_SKIP("no huge pages");
+		GU_LACKS("thp", "no huge pages");
 	for (int tries = 0; !gu_load_seqcst(&space.ahead.runs) && tries < 10000; tries++)
 		usleep(1000);
 	use(at, GU_PAGE, true);
@@ -94,7 +94,7 @@ START_TEST(limit_comes_first)
 {
 	uintptr_t at;
 	if (!begin(256 * MIB, 12 * MIB, &at, 64 * MIB))
-		GU_SKIP("no huge pages");
+		GU_LACKS("thp", "no huge pages");
 	use(at, GU_PAGE, true);
 	usleep(100000);
 	ck_assert_int_eq(flags_at(at + GU_REGION) & GU_REGION_FAULTED, 0);
@@ -112,7 +112,7 @@ START_TEST(against_purges)
 	uintptr_t start;
 	bool fresh;
 	if (!begin(256 * MIB, 0, &start, REGIONS * GU_REGION))
-		GU_SKIP("no huge pages");
+		GU_LACKS("thp", "no huge pages");
 	while (test_now_ns() < until) {
 		uintptr_t at = start + test_below(&rng, REGIONS - 3) * GU_REGION;
 		size_t len = (1 + test_below(&rng, 3)) * GU_REGION;

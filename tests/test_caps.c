@@ -278,7 +278,7 @@ START_TEST(user_mode_only_stops_at_async)
 	fake.sticky = true;
 	const struct gu_caps *caps = probe();
 	if (!caps->has_wp_async)
-		GU_SKIP("no async write-protect");
+		GU_LACKS("async", "no async write-protect");
 	ck_assert(caps->user_mode_only && !caps->has_kernel_faults);
 	ck_assert_ptr_nonnull(strstr(caps->list[GU_CAP_KERNEL_FAULTS].needs, "CAP_SYS_PTRACE"));
 	ck_assert_int_eq(auto_rung(), GCUFFD_RUNG_ASYNC);
@@ -314,7 +314,7 @@ START_TEST(older_kernels)
 {
 	int best = auto_rung();
 	if (best < GCUFFD_RUNG_MOVE)
-		GU_SKIP("needs rung move, this is %s", gu_caps_rung_name(best));
+		GU_LACKS("move", "needs rung move, this is %s", gu_caps_rung_name(best));
 	ck_assert_int_eq(rung_without(GU_UFFD_FEATURE_RWP), GCUFFD_RUNG_MOVE);
 	ck_assert_int_eq(rung_without(GU_UFFD_FEATURE_RWP_ASYNC), GCUFFD_RUNG_MOVE);
 	ck_assert_int_eq(rung_without(GU_UFFD_FEATURE_RWP | GU_UFFD_FEATURE_MOVE), GCUFFD_RUNG_ASYNC);
@@ -359,7 +359,7 @@ static long busy_move(int fd, unsigned long request, void *arg)
 START_TEST(a_fork_elsewhere_does_not_hide_move)
 {
 	if (!gu_caps()->has_move)
-		GU_SKIP("no UFFDIO_MOVE");
+		GU_LACKS("move", "no UFFDIO_MOVE");
 	use_fake();
 	fake_os.ioctl = busy_move;
 	busy = 3;
@@ -382,7 +382,7 @@ START_TEST(holes_may_not_be_told)
 {
 	int best = auto_rung();
 	if (!gu_caps()->has_wp_async)
-		GU_SKIP("no async write-protect");
+		GU_LACKS("async", "no async write-protect");
 	use_fake();
 	fake_os.ioctl = blind_to_holes;
 	const struct gu_caps *caps = probe();

@@ -505,7 +505,7 @@ START_TEST(memory_is_locked)
 	uint64_t *p = noise(1 << 20);
 	if (mlock(&p[9 * 512], GU_PAGE)) {
 		ck_ok(gcuffd_heap_destroy(heap));
-		GU_SKIP("mlock: errno %d", errno);
+		GU_LACKS("mlock", "mlock: errno %d", errno);
 	}
 	cool(NULL, 0);
 	for (size_t i = 0; i < 20; i++)
@@ -515,7 +515,7 @@ START_TEST(memory_is_locked)
 	ck_assert(is_out(&p[9 * 512]));
 	if (mlockall(MCL_CURRENT)) {
 		ck_ok(gcuffd_heap_destroy(heap));
-		GU_SKIP("mlockall: errno %d", errno);
+		GU_LACKS("mlock", "mlockall: errno %d", errno);
 	}
 	check_noise(p, 1 << 20);
 	ck_ok(gcuffd_collect(heap));

@@ -385,7 +385,7 @@ START_TEST(limited)
 {
 	NEED_RUNG(_i);
 	if (!group[0])
-		GU_SKIP("no memory cgroup can be made here");
+		GU_LACKS("cgroup", "no memory cgroup can be made here");
 	NO_SANITIZER("it has memory of its own");
 	int status;
 	fflush(stdout);

@@ -268,7 +268,7 @@ START_TEST(callbacks_that_execute)
 {
 	struct gcuffd_lazy_options o = {.size = sizeof(o)};
 	if (!gu_caps()->has_poison || !gu_caps()->has_kernel_faults)
-		GU_SKIP("no userfaultfd with poison here");
+		GU_LACKS("poison", "no userfaultfd with poison here");
 	make_pipe();
 	o.fds = &into[1];
 	o.nfds = 1;

@@ -1128,7 +1128,7 @@ static int load_as_nobody(void)
 START_TEST(unprivileged)
 {
 	if (geteuid() != 0)
-		GU_SKIP("not root, who becomes nobody");
+		GU_LACKS("root", "not root, who becomes nobody");
 	new_heap("");
 	save(make_list(3000, 0));
 	end_heap();

@@ -23,7 +23,7 @@
 #define NEED_LAZY() \
 	do { \
 		if (!gu_caps()->has_uffd || !gu_caps()->has_poison || !gu_caps()->has_kernel_faults) \
-			GU_SKIP("no userfaultfd with poison here"); \
+			GU_LACKS("poison", "no userfaultfd with poison here"); \
 	} while (0)
 
 static struct gcuffd_lazy *lazy;
@@ -344,7 +344,7 @@ START_TEST(locked_memory)
 	struct gcuffd_lazy_options o = {.around = 8 * PAGE};
 	NEED_LAZY();
 	if (mlockall(MCL_CURRENT | MCL_FUTURE))
-		GU_SKIP("mlockall: %s", strerror(errno));
+		GU_LACKS("mlock", "mlockall: %s", strerror(errno));
 	begin(&o);
 	check_page(7);
 	munlockall();
@@ -420,7 +420,7 @@ START_TEST(without_privilege)
 {
 	int status;
 	if (geteuid() != 0)
-		GU_SKIP("needs root");
+		GU_LACKS("root", "needs root");
 	NEED_LAZY();
 	bad_page = SIZE_MAX;
 	pid_t child = fork();

@@ -599,9 +599,10 @@ static const char *cycles(void)
 static const struct {
 	const char *name;
 	const char *(*happens)(void); /* NULL, or why it did not */
+	const char *need;             /* what it does not happen without */
 } events[] = {
-	{"swap", swaps}, {"migration", migrates}, {"huge pages", collapses_and_splits}, {"merging", merges},
-	{"mprotect", protects}, {"fork", forks}, {"purges", neighbours_go}, {"cycles", cycles},
+	{"swap", swaps, "swap"}, {"migration", migrates, "nodes"}, {"huge pages", collapses_and_splits, "thp"}, {"merging", merges, "ksm"},
+	{"mprotect", protects, ""}, {"fork", forks, ""}, {"purges", neighbours_go, ""}, {"cycles", cycles, ""},
 };
 
 /* Soft bits are the library's: nothing that happens to the page itself changes them. */
@@ -613,7 +614,7 @@ START_TEST(kept_across)
 	const char *why = events[_i].happens();
 	unpin_some();
 	if (why)
-		GU_SKIP("%s: %s", events[_i].name, why);
+		GU_LACKS(events[_i].need, "%s: %s", events[_i].name, why);
 }
 END_TEST
 
@@ -685,7 +686,7 @@ static void ring_read(struct ring *r, void *to, size_t len)
 #define NEED_RING(r) \
 	do { \
 		if (!ring_make(r)) \
-			GU_SKIP("no io_uring here (errno %d)", errno); \
+			GU_LACKS("io_uring", "no io_uring here (errno %d)", errno); \
 	} while (0)
 
 /* ---- a write between the last precleaning and the remark ---- */
@@ -780,7 +781,7 @@ START_TEST(the_kernel_writes_in_a_cycle)
 	heap = heap_make("rung=%s,pacing=0,verify=1", rung_names[rung]);
 	buffer = whole_pages(6);
 	if (!ring_register(&ring, buffer, size))
-		GU_SKIP("no buffer can be registered (errno %d)", errno);
+		GU_LACKS("io_uring", "no buffer can be registered (errno %d)", errno);
 	for (int tries = 0; tries < (when == NOT_PINNED ? 20 : 1) && !stats_of(heap).verify_failures; tries++) { /* a stale word can save it */
 		written = 1;
 		ck_ok(gcuffd_collect(heap));
@@ -817,7 +818,7 @@ START_TEST(forks_with_pins)
 	buffer = whole_pages(5);
 	ck_ok(gcuffd_pin(buffer, 5 * GU_PAGE));
 	if (!ring_register(&ring, buffer, 5 * GU_PAGE))
-		GU_SKIP("no buffer can be registered (errno %d)", errno);
+		GU_LACKS("io_uring", "no buffer can be registered (errno %d)", errno);
 	buffer[0] = (void *)1;
 	ck_ok(gcuffd_collect(heap));
 	ck_ok(pipe(go));
@@ -977,7 +978,7 @@ START_TEST(pointers_move_through_rings)
 	heap = heap_make("rung=%s,verify=1,start_size=1M", rung_names[_i]);
 	for (uintptr_t i = 0; i < THREADS; i++)
 		if (!make_mover(i))
-			GU_SKIP("no io_uring here (errno %d)", errno);
+			GU_LACKS("io_uring", "no io_uring here (errno %d)", errno);
 	run_threads(move_pointers, check_seconds() * 100);
 	verified(heap);
 	ck_assert_uint_ge(stats_of(heap).cycles, 1);

@@ -22,9 +22,9 @@
 #define NEED_RWP() \
 	do { \
 		if (!gu_caps()->has_rwp || !gu_caps()->has_rwp_async) \
-			GU_SKIP("no read-write protection before Linux 7.3"); \
+			GU_LACKS("rwp", "no read-write protection before Linux 7.3"); \
 		if (!gu_caps()->has_kernel_faults) \
-			GU_SKIP("only for faults of user code"); \
+			GU_LACKS("uffd", "only for faults of user code"); \
 	} while (0)
 
 /* ---- memory, and what was reported of it ---- */
@@ -354,7 +354,7 @@ START_TEST(through_swap)
 		by_load(at(i));
 	forget();
 	if (!has_swap() || !page_out(0, 24))
-		GU_SKIP("no swap");
+		GU_LACKS("swap", "no swap");
 	ck_ok(gcuffd_touch_arm(touching, at(8), 8 * GU_PAGE));
 	ck_assert_uint_eq(all_told(), 0);
 	for (int round = 0; round < 2; round++) {
@@ -381,7 +381,7 @@ START_TEST(accesses_through_swap)
 	begin(watch[0]);
 	(void)look(1);
 	if (!has_swap() || !page_out(0, 8))
-		GU_SKIP("no swap");
+		GU_LACKS("swap", "no swap");
 	ck_assert(is_set(collected(watch[0]), 1)); /* told while it is in swap, and armed there */
 	ck_assert_int_eq(look(1), 2);
 	ck_assert_int_eq(look(2), 3);

@@ -65,7 +65,7 @@ static void drop_heap(void)
 #define NEED_HEAP(pages) \
 	do { \
 		if (!make_heap(pages)) \
-			GU_SKIP("no async write-protect: %d, %d", heap.uffd, heap.pagemap); \
+			GU_LACKS("async", "no async write-protect: %d, %d", heap.uffd, heap.pagemap); \
 	} while (0)
 
 /* ---- a set of pages, filled by visits ---- */
@@ -353,7 +353,7 @@ START_TEST(present_pages)
 	ck_assert_int_eq(*(volatile char *)(p + 5 * GU_PAGE), 0); /* the shared zero page */
 	int result = gu_scan_present(pagemap, set.base, set.base + 8 * GU_PAGE, true, add_run, &set);
 	if (result == -ENOTTY || result == -EINVAL || result == -EBADF)
-		GU_SKIP("no PAGEMAP_SCAN: %d", result);
+		GU_LACKS("async", "no PAGEMAP_SCAN: %d", result);
 	ck_ok(result);
 	ck_assert(set.count == 2 && set.has[1] && set.has[2]);
 	close(pagemap);
@@ -377,7 +377,7 @@ START_TEST(pages_of_files_can_be_left_out)
 	char *p = mmap(NULL, 4 * GU_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	memset(p, 1, 4 * GU_PAGE);
 	if (count_present(pagemap, p, false) == SIZE_MAX)
-		GU_SKIP("no PAGEMAP_SCAN");
+		GU_LACKS("async", "no PAGEMAP_SCAN");
 	ck_assert_uint_eq(count_present(pagemap, p, false), 4);
 	ck_assert_uint_eq(count_present(pagemap, p, true), 0);
 	char *q = mmap(NULL, 4 * GU_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);

@@ -8,7 +8,14 @@
 set -u
 build=$(cd "${top_builddir:-.}" && pwd)
 program=$build/tests/prog_pub_secure
-[ "$(id -u)" = 0 ] || { echo "SKIP: only root can make such a program"; exit 77; }
+# lacks NEED WORDS
+lacks() {
+	case ,${CHECK_NEED:-}, in *,$1,*) echo "FAIL: CHECK_NEED has $1: $2"; exit 1 ;; esac
+	echo "SKIP: $2"
+	exit 77
+}
+
+[ "$(id -u)" = 0 ] || lacks root "only root can make such a program"
 [ -f "$build/.libs/libgcuffd-preload.so" ] || { echo "SKIP: no shared libraries were built"; exit 77; }
 [ -z "${GU_SANITIZE:-}" ] || { echo "SKIP: a sanitizer reads the environment"; exit 77; }
 dir=$(mktemp -d "${TMPDIR:-/tmp}/gu-secure.XXXXXX")
@@ -41,7 +48,7 @@ done
 [ -s "$dir/out/stats" ] || { echo "no statistics were written"; show; exit 1; }
 
 as_nobody raised
-grep -q "^secure 0" "$dir/stdout" && { echo "SKIP: here the bit that raises has no effect (nosuid?)"; exit 77; }
+grep -q "^secure 0" "$dir/stdout" && lacks setuid "here the bit that raises has no effect (nosuid?)"
 grep -q "^secure 1 heap 0" "$dir/stdout" || { echo "the raised program does not work:"; show; exit 1; }
 if [ -s "$dir/stderr" ] || [ -e "$dir/out/stats" ]; then
 	echo "the raised program read its caller's environment:"

@@ -247,7 +247,7 @@ START_TEST(worker_of_a_ring)
 	struct io_uring_params p = {0};
 	int ring = (int)syscall(SYS_io_uring_setup, 1, &p), pipes[2];
 	if (ring < 0)
-		GU_SKIP("no io_uring here (errno %d)", errno);
+		GU_LACKS("io_uring", "no io_uring here (errno %d)", errno);
 	must_ok(pipe(pipes));
 	char *queue = mmap(NULL, p.sq_off.array + 4, PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQ_RING);
 	struct io_uring_sqe *entry = mmap(NULL, sizeof(*entry), PROT_READ | PROT_WRITE, MAP_SHARED, ring, IORING_OFF_SQES);

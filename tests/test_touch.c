@@ -17,14 +17,14 @@
 #define NEED_TOUCH() \
 	do { \
 		if (!gu_caps()->has_rwp || !gu_caps()->has_kernel_faults) \
-			GU_SKIP("no read-write protection here"); \
+			GU_LACKS("rwp", "no read-write protection here"); \
 	} while (0)
 
 #define NEED_SWITCH() \
 	do { \
 		NEED_TOUCH(); \
 		if (!gu_caps()->has_set_mode) \
-			GU_SKIP("no UFFDIO_SET_MODE here"); \
+			GU_LACKS("rwp", "no UFFDIO_SET_MODE here"); \
 	} while (0)
 
 struct noticed {
@@ -402,7 +402,7 @@ START_TEST(without_privilege)
 	int status;
 	NEED_SWITCH();
 	if (geteuid() != 0)
-		GU_SKIP("needs root");
+		GU_LACKS("root", "needs root");
 	pid_t child = fork();
 	if (!child)
 		_exit(as_nobody());

@@ -46,7 +46,8 @@ enum {
 	EVENTS = 4, /* needs them */
 };
 
-#define NOT_HERE SIZE_MAX
+#define NO_MEMORY SIZE_MAX
+#define NEVER_DONE (SIZE_MAX - 1)
 
 /*
  * Accesses to shared pages that were not mapped at the last look, and are not at the next, can't be known: see
@@ -99,7 +100,7 @@ static bool survive_once(struct test_rng *rng, doing_fn *doing, unsigned flags, 
 	return true;
 }
 
-/* How many pages were told for nothing, of all rounds; NOT_HERE. cost: so much longer than others a round takes. */
+/* How many pages were told for nothing, of all rounds; NO_MEMORY, NEVER_DONE. cost: so much longer than others a round takes. */
 static size_t survive(doing_fn *doing, unsigned flags, unsigned cost)
 {
 	struct test_rng rng = test_rng((uint64_t)mem.kind + thp * 100 + accesses * 1000);
@@ -110,21 +111,24 @@ static size_t survive(doing_fn *doing, unsigned flags, unsigned cost)
 	for (unsigned n = 0; n < rounds || (!done && n < 12); n++) {
 		drop_case();
 		if (!make_case(SMALL))
-			return NOT_HERE;
+			return NO_MEMORY;
 		begin(watch[0]);
 		done += survive_once(&rng, doing, flags, n % 2, &needless);
 	}
 	drop_case();
-	return done ? needless : NOT_HERE;
+	return done ? needless : NEVER_DONE;
 }
 
-#define SURVIVE(doing, flags, cost) \
+/* need: what it is that is not done without. */
+#define SURVIVE_WITH(need, doing, flags, cost) \
 	({ \
 		size_t sv_needless = survive(doing, flags, cost); \
-		if (sv_needless == NOT_HERE) \
-			GU_SKIP("not to be had here, kind %d%s", mem.kind, thp ? ", huge pages" : ""); \
+		if (sv_needless == NO_MEMORY || sv_needless == NEVER_DONE) \
+			GU_LACKS(sv_needless == NO_MEMORY ? memory_need() : need, "not to be had here, kind %d%s", mem.kind, thp ? ", huge pages" : ""); \
 		sv_needless; \
 	})
+
+#define SURVIVE(doing, flags, cost) SURVIVE_WITH("", doing, flags, cost)
 
 /* ---- dropped, freed, punched ---- */
 
@@ -179,7 +183,7 @@ START_TEST(punched)
 		return;
 	}
 	if (!make_case(SMALL))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	begin(watch[0]);
 	ck_ok(madvise(mem.at, mem.page, MADV_REMOVE));
 	if (mem.fd >= 0)
@@ -200,7 +204,7 @@ START_TEST(shared_pages_unmapped_again)
 	NEED_CASE(_i);
 	ONLY(!is_private() && accesses && !thp);
 	if (!make_case(SMALL))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	begin(watch[0]);
 	touch(SMALL - 1);
 	touch(0);
@@ -236,12 +240,12 @@ START_TEST(swapped)
 	NEED_CASE(_i);
 	ONLY(!is_huge());
 	if (!has_swap())
-		GU_SKIP("no swap");
-	size_t needless = SURVIVE(reclaim, UNMAPS, 1);
+		GU_LACKS("swap", "no swap");
+	size_t needless = SURVIVE_WITH("swap", reclaim, UNMAPS, 1);
 	bool kept = is_exact() && (is_private() || !accesses);
 	ck_assert(!kept || mem.kind == COPY || mem.kind == FILE_COPY || needless == 0);
 	if (!accesses)
-		ck_assert(SURVIVE(reclaim_and_read, 0, 1) == 0 || !kept);
+		ck_assert(SURVIVE_WITH("swap", reclaim_and_read, 0, 1) == 0 || !kept);
 }
 END_TEST
 
@@ -289,12 +293,12 @@ START_TEST(migrated)
 {
 	NEED_CASE(_i);
 	if (geteuid() != 0)
-		GU_SKIP("frames are root's to see");
+		GU_LACKS("root", "frames are root's to see");
 	if (!has_nodes() && (check_slow() > 1 || is_huge() || thp))
-		GU_SKIP("needs two nodes: tools/vm --numa 2");
+		GU_LACKS("nodes", "needs two nodes: tools/vm --numa 2");
 	if (!has_nodes())
 		make_noise();
-	ck_assert(SURVIVE(migrate, thp ? UNMAPS : 0, has_nodes() ? 1 : 20) == 0 || !is_exact());
+	ck_assert(SURVIVE_WITH("nodes", migrate, thp ? UNMAPS : 0, has_nodes() ? 1 : 20) == 0 || !is_exact());
 }
 END_TEST
 
@@ -309,7 +313,7 @@ START_TEST(merged)
 {
 	NEED_CASE(_i);
 	ONLY(is_private() && !is_huge() && !thp);
-	SURVIVE(merge, 0, 40);
+	SURVIVE_WITH("ksm", merge, 0, 40);
 }
 END_TEST
 
@@ -338,7 +342,7 @@ START_TEST(touched_in_part)
 	NEED_CASE(_i);
 	ONLY(thp && is_private());
 	if (!make_case(SMALL))
-		GU_SKIP("no huge pages");
+		GU_LACKS("thp", "no huge pages");
 	begin(watch[0]);
 	touch(7);
 	ck_assert_uint_eq(count_huge(mem.at, mem.at + THP_LEN), accesses ? THP_LEN : 0);
@@ -368,8 +372,8 @@ START_TEST(collapsed)
 {
 	NEED_CASE(_i);
 	ONLY(thp);
-	SURVIVE(collapse_armed, UNMAPS, 1);
-	SURVIVE(collapse_written, UNMAPS, 1);
+	SURVIVE_WITH("thp", collapse_armed, UNMAPS, 1);
+	SURVIVE_WITH("thp", collapse_written, UNMAPS, 1);
 }
 END_TEST
 
@@ -450,7 +454,7 @@ START_TEST(moved_without_events)
 	void *next;
 	NEED_CASE(_i);
 	if (!make_case(SMALL))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	begin(watch[0]);
 	touch(1);
 	ck_assert(move_away(NULL));
@@ -517,7 +521,7 @@ START_TEST(out_of_reach_is_not_armed)
 {
 	NEED_CASE(_i);
 	if (!make_case(is_huge() ? 12 : 16))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	begin(watch[0]);
 	ck_ok(page_protection(1, PROT_NONE));
 	ck_assert(faults(1) && gives_efault(1));
@@ -545,7 +549,7 @@ START_TEST(told_out_of_reach)
 	NEED_CASE(_i);
 	ONLY(!thp);
 	if (!make_case(SMALL))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	begin(watch[0]);
 	touch(0);
 	touch(1);
@@ -623,10 +627,10 @@ START_TEST(forked_with_event)
 	NEED_CASE(_i);
 	ONLY(!thp);
 	if (!make_case(is_huge() ? 8 : 16))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	int uffd = gu_uffd_open(accesses ? features | GU_UFFD_FEATURE_RWP | GU_UFFD_FEATURE_RWP_ASYNC : features, NULL);
 	if (uffd == -EPERM)
-		GU_SKIP("needs a privilege");
+		GU_LACKS("uffd", "needs a privilege");
 	ck_assert_int_ge(uffd, 0);
 	ck_ok(arm_raw(uffd));
 	touch(1);

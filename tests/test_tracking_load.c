@@ -429,7 +429,7 @@ START_TEST(no_write_is_lost)
 {
 	NEED_CASE(_i);
 	if (!make_case(is_huge() ? 8 : 128))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	ck_ok(gcuffd_watch_create(0, &watch[1]));
 	run_load(false);
 }
@@ -441,7 +441,7 @@ START_TEST(no_write_is_lost_while_pages_change)
 	NEED_CASE(_i);
 	ONLY(!(accesses && thp && !is_private())); /* mprotect(2) unmaps it in part */
 	if (!make_case(is_huge() ? 8 : 128))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	ck_ok(gcuffd_watch_create(0, &watch[1]));
 	run_load(true);
 }
@@ -483,10 +483,10 @@ START_TEST(writes_under_way)
 	bool user_only = true;
 	NEED_CASE(_i);
 	if (!make_case(is_huge() ? 6 : 16))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	int uffd = gu_uffd_open(0, &user_only);
 	if (uffd < 0 || user_only)
-		GU_SKIP("needs a privilege");
+		GU_LACKS("uffd", "needs a privilege");
 	source = mmap(NULL, GU_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	must_ok(gu_uffd_register(uffd, (uintptr_t)source, GU_PAGE, GU_UFFD_REGISTER_MISSING, NULL));
 	begin(watch[0]);
@@ -511,10 +511,10 @@ START_TEST(registered_buffers)
 	uint64_t value = 42;
 	NEED_CASE(_i);
 	if (!make_case(is_huge() ? 6 : 16))
-		GU_SKIP("no memory of kind %d", mem.kind);
+		GU_LACKS(memory_need(), "no memory of kind %d", mem.kind);
 	struct iovec buffer = {page_at(2), 4096};
 	if (!ring_make(&ring) || syscall(SYS_io_uring_register, ring.fd, IORING_REGISTER_BUFFERS, &buffer, 1))
-		GU_SKIP("no io_uring, or no buffers for it");
+		GU_LACKS("io_uring", "no io_uring, or no buffers for it");
 	begin(watch[0]);
 	ck_assert(ring_read(&ring, IORING_OP_READ_FIXED, counter(2), &value));
 	ck_assert_uint_eq(collected(watch[0])->count, 0);

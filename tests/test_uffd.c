@@ -30,7 +30,7 @@ START_TEST(device_comes_first)
 	fake_install();
 	int fd = gu_uffd_open_info(0, &info);
 	if (fd < 0)
-		GU_SKIP("no userfaultfd: %d", fd);
+		GU_LACKS("uffd", "no userfaultfd: %d", fd);
 	ck_assert_uint_eq(fake.seen[FAKE_OPEN], 1);
 	ck_assert_int_eq(fcntl(fd, F_GETFD), FD_CLOEXEC);
 	ck_assert(fcntl(fd, F_GETFL) & O_NONBLOCK);
@@ -62,7 +62,7 @@ START_TEST(user_mode_comes_last)
 	bool user = false;
 	int fd = open_with(-EPERM, 0, &user);
 	if (fd < 0)
-		GU_SKIP("no userfaultfd: %d", fd);
+		GU_LACKS("uffd", "no userfaultfd: %d", fd);
 	ck_assert(user);
 	close(fd);
 }
@@ -213,7 +213,7 @@ START_TEST(protecting_is_retried)
 	char *p = map_pages(1);
 	int fd = gu_uffd_open(GU_UFFD_FEATURE_PAGEFAULT_FLAG_WP, NULL);
 	if (fd < 0)
-		GU_SKIP("no write-protect: %d", fd);
+		GU_LACKS("uffd", "no write-protect: %d", fd);
 	ck_ok(gu_uffd_register(fd, (uintptr_t)p, GU_PAGE, GU_UFFD_REGISTER_WP, NULL));
 	fake_install();
 	fake_fail_ioctl(GU_UFFDIO_WRITEPROTECT, 1, -EAGAIN);
@@ -246,7 +246,7 @@ START_TEST(copy_and_zeropage_fill_holes)
 	int fd = open_on(p, PAGES, 0, GU_UFFD_REGISTER_MISSING);
 	size_t done = 0;
 	if (fd < 0)
-		GU_SKIP("no userfaultfd: %d", fd);
+		GU_LACKS("uffd", "no userfaultfd: %d", fd);
 	memset(from, 'c', PAGES * GU_PAGE);
 	ck_ok(gu_uffd_zeropage(fd, (uintptr_t)p + 3 * GU_PAGE, GU_PAGE, 0, &done));
 	ck_assert_uint_eq(done, GU_PAGE);
@@ -283,7 +283,7 @@ START_TEST(a_missing_page_sends_a_message_and_copy_wakes)
 	struct reader reader = {p, 0};
 	pthread_t thread;
 	if (fd < 0)
-		GU_SKIP("no userfaultfd: %d", fd);
+		GU_LACKS("uffd", "no userfaultfd: %d", fd);
 	ck_assert_int_eq(gu_os->read(fd, &msg, sizeof(msg)), -EAGAIN);
 	ck_ok(pthread_create(&thread, NULL, read_page, &reader));
 	while (gu_os->read(fd, &msg, sizeof(msg)) == -EAGAIN)
@@ -305,7 +305,7 @@ START_TEST(move_takes_pages_along)
 	int fd = open_on(dst, PAGES, GU_UFFD_FEATURE_MOVE, GU_UFFD_REGISTER_MISSING);
 	size_t done = 0;
 	if (fd < 0)
-		GU_SKIP("no UFFDIO_MOVE: %d", fd);
+		GU_LACKS("move", "no UFFDIO_MOVE: %d", fd);
 	for (int i = 0; i < PAGES; i++)
 		if (i != 5)
 			src[(size_t)i * GU_PAGE] = (char)(i + 1);
@@ -341,7 +341,7 @@ START_TEST(a_marker_stops_move_until_it_is_cleared)
 			 GU_UFFD_REGISTER_WP | GU_UFFD_REGISTER_MISSING);
 	uintptr_t at = (uintptr_t)heap;
 	if (fd < 0 || pagemap < 0)
-		GU_SKIP("no WP_ASYNC with MOVE: %d, %d", fd, pagemap);
+		GU_LACKS("move", "no WP_ASYNC with MOVE: %d, %d", fd, pagemap);
 	ck_ok(gu_uffd_register(fd, (uintptr_t)staging, GU_PAGE, GU_UFFD_REGISTER_MISSING, NULL));
 	ck_ok(gu_uffd_zeropage(fd, at, GU_PAGE, 0, NULL));
 	heap[0] = 42;
@@ -363,7 +363,7 @@ START_TEST(poison_fills)
 	int fd = open_on(p, 1, GU_UFFD_FEATURE_POISON, GU_UFFD_REGISTER_MISSING);
 	size_t done = 0;
 	if (fd < 0)
-		GU_SKIP("no UFFDIO_POISON: %d", fd);
+		GU_LACKS("poison", "no UFFDIO_POISON: %d", fd);
 	ck_ok(gu_uffd_poison(fd, (uintptr_t)p, GU_PAGE, 0, &done));
 	ck_assert_uint_eq(done, GU_PAGE);
 	ck_assert_int_eq(gu_uffd_poison(fd, (uintptr_t)p, GU_PAGE, 0, NULL), -EEXIST);
@@ -381,7 +381,7 @@ START_TEST(rwp_notes_accesses)
 	uintptr_t at = (uintptr_t)p;
 	size_t hot = 0;
 	if (fd < 0)
-		GU_SKIP("no read-write protection: %d", fd);
+		GU_LACKS("rwp", "no read-write protection: %d", fd);
 	memset(p, 1, PAGES * GU_PAGE);
 	ck_ok(gu_uffd_rwprotect(fd, at, PAGES * GU_PAGE, true));
 	ck_ok(gu_scan_accessed(pagemap, at, at + PAGES * GU_PAGE, count_run, &hot));
@@ -402,7 +402,7 @@ START_TEST(what_an_older_kernel_lacks_is_an_errno)
 	char *p = map_pages(1);
 	int fd = open_on(p, 1, 0, GU_UFFD_REGISTER_MISSING);
 	if (fd < 0)
-		GU_SKIP("no userfaultfd: %d", fd);
+		GU_LACKS("uffd", "no userfaultfd: %d", fd);
 	int result = gu_uffd_rwprotect(fd, (uintptr_t)p, GU_PAGE, true);
 	ck_assert(result == -EINVAL || result == -ENOENT); /* ENOENT: 7.3, not registered for it */
 	ck_assert_int_eq(gu_uffd_set_mode(fd, GU_UFFD_FEATURE_RWP_ASYNC, 0), -EINVAL);

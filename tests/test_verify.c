@@ -176,7 +176,7 @@ static int nobody_planted(void)
 START_TEST(unprivileged)
 {
 	if (getuid() != 0)
-		GU_SKIP("needs root, to become somebody else");
+		GU_LACKS("root", "needs root, to become somebody else");
 	in_child_as_nobody(nobody_clean);
 	in_child_as_nobody(nobody_planted);
 }
@@ -195,7 +195,7 @@ static int nobody_auto(void)
 START_TEST(unprivileged_auto)
 {
 	if (getuid() != 0)
-		GU_SKIP("needs root, to become somebody else");
+		GU_LACKS("root", "needs root, to become somebody else");
 	in_child_as_nobody(nobody_auto);
 }
 END_TEST

@@ -715,7 +715,7 @@ START_TEST(works_unprivileged)
 {
 	NEED_WATCH();
 	if (geteuid() != 0 || !make_memory(_i, 4))
-		GU_SKIP("needs root, to become nobody");
+		GU_LACKS("root", "needs root, to become nobody");
 	in_child_as_nobody(try_unprivileged);
 }
 END_TEST

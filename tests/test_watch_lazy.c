@@ -53,7 +53,7 @@ static int map_at(void *at, size_t pages, unsigned flags, size_t around)
 #define NEED_LAZY() \
 	do { \
 		if (!gu_caps()->has_wp_async || !gu_caps()->has_poison) \
-			GU_SKIP("no async write-protect, or no poison"); \
+			GU_LACKS("poison", "no async write-protect, or no poison"); \
 	} while (0)
 
 /* Lazy memory, and a watcher that has all of it. */
@@ -126,7 +126,7 @@ START_TEST(system_calls_write)
 {
 	int pipes[2];
 	if (!gu_caps()->has_kernel_faults)
-		GU_SKIP("system calls can't fill pages here");
+		GU_LACKS("uffd", "system calls can't fill pages here");
 	NEED_LENT(GU_PAGE, 0);
 	ck_ok(pipe(pipes));
 	ck_assert_int_eq(write(pipes[1], page_at(7), 100), 100);

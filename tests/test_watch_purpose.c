@@ -9,7 +9,7 @@
 	do { \
 		NEED_WATCH(); \
 		if (!gu_caps()->has_rwp_async) \
-			GU_SKIP("no accesses here"); \
+			GU_LACKS("rwp", "no accesses here"); \
 		NEED_KIND(which, count); \
 		if (mem.kind == FILE_COPY) \
 			GU_SKIP("not of files"); \

@@ -595,7 +595,7 @@ START_TEST(swapped_out_and_in)
 	touch(1);
 	ck_ok(madvise(mem.at, 8 * mem.page, MADV_PAGEOUT));
 	if (!has_swap() || (is_private() && !count_entries(0, 4, IN_SWAP)))
-		GU_SKIP("no swap");
+		GU_LACKS("swap", "no swap");
 	struct set *set = collected(watch[0]);
 	bool again = mem.kind == COPY || mem.kind == FILE_COPY;
 	ck_assert(again ? set->has[1] && set->count <= 4 : is_set(set, 1));
@@ -637,7 +637,7 @@ START_TEST(huge_pages_split)
 {
 	NEED_KIND(_i, 512);
 	if (madvise(mem.at, GU_REGION, MADV_HUGEPAGE) || !gu_caps()->has_thp)
-		GU_SKIP("no transparent huge pages");
+		GU_LACKS("thp", "no transparent huge pages");
 	memset(mem.at, 1, GU_REGION);
 	(void)madvise(mem.at, GU_REGION, MADV_COLLAPSE); /* refused: then they are small, and all the same */
 	begin(watch[0]);
@@ -665,7 +665,7 @@ START_TEST(merged_pages)
 	ck_ok(madvise(mem.at, 4 * mem.page, MADV_MERGEABLE));
 	begin(watch[0]);
 	if (!run_ksm(4))
-		GU_SKIP("nothing was merged");
+		GU_LACKS("ksm", "nothing was merged");
 	ck_assert_uint_le(collected(watch[0])->count, 4);
 	ck_assert_uint_eq(collected(watch[0])->count, 0);
 	for (size_t i = 0; i < 4; i++)
@@ -682,7 +682,7 @@ START_TEST(accesses)
 	mem.flags = GCUFFD_WATCH_ACCESSES;
 	if (!gu_caps()->has_rwp_async) {
 		ck_assert_int_eq(begin_on(watch[0], 0, 6), -EOPNOTSUPP);
-		GU_SKIP("no read-write protection");
+		GU_LACKS("rwp", "no read-write protection");
 	}
 	if (mem.kind == FILE_COPY)
 		GU_SKIP("not of files");
@@ -717,7 +717,7 @@ START_TEST(accesses_in_order)
 	NEED_KIND(_i, 64);
 	mem.flags = GCUFFD_WATCH_ACCESSES;
 	if (!gu_caps()->has_rwp_async)
-		GU_SKIP("no read-write protection");
+		GU_LACKS("rwp", "no read-write protection");
 	if (mem.kind == FILE_COPY)
 		GU_SKIP("not of files");
 	for (size_t i = 0; i < 64; i++)

@@ -480,7 +480,7 @@ static struct gcuffd_lazy_stats fill_work(unsigned without)
 START_TEST(filling)
 {
 	if (!gu_caps()->has_poison || !gu_caps()->has_kernel_faults)
-		GU_SKIP("no userfaultfd with poison here");
+		GU_LACKS("poison", "no userfaultfd with poison here");
 	for (size_t n = 0; n < NAMES; n++) {
 		struct gcuffd_lazy_stats s = fill_work(all[n].bit);
 		if (all[n].bit & GU_WITHOUT_around)

@@ -61,9 +61,9 @@ static inline bool make_case(size_t pages)
 		NEED_WATCH(); \
 		set_case(i); \
 		if (accesses && !gu_caps()->has_rwp_async) \
-			GU_SKIP("no read-write protection"); \
+			GU_LACKS("rwp", "no read-write protection"); \
 		if (accesses && (mem.kind == PRECISE || mem.kind == FILE_COPY)) \
-			return; /* not to be watched so */ \
+			GU_LEAVE_OUT("not to be watched so"); \
 		ck_ok(make_watchers(1, 0)); \
 	} while (0)
 
@@ -71,7 +71,7 @@ static inline bool make_case(size_t pages)
 #define ONLY(condition) \
 	do { \
 		if (!(condition)) \
-			return; \
+			GU_LEAVE_OUT("only where " #condition); \
 	} while (0)
 
 #define SMALL (is_huge() ? 6 : 16)
@@ -97,6 +97,9 @@ static inline long move_pages_to(int node)
 	}
 	return syscall(SYS_move_pages, 0, mem.pages, pages, nodes, status, 2 /* MPOL_MF_MOVE */);
 }
+
+/* What is missing where memory of this case is not to be had. */
+static inline const char *memory_need(void) { return thp ? "thp" : is_huge() ? "hugetlb" : "async"; }
 
 static inline bool has_nodes(void) { return !access("/sys/devices/system/node/node1", F_OK); }
 

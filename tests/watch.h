@@ -116,7 +116,7 @@ static inline int make_watchers(unsigned count, unsigned flags)
 #define NEED_WATCH() \
 	do { \
 		if (!gu_caps()->has_wp_async) \
-			GU_SKIP("no async write-protect"); \
+			GU_LACKS("async", "no async write-protect"); \
 	} while (0)
 
 /* count pages of the kind, half of them populated, and a watcher of no range. */
@@ -124,7 +124,7 @@ static inline int make_watchers(unsigned count, unsigned flags)
 	do { \
 		NEED_WATCH(); \
 		if (!has_kind((enum memory_kind)(kind), count) || !make_memory((enum memory_kind)(kind), count)) \
-			GU_SKIP("no memory of kind %d", (int)(kind)); \
+			GU_LACKS((kind) >= HUGE ? "hugetlb" : "async", "no memory of kind %d", (int)(kind)); \
 		for (size_t nk_page = 0; nk_page < mem.pages / 2; nk_page++) \
 			touch(nk_page); \
 		ck_ok(make_watchers(1, 0)); \
