@@ -411,6 +411,16 @@ GCUFFD_API int gcuffd_heap_load(const char *path, const struct gcuffd_image_opti
 GCUFFD_API void *gcuffd_image_root(struct gcuffd_heap *heap, const char *name);
 
 #define GCUFFD_STATS_VERSION 1
+#define GCUFFD_ROUNDS 8
+
+/* Why a cycle ran. */
+enum gcuffd_reason {
+	GCUFFD_REASON_NONE = 0,   /* none has run */
+	GCUFFD_REASON_ALLOCATION, /* so much was allocated */
+	GCUFFD_REASON_ASKED,      /* gcuffd_collect() */
+	GCUFFD_REASON_NO_MEMORY,  /* allocation would have failed */
+	GCUFFD_REASON_SAVE,       /* gcuffd_heap_save() begins with one */
+};
 
 /* Times in ns, sizes in bytes. "last" fields are of the last finished cycle, the rest are sums. */
 struct gcuffd_stats {
@@ -450,6 +460,9 @@ struct gcuffd_stats {
 	uint64_t remark_dirty_pages; /* found by remarks, in all cycles; pinned pages count in each */
 	uint64_t pins;               /* now, by gcuffd_pin() */
 	uint64_t pinned_bytes;       /* of the pages that they are on */
+	uint64_t last_round_dirty_pages[GCUFFD_ROUNDS]; /* last_dirty_pages by round of precleaning */
+	uint64_t last_reason;        /* enum gcuffd_reason */
+	uint64_t last_rss_bytes;     /* of the whole process, as the kernel said at the cycle's end; 0: it did not say */
 };
 
 GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);

@@ -29,7 +29,7 @@ int gcuffd_heap_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 	return 0;
 }
 
-int gcuffd_collect(struct gcuffd_heap *h) { return gu_service_collect(h, GU_BECAUSE_ASKED, false); }
+int gcuffd_collect(struct gcuffd_heap *h) { return gu_service_collect(h, GCUFFD_REASON_ASKED, false); }
 
 int gcuffd_trim(struct gcuffd_heap *h)
 {

@@ -26,7 +26,7 @@ static void write_line(const char *line, size_t len)
 
 void gu_log(const struct gu_log *log, int level, const char *format, ...)
 {
-	char line[512];
+	char line[768];
 	va_list args;
 	int saved = errno;
 	if (level > log->level)

@@ -18,6 +18,8 @@
 #define ROUNDS_MAX 4
 #define ENOUGH_PAGES 256u /* as many dirty pages are left to the remark */
 
+_Static_assert(ROUNDS_MAX <= GCUFFD_ROUNDS, "statistics have room for all rounds");
+
 static uint64_t lap(uint64_t *since)
 {
 	uint64_t now = gu_os->clock_ns(), took = now - *since;
@@ -97,7 +99,7 @@ static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 		gu_mark_drain(h, false);
 		c->pages_scanned += n.scanned;
 		c->dirty_pages += n.dirty;
-		c->rounds++;
+		c->round_dirty[c->rounds++] = n.dirty;
 		if (n.dirty <= ENOUGH_PAGES || n.dirty > last / 4 * 3)
 			break;
 		last = n.dirty;

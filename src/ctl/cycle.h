@@ -6,18 +6,18 @@
 #include "gc/heap.h"
 #include "gc/sweep.h"
 
-enum gu_reason { GU_BECAUSE_ALLOCATION, GU_BECAUSE_ASKED, GU_BECAUSE_NO_MEMORY };
-
 /* What a cycle did; times in ns. */
 struct gu_cycle {
-	enum gu_reason reason;
+	enum gcuffd_reason reason;
 	bool in_stop;           /* all marking happens in one stop: rung stop, or the last try before ENOMEM */
 	uint64_t began_ns, arm_ns, stop1_ns, mark_ns, preclean_ns, stop2_ns, sweep_ns;
 	uint64_t marked, marked_in_stop;
 	uint64_t pages_scanned, dirty_pages, remark_dirty_pages, rounds;
+	uint64_t round_dirty[GCUFFD_ROUNDS];
 	uint64_t remark_words, stack_words, block_words;
 	uint64_t allocated_before, allocated_during;
 	uint64_t wrong;         /* found by the verifier */
+	uint64_t rss;           /* when all was done */
 	struct gu_sweep_counts swept;
 };
 

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -31,6 +32,7 @@
 #include "space/ahead.h"
 #include "sys/files.h"
 #include "sys/os.h"
+#include "sys/statm.h"
 
 #define STACK ((size_t)256 << 10)
 #define SAVING_ROOM ((uint64_t)64 << 20) /* bytes allocated before that */
@@ -176,7 +178,7 @@ static uint32_t ask(struct gu_service *s, bool in_stop)
 	return ticket;
 }
 
-int gu_service_collect(struct gcuffd_heap *h, enum gu_reason reason, bool in_stop)
+int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop)
 {
 	struct gu_service *s = h->service;
 	int err = gu_service_start(h, true);
@@ -270,28 +272,45 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt
 		return false;
 	if (attempt < 2 && wait_cycle_end(h))
 		return true;
-	gu_service_collect(h, GU_BECAUSE_NO_MEMORY, attempt >= 4);
+	gu_service_collect(h, GCUFFD_REASON_NO_MEMORY, attempt >= 4);
 	return true;
 }
 
 /* ---- the collector ---- */
 
-static const char *reason_name(enum gu_reason r)
+static const char *reason_name(enum gcuffd_reason r)
 {
-	static const char *const names[] = {"allocation", "asked", "no memory"};
+	static const char *const names[] = {"none", "allocation", "asked", "no memory", "save"};
 	return names[r];
+}
+
+struct rounds_text {
+	char text[GCUFFD_ROUNDS * 21 + 3]; /* " (1+2)" */
+};
+
+static struct rounds_text text_of_rounds(const struct gu_cycle *c)
+{
+	struct rounds_text t = {""};
+	size_t at = 0;
+	for (uint64_t i = 0; i < c->rounds; i++)
+		at += (size_t)snprintf(t.text + at, sizeof(t.text) - at, "%s%lu", i ? "+" : " (", c->round_dirty[i]);
+	if (at)
+		snprintf(t.text + at, sizeof(t.text) - at, ")");
+	return t;
 }
 
 static void log_cycle(struct gcuffd_heap *h, const struct gu_cycle *c, uint64_t number)
 {
+	struct rounds_text rounds = text_of_rounds(c);
 	gu_log(&h->log, GU_LOG_INFO,
 	       "cycle %lu (%s%s): stops %lu+%lu us, arm %lu mark %lu preclean %lu sweep %lu us; "
-	       "pages scanned %lu dirty %lu in %lu rounds, remark %lu; marked %lu KiB, in stops %lu KiB; "
-	       "words in remark %lu (stacks %lu); freed %lu live %lu resident %lu KiB",
+	       "pages scanned %lu dirty %lu in %lu rounds%s, remark %lu; marked %lu KiB, in stops %lu KiB; "
+	       "words in remark %lu (stacks %lu); freed %lu live %lu resident %lu process %lu KiB",
 	       number, reason_name(c->reason), c->in_stop ? ", in a stop" : "", c->stop1_ns / 1000, c->stop2_ns / 1000,
 	       c->arm_ns / 1000, c->mark_ns / 1000, c->preclean_ns / 1000, c->sweep_ns / 1000, c->pages_scanned,
-	       c->dirty_pages, c->rounds, c->remark_dirty_pages, c->marked >> 10, c->marked_in_stop >> 10, c->remark_words,
-	       c->stack_words, c->swept.freed_bytes >> 10, c->swept.live_bytes >> 10, gu_space_resident(&h->space) >> 10);
+	       c->dirty_pages, c->rounds, rounds.text, c->remark_dirty_pages, c->marked >> 10, c->marked_in_stop >> 10, c->remark_words,
+	       c->stack_words, c->swept.freed_bytes >> 10, c->swept.live_bytes >> 10, gu_space_resident(&h->space) >> 10,
+	       c->rss >> 10);
 }
 
 static void take_stats(struct gcuffd_heap *h, const struct gu_cycle *c, int err)
@@ -327,6 +346,9 @@ static void take_stats(struct gcuffd_heap *h, const struct gu_cycle *c, int err)
 	st->last_remark_stack_words = c->stack_words;
 	st->last_remark_block_words = c->block_words;
 	st->last_preclean_rounds = c->rounds;
+	memcpy(st->last_round_dirty_pages, c->round_dirty, sizeof(c->round_dirty));
+	st->last_reason = c->reason;
+	st->last_rss_bytes = c->rss;
 	st->dirty_pages += c->dirty_pages;
 	st->remark_dirty_pages += c->remark_dirty_pages;
 	uint64_t number = st->cycles;
@@ -411,12 +433,12 @@ static void lock_cycle(struct gcuffd_heap *h)
 	gu_store_seqcst(&h->cycle_waits, 0);
 }
 
-static void run_cycle(struct gcuffd_heap *h)
+static void run_cycle(struct gcuffd_heap *h, enum gcuffd_reason unasked)
 {
 	struct gu_service *s = h->service;
 	uint64_t asks = gu_load_seqcst(&s->asks);
 	uint32_t served = (uint32_t)(asks >> 32), done = gu_load_relaxed(&s->done);
-	struct gu_cycle c = {.reason = served != done ? gu_load_relaxed(&s->ask_reason) : GU_BECAUSE_ALLOCATION};
+	struct gu_cycle c = {.reason = served != done ? gu_load_relaxed(&s->ask_reason) : unasked};
 	c.in_stop = (int32_t)((uint32_t)asks - done) > 0;
 	lock_cycle(h);
 	gu_store_relaxed(&s->outrun, 0);
@@ -431,6 +453,7 @@ static void run_cycle(struct gcuffd_heap *h)
 	else
 		pace(h, &c);
 	mark_cycle(s); /* after kicked was cleared: who sees it set from here on may wait for another cycle */
+	c.rss = gu_statm_resident();
 	take_stats(h, &c, err);
 	s->late = true;
 	gu_unlock(&h->cycle_lock);
@@ -445,7 +468,7 @@ static void save(struct gcuffd_heap *h)
 	struct saving *a = gu_load_acquire(&h->service->saving);
 	if (!a)
 		return;
-	run_cycle(h);
+	run_cycle(h, GCUFFD_REASON_SAVE);
 	lock_cycle(h);
 	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + SAVING_ROOM), room = ceiling - gu_load_relaxed(&h->trigger);
 	gu_store_relaxed(&h->service->writes, 1);
@@ -498,7 +521,7 @@ static void serve(struct gcuffd_heap *h)
 		uint32_t bell = gu_load_seqcst(&s->bell);
 		save(h);
 		if (due(s))
-			run_cycle(h);
+			run_cycle(h, GCUFFD_REASON_ALLOCATION);
 		int64_t wait = tidy(h);
 		if (!due(s) && !gu_load_seqcst(&s->saving) && !gu_load_seqcst(&s->quit))
 			gu_os->futex_wait(&s->bell, bell, wait);

@@ -20,7 +20,7 @@ int gu_service_start(struct gcuffd_heap *heap, bool now);
 bool gu_service_wanted(const struct gcuffd_heap *heap);
 
 /* Waits for a cycle that begins after the call. 0, -ETIMEDOUT. Not inside a section. */
-int gu_service_collect(struct gcuffd_heap *heap, enum gu_reason reason, bool in_stop);
+int gu_service_collect(struct gcuffd_heap *heap, enum gcuffd_reason reason, bool in_stop);
 
 /* Has the collector save the heap, as gcuffd_heap_save(), after a cycle. Not inside a section. */
 int gu_service_save(struct gcuffd_heap *heap, const char *path, const struct gcuffd_image_options *options);
