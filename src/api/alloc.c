@@ -194,7 +194,7 @@ static void *alloc_like(const struct gu_found *f, size_t size)
 	return gcuffd_arena_alloc_typed(a, type, gu_max(size, (size_t)type->words * 8));
 }
 
-/* Stays where it is if that wastes less than half; what lies beyond the new size is cleared, for a later growth. */
+/* Stays where it is if that wastes less than half; what lies beyond the new size is cleared, for a later growth (.inv.resize.in-place). */
 static bool fits_in_place(const struct gu_found *f, size_t size)
 {
 	return size <= f->size && (size * 2 > f->size || f->size <= 64);
