@@ -592,9 +592,65 @@ START_TEST(outrun)
 }
 END_TEST
 
+/* ---- the last resort ---- */
+
+#define FLOATING ((size_t)40 << 20)
+
+static uint64_t floats;  /* hidden: the one object that takes most of the limit */
+static uint32_t appears; /* in each cycle that marks beside the program, while it does */
+
+/* While pages are armed somebody has it, and nobody when they are looked at again: so it is marked each time, and garbage at the end. */
+static long float_while_marking(int fd, unsigned long request, void *arg)
+{
+	const struct gu_pm_scan_arg *scan = arg;
+	if (request == GU_PAGEMAP_SCAN && scan->flags & GU_PM_SCAN_WP_MATCHING && gu_load_relaxed(&floats)) {
+		bool arming = gu_load_relaxed(&heap->phase) == GU_PHASE_WINDOW;
+		heads[0] = arming ? reveal(floats) : NULL;
+		appears += arming;
+	}
+	return gu_os_linux.ioctl(fd, request, arg);
+}
+
+static void *make_floating(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	void *p = gcuffd_alloc_atomic(heap, FLOATING);
+	must(p != NULL, "errno %d", errno);
+	floats = hide(p);
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+/* Cycles beside the program leave what was garbage only at their ends: before ENOMEM comes one that is all in a stop. */
+START_TEST(last_resort)
+{
+	pthread_t t;
+	NEED_RUNG(_i);
+	fake_install();
+	heap = heap_make("rung=%s,hard_limit=64M,pacing=0,verify=1", rung_names[_i]);
+	ck_ok(gcuffd_collect(heap));
+	must(gcuffd_alloc(heap, 100) != NULL, "errno %d", errno);
+	must_ok(pthread_create(&t, NULL, make_floating, NULL));
+	must_ok(pthread_join(t, NULL));
+	fake_os.ioctl = float_while_marking;
+	ck_ok(gcuffd_collect(heap));
+	ck_ok(gcuffd_collect(heap));
+	ck_assert(is_alive(heap, floats));
+	appears = 0;
+	ck_assert_ptr_nonnull(gcuffd_alloc_atomic(heap, FLOATING));
+	ck_assert_uint_ge(appears, 2); /* it was tried otherwise first */
+	ck_assert_uint_eq(stats_of(heap).last_reason, GCUFFD_REASON_NO_MEMORY);
+	floats = 0;
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("limit");
+	tcase_add_loop_test(test_case(suite, "last_resort"), last_resort, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "freed_behind_the_sweep"), freed_behind_the_sweep, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "fills_up"), fills_up, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "garbage_is_no_reason"), garbage_is_no_reason, 2 * GCUFFD_RUNG_STOP, 2 * GCUFFD_RUNG_RWP + 2);
