@@ -39,6 +39,7 @@ fails() {
 holds resolver
 holds page
 holds cold
+holds fence
 for rule in LOOP SHORTAGE ONCE LATE QUIT; do
 	fails resolver -DBREAK_$rule
 done
@@ -47,4 +48,7 @@ for rule in ORDER ATOMIC REMARK; do
 done
 for rule in READING SETTLE AGAIN; do
 	fails cold -DBREAK_$rule
+done
+for rule in MARK FENCE SHOOTDOWN; do
+	fails fence -DBREAK_$rule
 done
