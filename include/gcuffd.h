@@ -73,6 +73,7 @@ enum gcuffd_kind {
 #define GCUFFD_PLANT_DROP_CARD   0x1u
 #define GCUFFD_PLANT_SKIP_TLS    0x2u
 #define GCUFFD_PLANT_EARLY_SWEEP 0x4u
+#define GCUFFD_PLANT_SKIP_ROOT   0x8u
 
 enum gcuffd_codec { GCUFFD_CODEC_LZ4 = 0, GCUFFD_CODEC_ZSTD };
 /* What makes a heap with GCUFFD_COLD take pages out by itself, beside resident_target. */

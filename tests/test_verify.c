@@ -122,6 +122,57 @@ START_TEST(finds_early_sweep)
 }
 END_TEST
 
+/* ---- a root that is forgotten ---- */
+
+#define NAMED ((size_t)64 << 10)
+
+static struct list *volatile in_data = (struct list *)1; /* not in .bss, which is a mapping of its own */
+
+static __attribute__((noinline)) void move_to(struct list *volatile *slot)
+{
+	head = NULL;
+	*slot = push(NULL);
+}
+
+static struct list *volatile *map_named(void)
+{
+	void *p = mmap(NULL, NAMED, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0); /* no root but by its name */
+	ck_assert_ptr_ne(p, MAP_FAILED);
+	return p;
+}
+
+static void look_for(struct list *volatile *slot, bool planted)
+{
+	char from[100];
+	for (int i = 0; i < (planted ? 20 : 3) && !stats_of(heap).verify_failures; i++) { /* a stale word can save it */
+		move_to(slot);
+		scrub();
+		ck_ok(gcuffd_collect(heap));
+	}
+	if (!planted) {
+		verified(heap);
+		ck_assert_uint_eq((*slot)->number, 1);
+		return;
+	}
+	ck_assert_uint_gt(stats_of(heap).verify_failures, 0);
+	snprintf(from, sizeof(from), "led to by the word at %#lx in ", (unsigned long)slot);
+	ck_assert_msg(strstr(core_log, from) != NULL, "%s", core_log);
+}
+
+/* Named ones come first, then the program's data segment. */
+START_TEST(finds_skipped_root)
+{
+	int rung = _i / 8;
+	bool planted = _i & 1, process = _i & 2, named = _i & 4;
+	NEED_RUNG(rung);
+	heap = heap_make("rung=%s,pacing=0,verify=1,plant_skip_root=%d,process_roots=%d", rung_names[rung], planted, process);
+	struct list *volatile *slot = named ? map_named() : &in_data;
+	if (named)
+		ck_ok(gcuffd_root_add(heap, (const void *)slot, NAMED));
+	look_for(slot, planted);
+}
+END_TEST
+
 static __attribute__((noinline)) void move_to_tls(void)
 {
 	head = NULL;
@@ -208,6 +259,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(clean, tls_without_plant, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(planted, finds_dropped_card, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(planted, finds_early_sweep, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "roots"), finds_skipped_root, 8 * GCUFFD_RUNG_STOP, 8 * GCUFFD_RUNG_RWP + 8);
 	tcase_add_loop_test(planted, finds_skipped_tls, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(nobody, unprivileged);
 	tcase_add_test(nobody, unprivileged_auto);

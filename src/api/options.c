@@ -40,7 +40,7 @@ static const struct field fields[] = {
 	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},
 	{"cold", FLAG, GCUFFD_COLD}, {"cold_user_faults", FLAG, GCUFFD_COLD_USER_FAULTS},
 	{"plant_drop_card", PLANT, GCUFFD_PLANT_DROP_CARD}, {"plant_skip_tls", PLANT, GCUFFD_PLANT_SKIP_TLS},
-	{"plant_early_sweep", PLANT, GCUFFD_PLANT_EARLY_SWEEP},
+	{"plant_early_sweep", PLANT, GCUFFD_PLANT_EARLY_SWEEP}, {"plant_skip_root", PLANT, GCUFFD_PLANT_SKIP_ROOT},
 };
 
 static bool parse_size(const char *text, uint64_t *out)
@@ -239,7 +239,7 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 	for (size_t i = sizeof(*o); in && i < in->size; i++)
 		if (((const char *)in)[i])
 			return refuse(o, "a field that this version of the library does not know");
-	if (o->flags & ~flags || o->debug & ~7u)
+	if (o->flags & ~flags || o->debug & ~15u)
 		return refuse(o, "flags or debug: unknown bit");
 	if (o->hard_limit && o->hard_limit < LEAST_LIMIT)
 		return refuse(o, "hard_limit: less than 2 MiB");

@@ -61,10 +61,10 @@ static int arm(struct gcuffd_heap *h, struct gu_cycle *c)
 /* The stacks of now, and black allocation from here on. */
 static int first_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 {
-	int err = h->verifier ? gu_roots_refresh(h) : 0;
+	if (h->verifier)
+		gu_verify_list(h);
 	uint64_t since = gu_os->clock_ns();
-	if (!err)
-		err = stop(h);
+	int err = stop(h);
 	if (err)
 		return err;
 	gu_mark_ahead(h);
@@ -132,6 +132,8 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	int err;
 	do {
+		if (h->verifier)
+			gu_verify_list(h);
 		err = gu_roots_refresh(h);
 		uint64_t since = gu_os->clock_ns();
 		if (!err)

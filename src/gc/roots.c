@@ -210,6 +210,16 @@ static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 	return gu_maps_each(add_map, &data);
 }
 
+/* A planted fault: the first range that the program named is forgotten, or if there is none the first one that is written. */
+static void forget_one(const struct gcuffd_heap *h, struct rootlist *l)
+{
+	size_t i = l->n && l->root[0].whole ? 0 : l->sorted < l->n && gu_heap_is(h, GCUFFD_PROCESS_ROOTS) ? l->sorted : 0;
+	while (i < l->n && l->root[i].anon_only)
+		i++;
+	if (h->options.debug & GCUFFD_PLANT_SKIP_ROOT && i < l->n)
+		l->root[i].end = l->root[i].start;
+}
+
 static int list_all(struct gcuffd_heap *h, struct rootlist *l)
 {
 	int err = 0;
@@ -225,6 +235,7 @@ static int list_all(struct gcuffd_heap *h, struct rootlist *l)
 			l->full = true;
 		l->sorted = l->n;
 	}
+	forget_one(h, l);
 	return err ? err : l->full ? -ENOMEM : 0;
 }
 
@@ -388,6 +399,7 @@ static int relist_in_stop(struct gcuffd_heap *h, struct rootlist *l)
 	l->full = false;
 	list_explicit(h, l);
 	int err = list_process(h, l);
+	forget_one(h, l);
 	return err ? err : l->full ? -ENOMEM : 0;
 }
 

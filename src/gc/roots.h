@@ -36,11 +36,12 @@ bool gu_roots_changed(struct gcuffd_heap *heap);
 void gu_roots_service(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end);
 void gu_roots_forked(struct gcuffd_heap *heap);
 
-/* For the verifier: each range of roots in a stop, in place or (foreign) to be copied. */
+/* What is told of each range of roots in a stop, in place or (foreign) to be copied. */
 struct gu_root_visit {
 	void (*range)(void *data, uintptr_t start, uintptr_t end, bool foreign);
 	void *data;
 };
+/* For tests: what the collector takes for roots. The verifier has a reading of its own (verifyroots.h). */
 void gu_roots_each(struct gcuffd_heap *heap, const struct gu_root_visit *visit);
 
 #endif

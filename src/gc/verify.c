@@ -12,6 +12,7 @@
 #include "gc/mutator.h"
 #include "gc/roots.h"
 #include "gc/summary.h"
+#include "gc/verifyroots.h"
 #include "space/store.h"
 #include "sys/maps.h"
 #include "sys/os.h"
@@ -50,6 +51,7 @@ struct gu_verifier {
 	uint64_t *stack; /* cells, by number; each is pushed once */
 	size_t depth, stack_len;
 	uintptr_t *buffer;
+	struct gu_verify_roots *roots;
 	/* contents of pages that are out, read once a cycle: nothing is taken out in one */
 	char *copies;     /* of the heap's length; NULL: none yet */
 	uint64_t *copied; /* a bit a page */
@@ -66,8 +68,9 @@ int gu_verify_create(struct gcuffd_heap *h)
 	if (!v)
 		return -ENOMEM;
 	v->buffer = gu_meta_map(BUFFER);
+	v->roots = gu_verify_roots_create();
 	h->verifier = v;
-	if (v->buffer)
+	if (v->buffer && v->roots)
 		return 0;
 	gu_verify_destroy(h);
 	return -ENOMEM;
@@ -95,6 +98,7 @@ void gu_verify_destroy(struct gcuffd_heap *h)
 		return;
 	drop_set(&h->verifier->set);
 	gu_meta_unmap(h->verifier->buffer, BUFFER);
+	gu_verify_roots_destroy(h->verifier->roots);
 	drop_copies(h->verifier);
 	gu_meta_free(h->verifier, sizeof(*h->verifier));
 	h->verifier = NULL;
@@ -305,7 +309,7 @@ static int trace(struct gcuffd_heap *h)
 		return -ENOMEM;
 	struct tracing t = {h, v};
 	struct gu_root_visit visit = {trace_range, &t};
-	gu_roots_each(h, &visit);
+	gu_verify_roots_each(h, v->roots, &visit);
 	gu_meta_unmap(v->stack, v->stack_len);
 	v->stack = NULL;
 	return 0;
@@ -429,6 +433,8 @@ static uint64_t check_summaries(struct gcuffd_heap *h, struct gu_verifier *v)
 			n += check_summary(h, v, gu_cold_region(c, p), p);
 	return n;
 }
+
+void gu_verify_list(struct gcuffd_heap *h) { gu_verify_roots_list(h, h->verifier->roots); }
 
 uint64_t gu_verify_begin(struct gcuffd_heap *h)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * verify.h - checks a cycle by an independent, simple trace with the world stopped. It has its own list of
- * objects, found by search and division, its own bits and its own stack; it shares with the marker
- * only what defines the heap: descriptors, start bits, types and where roots are.
+ * objects, found by search and division, its own bits and its own stack, and reads for itself where roots are
+ * (verifyroots.h); it shares with the marker only what defines the heap: descriptors, start bits and types.
  *
  *   begin   in stop 1: remembers what is reachable
  *   mark    in stop 2, marking done: what begin remembered is still there (no early sweep); all that is
@@ -17,6 +17,8 @@
 int gu_verify_create(struct gcuffd_heap *heap);
 void gu_verify_destroy(struct gcuffd_heap *heap);
 
+/* Before each stop in which it traces, and before the collector lists roots for it. */
+void gu_verify_list(struct gcuffd_heap *heap);
 /* Each returns how many objects are wrong, and writes the first few of them to the log afterwards (report). */
 uint64_t gu_verify_begin(struct gcuffd_heap *heap);
 uint64_t gu_verify_mark(struct gcuffd_heap *heap);
