@@ -293,6 +293,96 @@ START_TEST(at_speed)
 }
 END_TEST
 
+/* ---- while the heap is saved ---- */
+
+static const char *image;
+static uint32_t pages_written;
+
+static long count_written(int fd, const struct iovec *pieces, int n, off_t at)
+{
+	gu_store_seqcst(&pages_written, 1);
+	return gu_os_linux.pwritev(fd, pieces, n, at);
+}
+
+/* When all pages were written once, and the first look for those that changed meanwhile is due. */
+static long hold_save(int fd, unsigned long request, void *arg)
+{
+	const struct gu_pm_scan_arg *scan = arg;
+	uint32_t wanted = 1;
+	if (request == GU_PAGEMAP_SCAN && scan->flags & GU_PM_SCAN_WP_MATCHING && gu_load_seqcst(&pages_written) && gu_space_has(&heap->space, scan->start) &&
+	    gu_cas_seqcst(&held, &wanted, 2))
+		while (gu_load_seqcst(&held) == 2)
+			usleep(100);
+	return gu_os_linux.ioctl(fd, request, arg);
+}
+
+static void *save_once(void *unused)
+{
+	const struct gcuffd_named root = {"object", object};
+	must_ok(gcuffd_heap_save(heap, image, &(struct gcuffd_image_options){.size = sizeof(struct gcuffd_image_options), .roots = &root, .nroots = 1}));
+	return unused;
+}
+
+/* No two pages the same, and nothing like a pointer. */
+static void fill(void *p, size_t size)
+{
+	for (size_t i = 0; i < size / 8; i++)
+		((uint64_t *)p)[i] = i * 16 + 1;
+}
+
+static pthread_t start_held_save(void)
+{
+	pthread_t t;
+	pages_written = 0;
+	held = 1;
+	must_ok(pthread_create(&t, NULL, save_once, NULL));
+	for (uint64_t since = test_now_ns(); gu_load_seqcst(&held) == 1; usleep(100))
+		must(test_now_ns() - since < 60000000000u * check_slow(), "it was never looked for what changed");
+	return t;
+}
+
+static void load_saved(int rung)
+{
+	struct gcuffd_options o;
+	ck_ok(gcuffd_heap_destroy(heap));
+	gcuffd_options_init(&o);
+	o.rung = (enum gcuffd_rung)rung;
+	o.log = core_keep_line;
+	ck_ok(gcuffd_heap_load(image, NULL, &o, &heap));
+	unlink(image);
+	object = gcuffd_image_root(heap, "object");
+	ck_assert_ptr_nonnull(object);
+}
+
+static void begin_saving(int rung)
+{
+	static char name[] = "/tmp/gcuffd-resize-XXXXXX";
+	must_ok(close(mkstemp(name)));
+	image = name;
+	fake_install();
+	fake_os.ioctl = hold_save;
+	fake_os.pwritev = count_written;
+	heap = heap_make("rung=%s,pacing=0,reservation=1G", rung_names[rung]);
+	object = gcuffd_alloc(heap, LARGE);
+	fill(object, LARGE);
+}
+
+/* The tail was written to the file before it was dropped. */
+START_TEST(shrunk_while_it_is_saved)
+{
+	NEED_RUNG(_i);
+	begin_saving(_i);
+	pthread_t t = start_held_save();
+	resize(LARGE / 8 * 5);
+	end_held_cycle(t);
+	load_saved(_i);
+	resize(LARGE);
+	ck_assert(test_all_are((char *)object + LARGE / 8 * 5, LARGE / 8 * 3, 0));
+	ck_assert_uint_eq((uintptr_t)object[LARGE / 16], LARGE / 16 * 16 + 1);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 /* ---- typed slots ---- */
 
 #define SLOTS 512u
@@ -371,6 +461,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(test_case(suite, "while_a_marker_is_in_it"), while_a_marker_is_in_it, GCUFFD_RUNG_ASYNC * RESIZINGS, (GCUFFD_RUNG_RWP + 1) * RESIZINGS);
 	tcase_add_loop_test(test_case(suite, "cards_are_what_saves_it"), cards_are_what_saves_it, GCUFFD_RUNG_ASYNC * RESIZINGS, (GCUFFD_RUNG_RWP + 1) * RESIZINGS);
 	tcase_add_loop_test(test_case(suite, "at_speed"), at_speed, 2 * GCUFFD_RUNG_STOP, 2 * GCUFFD_RUNG_RWP + 2);
+	tcase_add_loop_test(test_case(suite, "saved"), shrunk_while_it_is_saved, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "typed_slots_without_pointers"), typed_slots_without_pointers, 2 * GCUFFD_RUNG_STOP, 2 * GCUFFD_RUNG_RWP + 2);
 	return suite;
 }

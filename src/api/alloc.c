@@ -202,20 +202,22 @@ static bool fits_in_place(const struct gu_found *f, size_t size)
 
 #define SPARSE_MIN ((size_t)1 << 20)
 
-static bool may_drop(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
+/* Never while the heap is saved: what was written to the file before would not be found written (.inv.image.window). */
+static bool drop(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
 {
 	struct gu_thread *t = gu_enter();
-	bool may = gu_pages_may_drop(&h->space, gu_space_page(&h->space, start), gu_space_page(&h->space, end));
+	bool dropped = gu_load_relaxed(&h->phase) != GU_PHASE_WINDOW &&
+		       gu_pages_may_drop(&h->space, gu_space_page(&h->space, start), gu_space_page(&h->space, end)) &&
+		       !gu_os->madvise((void *)start, end - start, MADV_DONTNEED);
 	gu_leave(t);
-	return may;
+	return dropped;
 }
 
 /* Pages of a large tail are dropped, so that those never touched stay so (not where they may be out). They go on counting as resident. */
 static void clear_tail(struct gcuffd_heap *h, char *from, size_t len)
 {
 	uintptr_t start = gu_align_up((uintptr_t)from, GU_PAGE), end = gu_align_down((uintptr_t)from + len, GU_PAGE);
-	if (len < SPARSE_MIN || gu_heap_without(h, GU_WITHOUT_present) || h->space.cold.on || !may_drop(h, start, end) ||
-	    gu_os->madvise((void *)start, end - start, MADV_DONTNEED)) {
+	if (len < SPARSE_MIN || gu_heap_without(h, GU_WITHOUT_present) || h->space.cold.on || !drop(h, start, end)) {
 		memset(from, 0, len);
 		return;
 	}
