@@ -45,7 +45,7 @@ GCUFFD_API const char *gcuffd_version(void);
 
 /* What the kernel is asked to do for the collector; doc/architecture.md describes each. */
 enum gcuffd_rung {
-	GCUFFD_RUNG_AUTO = 0, /* the highest that this process can have */
+	GCUFFD_RUNG_AUTO = 0, /* the highest that this process can have; under valgrind: stop */
 	GCUFFD_RUNG_STOP,     /* no userfaultfd: marking happens with the world stopped */
 	GCUFFD_RUNG_ASYNC,    /* async write-protect finds what was written (6.7) */
 	GCUFFD_RUNG_MOVE,     /* and pages can be moved out (6.8, privileged userfaultfd) */
@@ -91,7 +91,7 @@ enum gcuffd_log_level { GCUFFD_LOG_ERROR = 0, GCUFFD_LOG_WARN, GCUFFD_LOG_INFO, 
  */
 struct gcuffd_options {
 	size_t size;
-	size_t reservation;       /* address space; rounded up to 2 MiB. Default: 8 x RAM, at least 16 GiB */
+	size_t reservation;       /* address space; rounded up to 2 MiB. Default: 8 x RAM, at least 16 GiB; under valgrind 16 GiB */
 	size_t soft_limit;        /* resident bytes, metadata included, above which cycles get frequent; 0: none */
 	size_t hard_limit;        /* resident bytes, metadata included, as accounted; 0: none. Least: 2 MiB */
 	size_t start_size;        /* no collection and no thread before the heap holds this. Default 4 MiB */

@@ -13,6 +13,7 @@
 #include "space/hooks.h"
 #include "sys/caps.h"
 #include "sys/os.h"
+#include "sys/valgrind.h"
 
 static struct gu_lock list_lock = GU_LOCK_INIT(GU_RANK_LIBRARY);
 static struct gcuffd_heap *heaps[GU_HEAPS]; /* guard: list_lock */
@@ -182,6 +183,17 @@ static int create(const struct gcuffd_options *o, int rung, struct gu_image *im,
 	return err;
 }
 
+/* What valgrind does not know it can't follow. A rung that is demanded is tried all the same. */
+static int rung_wanted(const struct gcuffd_options *o, const struct gu_log *log)
+{
+	static uint32_t said; /* atomic */
+	if (o->rung != GCUFFD_RUNG_AUTO || !gu_valgrind_is_here())
+		return (int)o->rung;
+	if (!gu_swap_seqcst(&said, 1))
+		gu_log(log, GU_LOG_WARN, "under valgrind: cycles stop the world, rung stop");
+	return GCUFFD_RUNG_STOP;
+}
+
 int gu_heap_make(const struct gcuffd_options *o, struct gu_image *im, struct gcuffd_heap **heap)
 {
 	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
@@ -197,7 +209,7 @@ int gu_heap_make(const struct gcuffd_options *o, struct gu_image *im, struct gcu
 	if (!err)
 		err = gu_stop_init();
 	if (!err)
-		err = gu_caps_rung((int)o->rung, &rung);
+		err = gu_caps_rung(rung_wanted(o, &log), &rung);
 	if (!err)
 		err = create(o, rung, im, heap);
 	gu_leave(t);

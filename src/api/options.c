@@ -8,6 +8,7 @@
 
 #include "api/api.h"
 #include "base/without.h"
+#include "sys/valgrind.h"
 
 #define LEAST_LIMIT ((size_t)2 << 20)
 
@@ -181,7 +182,7 @@ static size_t default_reservation(void)
 {
 	struct rlimit limit;
 	size_t ram = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-	size_t size = gu_max(ram * 8, (size_t)16 << 30);
+	size_t least = (size_t)16 << 30, size = gu_valgrind_is_here() ? least : gu_max(ram * 8, least);
 	if (!getrlimit(RLIMIT_AS, &limit) && limit.rlim_cur != RLIM_INFINITY)
 		size = gu_min(size, limit.rlim_cur / 4);
 	return gu_max(size, 8 * GU_REGION);
