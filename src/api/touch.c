@@ -15,7 +15,6 @@
 #include "sys/scan.h"
 #include "sys/uffd.h"
 
-#define HUGE_PAGE ((size_t)2 << 20)
 #define FOUND 64u
 
 struct gcuffd_touch {
@@ -29,11 +28,12 @@ struct gcuffd_touch {
 	uintptr_t at;       /* where the scan goes on */
 };
 
-static int protect(const struct gu_first *f, uintptr_t page, bool on)
+/* Of hugetlb whole pages can be opened only, of the size that there is; no other piece of it is taken. */
+static int open_page(const struct gu_first *f, uintptr_t page)
 {
-	int err = gu_uffd_rwprotect(f->resolver.uffd, page, GU_PAGE, on);
-	if (err == -EINVAL) /* hugetlb */
-		err = gu_uffd_rwprotect(f->resolver.uffd, gu_align_down(page, HUGE_PAGE), HUGE_PAGE, on);
+	int err = gu_uffd_rwprotect(f->resolver.uffd, page, GU_PAGE, false);
+	for (size_t size = 2 * GU_PAGE; err == -EINVAL && size <= f->len; size *= 2)
+		err = gu_uffd_rwprotect(f->resolver.uffd, gu_align_down(page, size), size, false);
 	return err;
 }
 
@@ -43,7 +43,7 @@ static void notice(void *data, const struct gu_fault *fault, char *buffer)
 	struct gcuffd_touch *t = data;
 	(void)buffer;
 	t->touch(t->data, (void *)fault->page, fault->write, (int)fault->tid);
-	if (protect(&t->base, fault->page, false))
+	if (open_page(&t->base, fault->page))
 		(void)gu_uffd_wake(t->base.resolver.uffd, fault->page, GU_PAGE);
 }
 
@@ -102,6 +102,22 @@ int gcuffd_touch_switch(struct gcuffd_touch *t, unsigned flags)
 
 /* ---- collecting ---- */
 
+/* What ends within a hugetlb page, where a scan's chunk ended, is extended to all of it. */
+static void arm_found(struct gcuffd_touch *t, struct gu_page_region *found)
+{
+	int uffd = t->base.resolver.uffd;
+	uintptr_t end = found->end;
+	int err = gu_uffd_rwprotect(uffd, found->start, end - found->start, true);
+	for (size_t size = 2 * GU_PAGE; err == -EINVAL && size <= t->base.len; size *= 2) {
+		end = gu_align_up(found->end, size);
+		err = gu_uffd_rwprotect(uffd, found->start, end - found->start, true);
+	}
+	if (err)
+		return;
+	found->end = end;
+	t->at = gu_max(t->at, end);
+}
+
 /*
  * .inv.touch.found: exactly the pages that were found are armed again. A touch in between belongs to this report; a page
  * that can't be armed is found again.
@@ -115,7 +131,7 @@ static int do_collect(const struct gu_resolver_range *r)
 		return (int)n;
 	t->count = (size_t)n;
 	for (size_t i = 0; i < t->count; i++)
-		(void)gu_uffd_rwprotect(r->uffd, t->found[i].start, t->found[i].end - t->found[i].start, true);
+		arm_found(t, &t->found[i]);
 	return 0;
 }
 
