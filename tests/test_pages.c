@@ -468,9 +468,9 @@ static unsigned pins_at(size_t page)
 static char fill_of(size_t i) { return (char)(1 + i % 16); }
 
 /* Every third page has a pin, every ninth two. */
-static void pin_some(void)
+static void pin_some(bool cold)
 {
-	heap = heap_make("pacing=0,verify=1,start_size=1M");
+	heap = heap_make("pacing=0,verify=1,start_size=1M,cold=%d", cold);
 	kept = gcuffd_alloc_aligned(heap, AT_LEAST_PAGES * GU_PAGE, GU_REGION, GCUFFD_CONSERVATIVE);
 	ck_assert_ptr_nonnull(kept);
 	for (size_t i = 0; i < AT_LEAST_PAGES; i++) {
@@ -564,6 +564,29 @@ static const char *protects(void)
 	return NULL;
 }
 
+static const char *hides(void)
+{
+	ck_ok(mprotect(kept, AT_LEAST_PAGES * GU_PAGE, PROT_NONE));
+	ck_ok(mprotect(kept, AT_LEAST_PAGES * GU_PAGE, PROT_READ | PROT_WRITE));
+	return NULL;
+}
+
+/* The content is the program's to lose. */
+static const char *drop(int advice)
+{
+	ck_ok(madvise(kept, AT_LEAST_PAGES * GU_PAGE, advice));
+	(void)madvise(kept, AT_LEAST_PAGES * GU_PAGE, MADV_PAGEOUT);
+	for (size_t i = 0; i < AT_LEAST_PAGES; i++) {
+		must(is_soft(kept + i * GU_PAGE) == (i % 3 == 0), "page %zu", i);
+		must(kept[i * GU_PAGE] == 0 || (advice == MADV_FREE && kept[i * GU_PAGE] == fill_of(i)), "page %zu", i);
+		kept[i * GU_PAGE] = fill_of(i);
+	}
+	return NULL;
+}
+
+static const char *drops(void) { return drop(MADV_DONTNEED); }
+static const char *frees(void) { return drop(MADV_FREE); }
+
 static const char *forks(void)
 {
 	int status = -1;
@@ -602,19 +625,39 @@ static const struct {
 	const char *need;             /* what it does not happen without */
 } events[] = {
 	{"swap", swaps, "swap"}, {"migration", migrates, "nodes"}, {"huge pages", collapses_and_splits, "thp"}, {"merging", merges, "ksm"},
-	{"mprotect", protects, ""}, {"fork", forks, ""}, {"purges", neighbours_go, ""}, {"cycles", cycles, ""},
+	{"mprotect", protects, ""}, {"PROT_NONE", hides, ""}, {"MADV_DONTNEED", drops, ""}, {"MADV_FREE", frees, ""}, {"fork", forks, ""},
+	{"purges", neighbours_go, ""}, {"cycles", cycles, ""},
 };
+
+#define EVENTS GU_ARRAY_LEN(events)
+
+/* Cold ones have gone out and come back before. On the highest rung that there is. */
+static void cool_some(void)
+{
+	const enum gcuffd_rung rung = gu_caps()->has_rwp_async ? GCUFFD_RUNG_RWP : GCUFFD_RUNG_MOVE;
+	size_t taken;
+	ck_assert_uint_eq(heap->rung, rung);
+	ck_ok(gcuffd_cool(heap, kept, AT_LEAST_PAGES * GU_PAGE, &taken));
+	ck_assert(taken && taken <= AT_LEAST_PAGES - (AT_LEAST_PAGES + 2) / 3);
+	check_some();
+}
 
 /* Soft bits are the library's: nothing that happens to the page itself changes them. */
 START_TEST(kept_across)
 {
-	if (sanitized() && events[_i].happens == forks)
+	size_t i = (size_t)_i % EVENTS;
+	bool cold = (size_t)_i >= EVENTS;
+	if (sanitized() && events[i].happens == forks)
 		GU_SKIP("under a sanitizer: its locks do not survive a fork with threads");
-	pin_some();
-	const char *why = events[_i].happens();
+	if (cold && !(gu_caps()->has_move && gu_caps()->has_kernel_faults))
+		GU_SKIP("no cold memory here");
+	pin_some(cold);
+	if (cold)
+		cool_some();
+	const char *why = events[i].happens();
 	unpin_some();
 	if (why)
-		GU_LACKS(events[_i].need, "%s: %s", events[_i].name, why);
+		GU_LACKS(events[i].need, "%s: %s", events[i].name, why);
 }
 END_TEST
 
@@ -1088,7 +1131,7 @@ static Suite *make_suite(void)
 	tcase_add_test(refuse, arenas_with_pins);
 	tcase_add_test(refuse, purges);
 	tcase_add_unchecked_fixture(kernel, begin_machine, end_machine);
-	tcase_add_loop_test(kernel, kept_across, 0, GU_ARRAY_LEN(events));
+	tcase_add_loop_test(kernel, kept_across, 0, 2 * (int)EVENTS);
 	tcase_add_loop_test(device, the_kernel_writes_in_a_cycle, 0, 3 * WHENS);
 	tcase_add_test(device, forks_with_pins);
 	tcase_add_test(device, ends_with_pins);
