@@ -231,6 +231,22 @@ START_TEST(writes_by_others)
 }
 END_TEST
 
+/* A mapping that forbids it is written to all the same by ptrace, and by /proc/PID/mem unless the kernel is told to refuse: if private. */
+START_TEST(forced_writes)
+{
+	static bool (*const force[])(void) = {by_proc_mem, by_ptrace};
+	NEED_KIND(_i, 6);
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+	begin(watch[0]);
+	for (int i = 0; i < 4; i++) {
+		ck_ok(mprotect(mem.at, mem.pages * mem.page, i % 2 ? PROT_NONE : PROT_READ));
+		bool written = force[i / 2]();
+		ck_assert_msg(written == is_private() || (i < 2 && !written), "%d", written);
+		ck_assert(written ? is_set(collected(watch[0]), 2) : collected(watch[0])->count == 0);
+	}
+}
+END_TEST
+
 /* ---- events ---- */
 
 #define NEED_EVENTS(kind, count) \
@@ -974,6 +990,7 @@ static Suite *make_suite(void)
 	tcase_add_unchecked_fixture(load, more_huge_pages, fewer_huge_pages);
 	tcase_add_loop_test(load, no_write_is_lost, 0, KINDS);
 	tcase_add_loop_test(load, writes_by_others, 0, KINDS);
+	tcase_add_loop_test(load, forced_writes, 0, KINDS);
 	tcase_add_unchecked_fixture(events, more_huge_pages, fewer_huge_pages);
 	tcase_add_loop_test(events, moves_with_what_is_pending, 0, KINDS);
 	tcase_add_loop_test(events, moves_onto_what_is_watched, 0, HUGE);
