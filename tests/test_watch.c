@@ -711,12 +711,40 @@ static int try_unprivileged(void)
 	return is_set(collected(watch[0]), 0) ? 0 : 6;
 }
 
+static int try_accesses_unprivileged(void)
+{
+	int sink = memfd_create("sink", MFD_CLOEXEC);
+	gu_caps_reset();
+	if (!gu_caps()->has_rwp_async || make_watchers(1, 0))
+		return 2;
+	mem.flags = GCUFFD_WATCH_ACCESSES;
+	begin(watch[0]);
+	(void)look(1);
+	touch(2);
+	if (write(sink, page_at(0), 8) != 8 || !is_set(collected(watch[0]), 0, 1, 2))
+		return 3;
+	return collected(watch[0])->count == 0 ? 0 : 4;
+}
+
 START_TEST(works_unprivileged)
 {
 	NEED_WATCH();
 	if (geteuid() != 0 || !make_memory(_i, 4))
 		GU_LACKS("root", "needs root, to become nobody");
 	in_child_as_nobody(try_unprivileged);
+}
+END_TEST
+
+START_TEST(accesses_unprivileged)
+{
+	NEED_WATCH();
+	if (!gu_caps()->has_rwp_async)
+		GU_SKIP("no read-write protection");
+	if (geteuid() != 0 || !make_memory(_i ? SHMEM : ANON, 4))
+		GU_SKIP("needs root, to become nobody");
+	for (size_t i = 0; i < 4; i++)
+		touch(i);
+	in_child_as_nobody(try_accesses_unprivileged);
 }
 END_TEST
 
@@ -757,6 +785,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(errors, closed_descriptors, 0, 4);
 	tcase_add_test(errors, descriptors_go);
 	tcase_add_loop_test(errors, works_unprivileged, 0, HUGE);
+	tcase_add_loop_test(errors, accesses_unprivileged, 0, 2);
 	return suite;
 }
 
