@@ -376,31 +376,35 @@ END_TEST
 #define REPORTS 24u
 #define WATCHED 2u
 
-/* Written, read and dropped; what two watchers are told now and then. */
-static void watch_work(enum memory_kind kind, unsigned without, struct set reports[WATCHED][REPORTS])
+/* Written (or accessed), read and dropped; what two watchers are told now and then. */
+static void watch_work(enum memory_kind kind, bool accesses, unsigned without, struct set reports[WATCHED][REPORTS])
 {
 	struct test_rng rng = test_rng(9);
 	bool written[WATCHED][PAGES];
 	gu_without_process = without;
-	must(make_memory(kind, PAGES), "no memory");
-	for (size_t i = 0; i < PAGES; i += 3)
+	must(make_memory(kind, kind < HUGE ? PAGES : 8), "no memory");
+	for (size_t i = 0; i < mem.pages; i += 3)
 		touch(i);
+	if (accesses)
+		mem.flags = GCUFFD_WATCH_ACCESSES;
 	ck_ok(make_watchers(WATCHED, 0));
 	begin(watch[0]);
 	begin(watch[1]);
 	memset(written, 0, sizeof(written));
 	for (size_t n = 0; n < WATCHED * REPORTS; n++) {
 		for (uint64_t steps = test_below(&rng, 30); steps; steps--) {
-			size_t page = test_below(&rng, PAGES);
+			size_t page = test_below(&rng, mem.pages);
 			uint64_t dice = test_below(&rng, 10);
 			if (dice < 5) {
 				touch(page);
 				written[0][page] = written[1][page] = true;
 			} else if (dice < 9) {
 				(void)look(page);
+				if (accesses)
+					written[0][page] = written[1][page] = true;
 			} else {
 				ck_ok(madvise(page_at(page), mem.page, MADV_DONTNEED));
-				if (is_private()) /* as it was, if it was empty before */
+				if (is_private() || accesses) /* as it was, if it was empty before */
 					written[0][page] = written[1][page] = false;
 			}
 		}
@@ -408,14 +412,14 @@ static void watch_work(enum memory_kind kind, unsigned without, struct set repor
 		struct set *set = &reports[who][n / WATCHED];
 		memset(set, 0, sizeof(*set));
 		ck_ok(report_into(set, watch[who], gcuffd_watch_collect, 7));
-		for (size_t i = 0; i < PAGES; i++) {
+		for (size_t i = 0; i < mem.pages; i++) {
 			ck_assert_msg(set->has[i] || !written[who][i], "kind %d, report %zu: page %zu was lost", kind, n, i);
 			written[who][i] = false;
 		}
 	}
 	ck_ok(gcuffd_watch_destroy(watch[0]));
 	ck_ok(gcuffd_watch_destroy(watch[1]));
-	munmap(mem.at, PAGES * mem.page);
+	munmap(mem.at, mem.pages * mem.page);
 	if (mem.fd >= 0)
 		close(mem.fd);
 }
@@ -423,12 +427,22 @@ static void watch_work(enum memory_kind kind, unsigned without, struct set repor
 START_TEST(watchers)
 {
 	static struct set plain[WATCHED][REPORTS], now[WATCHED][REPORTS];
+	enum memory_kind kind = (enum memory_kind)(_i % KINDS);
+	bool accesses = _i >= KINDS;
 	NEED_WATCH();
-	watch_work((enum memory_kind)_i, 0, plain);
+	if (accesses && !gu_caps()->has_rwp_async)
+		GU_SKIP("no read-write protection");
+	if (accesses && (kind == PRECISE || kind == FILE_COPY))
+		return; /* not to be watched so */
+	if (!has_kind(kind, 8))
+		GU_SKIP("no memory of kind %d", _i);
+	watch_work(kind, accesses, 0, plain);
+	const unsigned of_watching = GU_WITHOUT_unarmed | GU_WITHOUT_cheap | GU_WITHOUT_holes | GU_WITHOUT_direct | GU_WITHOUT_full |
+				     GU_WITHOUT_quick;
 	for (size_t n = 0; n < NAMES; n++) {
-		if (all[n].bit & GU_WITHOUT_HEAP && all[n].bit != GU_WITHOUT_ALL)
+		if (all[n].bit && !(all[n].bit & of_watching))
 			continue;
-		watch_work((enum memory_kind)_i, all[n].bit, now);
+		watch_work(kind, accesses, all[n].bit, now);
 		for (size_t k = 0; k < WATCHED * REPORTS; k++)
 			for (size_t i = 0; i < PAGES; i++) {
 				bool was = plain[k / REPORTS][k % REPORTS].has[i], is = now[k / REPORTS][k % REPORTS].has[i];
@@ -539,7 +553,9 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(test_case(suite, "heaps_with_process_roots"), heaps_with_process_roots, GCUFFD_RUNG_STOP,
 			    GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "there_is_more_work"), there_is_more_work, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
-	tcase_add_loop_test(test_case(suite, "watchers"), watchers, 0, HUGE);
+	TCase *watching = test_case(suite, "watchers");
+	tcase_add_unchecked_fixture(watching, more_huge_pages, fewer_huge_pages);
+	tcase_add_loop_test(watching, watchers, 0, 2 * KINDS);
 	tcase_add_test(test_case(suite, "filling"), filling);
 	tcase_add_test(test_case(suite, "names"), names);
 	tcase_add_loop_test(test_case(suite, "environment"), environment, 0, 2);

@@ -36,6 +36,9 @@
 	X(unarmed)   /* watching: the slower scans of anonymous memory at once, not where a cheap one found something */ \
 	X(cheap)     /* watching: empty anonymous pages are armed for everybody */ \
 	X(holes)     /* watching: page tables that are missing are looked for, also where the kernel tells */ \
+	X(direct)    /* watching: what is found goes into bitmaps before it is reported, also where nobody else wants it */ \
+	X(full)      /* watching: mincore(2) is not asked what is there: holes are looked for by scans */ \
+	X(quick)     /* watching: a chunk is scanned at a time, and by every pass, also where one pass tells all */ \
 	X(around)    /* first touch: a page at a time, without its neighbours */ \
 	X(spin)      /* first touch: threads sleep at once */ \
 	X(batch)     /* first touch: a message at a time */

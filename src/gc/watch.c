@@ -77,7 +77,7 @@ static int scan_piece(struct gcuffd_watch *w, struct gu_watch_range *p, enum gu_
 	bool precise = cut_precise(w, p);
 	int err = gu_watch_verify(p);
 	if (!err) {
-		bool direct = sink && !sink->by_page && !w->pin_count && !gu_watch_has_pending(p) && !gu_watch_has_others(p);
+		bool direct = sink && !gu_is_without(GU_WITHOUT_direct) && !sink->by_page && !w->pin_count && !gu_watch_has_pending(p) && !gu_watch_has_others(p);
 		err = gu_watch_scan(how == GU_WATCH_LOOK ? w : NULL, p, precise, how, direct ? sink : NULL, &w->stats.found_pages);
 	}
 	return err == -EPERM ? 1 : err; /* replaced since it was verified */

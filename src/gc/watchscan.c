@@ -322,7 +322,7 @@ static unsigned find_tables(const struct gu_watch_range *p)
 /* Others are not to be told of zero pages that were read. */
 static int arm_anon(struct look *l, const struct gu_watch_range *p)
 {
-	unsigned tables = gu_watch_fds.tells_holes && is_alone(l, p) ? find_tables(p) : 0;
+	unsigned tables = gu_watch_fds.tells_holes && is_alone(l, p) && !gu_is_without(GU_WITHOUT_full) ? find_tables(p) : 0;
 	struct gu_watch_range part = *p;
 	int err = 0;
 	for (; part.start < p->end && !err; part.start = part.end) {
@@ -456,12 +456,14 @@ static void visit_hole(void *data, uintptr_t start, uintptr_t end)
 static bool is_full(const struct gu_watch_range *p)
 {
 	static unsigned char resident[RESIDENT_PAGES]; /* guard: gu_watch_lock */
-	for (uintptr_t at = p->start, len; at < p->end && p->kind == GU_WATCH_ANON; at += len) {
+	if (p->kind != GU_WATCH_ANON || gu_is_without(GU_WITHOUT_full))
+		return false;
+	for (uintptr_t at = p->start, len; at < p->end; at += len) {
 		len = gu_min(p->end - at, (uintptr_t)RESIDENT_PAGES << GU_PAGE_SHIFT);
 		if (syscall(SYS_mincore, at, len, resident) || memchr(resident, 0, len >> GU_PAGE_SHIFT))
 			return false;
 	}
-	return p->kind == GU_WATCH_ANON;
+	return true;
 }
 
 /* Nobody is to be told, so arming comes first: what is left to look for then is little, and costs little. */
@@ -512,6 +514,8 @@ static int scan_chunk(struct look *l, const struct gu_watch_range *p, bool preci
 /* Where one pass tells and arms all, and costs little if it finds little. The part ends where that changes. */
 static bool is_quick(const struct look *l, struct gu_watch_range *part, bool precise)
 {
+	if (gu_is_without(GU_WITHOUT_quick))
+		return false;
 	if (part->flags & GCUFFD_WATCH_ACCESSES)
 		return !l->whole && !is_huge(part);
 	if (l->whole || !gu_watch_fds.tells_holes)
