@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/time.h>
 #include <time.h>
@@ -209,6 +210,45 @@ static void try_closures(const char *unused)
 	check(*word, 13);
 }
 
+/* ---- what the kernel alone points to ---- */
+
+#define TIMER_SIGNAL SIGRTMIN
+
+static int ends[2], epoll;
+static timer_t timer;
+
+static __attribute__((noinline)) void give_to_kernel(void)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = build(1)};
+	struct sigevent by_signal = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = TIMER_SIGNAL, .sigev_value.sival_ptr = build(22)};
+	MUST(!epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event));
+	MUST(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event) && errno == EEXIST);
+	event.data.ptr = build(21);
+	MUST(!epoll_ctl(epoll, EPOLL_CTL_MOD, ends[0], &event));
+	MUST(!timer_create(CLOCK_MONOTONIC, &by_signal, &timer));
+}
+
+static void try_kernel(const char *unused)
+{
+	struct itimerspec soon = {.it_value.tv_nsec = 1000000};
+	struct epoll_event event;
+	siginfo_t info;
+	sigset_t set;
+	(void)unused;
+	sigemptyset(&set);
+	sigaddset(&set, TIMER_SIGNAL);
+	MUST(!sigprocmask(SIG_BLOCK, &set, NULL));
+	MUST(!pipe(ends) && (epoll = epoll_create1(0)) >= 0);
+	give_to_kernel();
+	drop_lists();
+	MUST(write(ends[1], "x", 1) == 1 && epoll_wait(epoll, &event, 1, 10000) == 1);
+	check(event.data.ptr, 21);
+	MUST(!timer_settime(timer, 0, &soon, NULL) && sigwaitinfo(&set, &info) == TIMER_SIGNAL);
+	check(info.si_value.sival_ptr, 22);
+	MUST(!timer_delete(timer) && !epoll_ctl(epoll, EPOLL_CTL_DEL, ends[0], NULL));
+	MUST(epoll_ctl(-1, EPOLL_CTL_ADD, ends[0], &event) && errno == EBADF);
+}
+
 /* ---- mistakes: the compiler must not see them ---- */
 
 static void (*volatile release)(void *p) = free;
@@ -242,7 +282,7 @@ static const struct {
 	const char *name;
 	void (*run)(const char *argument);
 } tries[] = {{"constructors", try_constructors}, {"alarms", try_alarms}, {"threshold", try_threshold}, {"module", try_module},
-	     {"closures", try_closures}, {"mistakes", try_mistakes}};
+	     {"closures", try_closures}, {"kernel", try_kernel}, {"mistakes", try_mistakes}};
 
 int main(int argc, char **argv)
 {

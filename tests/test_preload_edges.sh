@@ -56,6 +56,7 @@ test_constructors() {
 test_alarms() { edges alarms; }
 test_module() { edges module "$tmp/module.so"; }
 test_closures() { edges closures; }
+test_kernel() { edges kernel; }
 
 test_threshold() {
 	unshare -Ur true 2>/dev/null || { skip "user namespaces are not allowed here"; return; }
@@ -77,4 +78,4 @@ test_mistakes() {
 		mistake many 32 "^gcuffd: gcuffd_free(.*is not the base" && mistake many 1 "further reports"
 }
 
-run_tests constructors alarms module closures threshold mistakes
+run_tests constructors alarms module closures kernel threshold mistakes

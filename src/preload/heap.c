@@ -186,6 +186,7 @@ static __attribute__((constructor)) void begin(void)
 	find_code();
 	gu_preload_threads_init();
 	gu_preload_signals_init();
+	gu_preload_kernel_init();
 	gu_preload_exec_init();
 	if (gu_preload_source() == GU_FROM_HEAP) /* this thread too, before the program's code runs */
 		gu_preload_attach();

@@ -70,6 +70,7 @@ GU_PRELOAD_LOCAL void *gu_preload_next(const char *name);
 GU_PRELOAD_LOCAL void gu_preload_threads_init(void);
 GU_PRELOAD_LOCAL void gu_preload_signals_init(void);
 GU_PRELOAD_LOCAL void gu_preload_exec_init(void);
+GU_PRELOAD_LOCAL void gu_preload_kernel_init(void);
 
 /* Whether code is of libgcuffd.so. */
 GU_PRELOAD_LOCAL bool gu_preload_own_code(const void *code);
