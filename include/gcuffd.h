@@ -299,7 +299,7 @@ struct gcuffd_cold_stats {
 	uint64_t evicted_pages;    /* taken out so far */
 	uint64_t restored_pages;   /* brought back so far, by touch or by gcuffd_warm() */
 	uint64_t collector_pages;  /* of these, because the collector touched them */
-	uint64_t dropped_pages;    /* never brought back: what was on them died */
+	uint64_t dropped_pages;    /* never brought back: all that was on them died */
 	uint64_t bounced_pages;    /* touched on their way to the store */
 	uint64_t busy_pages;       /* not taken out: shared or pinned by the kernel */
 	uint64_t poisoned_pages;

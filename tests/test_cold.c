@@ -102,6 +102,162 @@ START_TEST(collected_where_it_is)
 }
 END_TEST
 
+/* ---- pages that die in blocks that live ---- */
+
+#define DEAD_BLOCKS 40u
+
+static uint64_t *rows[DEAD_BLOCKS][GU_BLOCK / 64]; /* roots, the block's objects in order */
+
+static void await_dropped(uint64_t want)
+{
+	for (int ms = 0; cold_of(heap).dropped_pages < want && ms < 20000 * (int)check_slow(); ms += 10)
+		usleep(10000);
+}
+
+/* All objects of each block that lie on these pages of it. */
+static void each_on(size_t from, size_t to, void (*fn)(uint64_t **object))
+{
+	for (size_t b = 0; b < DEAD_BLOCKS; b++)
+		for (size_t i = from * GU_PAGE / 64; i < to * GU_PAGE / 64; i++)
+			fn(&rows[b][i]);
+}
+
+static void free_one(uint64_t **object)
+{
+	must_ok(gcuffd_free(heap, *object));
+	*object = NULL;
+}
+
+static void forget_one(uint64_t **object) { *object = NULL; }
+
+static void check_one(uint64_t **object) { must(**object == hide(*object), "%#lx", (unsigned long)**object); }
+
+/* Whole blocks, so that each page's objects are known. */
+static void make_rows(void)
+{
+	size_t b = 0;
+	while (b < DEAD_BLOCKS) {
+		uint64_t *p = gcuffd_alloc(heap, 64);
+		must(p != NULL, "errno %d", errno);
+		const struct gu_block *block = gu_block_at(&heap->space, (uintptr_t)p);
+		size_t i = ((uintptr_t)p - block->start) / 64;
+		if (i < GU_ARRAY_LEN(rows[b]))
+			rows[b][i] = p;
+		*p = hide(p);
+		b += i == GU_ARRAY_LEN(rows[b]) - 1 && rows[b][0];
+	}
+	for (int i = 0; i < 5000; i++) /* the last one is nobody's own */
+		must(gcuffd_alloc(heap, 64) != NULL, "errno %d", errno);
+}
+
+static void check_blocks(void)
+{
+	gu_evictor_fork_prepare(heap);
+	gu_lock_fork(&heap->cycle_lock);
+	for (size_t b = 0; b < DEAD_BLOCKS; b++)
+		gu_block_check(&heap->space, gu_block_at(&heap->space, (uintptr_t)rows[b][0]));
+	gu_unlock_fork(&heap->cycle_lock);
+	gu_evictor_fork_parent(heap);
+	checked();
+}
+
+static void check_shed(struct gcuffd_cold_stats before)
+{
+	await_dropped(before.dropped_pages + 2 * DEAD_BLOCKS);
+	struct gcuffd_cold_stats s = cold_of(heap);
+	ck_assert_uint_ge(s.dropped_pages, before.dropped_pages + 2 * DEAD_BLOCKS);
+	ck_assert_uint_eq(s.restored_pages, before.restored_pages);
+	ck_assert_uint_eq(s.collector_pages, 0);
+	ck_assert_uint_eq(s.store_reads, 0);
+	ck_assert_uint_eq(s.out_pages, before.out_pages - (s.dropped_pages - before.dropped_pages));
+	for (int ms = 0; cold_of(heap).store_pages > s.out_pages && ms < 10000; ms += 10) /* slots are leftovers */
+		usleep(10000);
+	ck_assert_uint_le(cold_of(heap).store_pages, s.out_pages);
+	check_blocks();
+}
+
+/* Their cells, and only they, are handed out again, zero. */
+static void check_reuse(void)
+{
+	ck_ok(gcuffd_warm(heap, NULL, 0));
+	for (int i = 0; i < 3; i++)
+		ck_ok(gcuffd_collect(heap));
+	each_on(0, 3, check_one);
+	each_on(5, 16, check_one);
+	for (size_t i = 0; i < 4 * DEAD_BLOCKS * GU_BLOCK / 64; i++) {
+		uint64_t *p = gcuffd_alloc(heap, 64);
+		must(p != NULL && test_all_are((char *)p, 64, 0), "%p", (void *)p);
+		*p = hide(p);
+		const struct gu_block *block = gu_block_at(&heap->space, (uintptr_t)p);
+		size_t at = ((uintptr_t)p - block->start) / 64;
+		for (size_t b = 0; b < DEAD_BLOCKS; b++)
+			if (gu_block_at(&heap->space, (uintptr_t)rows[b][0]) == block && !rows[b][at])
+				rows[b][at] = p;
+	}
+	size_t reused = 0;
+	for (size_t b = 0; b < DEAD_BLOCKS; b++)
+		for (size_t i = 3 * GU_PAGE / 64; i < 5 * GU_PAGE / 64; i++)
+			reused += rows[b][i] != NULL;
+	printf("%zu cells of %zu handed out again\n", reused, DEAD_BLOCKS * 2 * GU_PAGE / 64);
+	ck_assert_uint_gt(reused, DEAD_BLOCKS * GU_PAGE / 64);
+	ck_ok(gcuffd_collect(heap));
+	each_on(0, 3, check_one);
+	each_on(5, 16, check_one);
+	check_blocks();
+}
+
+START_TEST(freed_pages_are_dropped)
+{
+	cold_heap(",pacing=0");
+	make_rows();
+	ck_ok(gcuffd_collect(heap));
+	cool_all();
+	struct gcuffd_cold_stats before = cold_of(heap);
+	ck_assert(is_out(rows[0][200]) && is_out(rows[DEAD_BLOCKS - 1][200]));
+	each_on(3, 5, free_one);
+	check_shed(before);
+	check_reuse();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(dead_pages_are_dropped)
+{
+	cold_heap(",pacing=0");
+	make_rows();
+	ck_ok(gcuffd_collect(heap));
+	cool_all();
+	struct gcuffd_cold_stats before = cold_of(heap);
+	each_on(3, 5, forget_one);
+	scrub();
+	ck_ok(gcuffd_collect(heap));
+	check_shed(before);
+	check_reuse();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* What is dead before it is taken out is given back at once: the store never sees it. */
+START_TEST(dead_pages_are_not_stored)
+{
+	cold_heap(",pacing=0");
+	make_rows();
+	ck_ok(gcuffd_collect(heap));
+	uintptr_t dead = (uintptr_t)rows[7][3 * GU_PAGE / 64];
+	size_t resident = heap->space.resident;
+	each_on(3, 5, free_one);
+	cool_all();
+	ck_assert_uint_ge(resident - heap->space.resident, 2 * DEAD_BLOCKS * GU_PAGE);
+	ck_assert(!is_out((void *)dead) && is_out(rows[7][500]));
+	unsigned char there = 1;
+	ck_ok(mincore((void *)dead, GU_PAGE, &there) ? -errno : 0);
+	ck_assert_uint_eq(there & 1, 0);
+	check_blocks();
+	check_reuse();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 /* ---- kinds of objects ---- */
 
 #define BIG ((size_t)3 << 20)
@@ -921,6 +1077,9 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(basic, the_programs_files_stay, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(basic, warmed, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(basic, collected_where_it_is, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, freed_pages_are_dropped, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, dead_pages_are_dropped, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, dead_pages_are_not_stored, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	TCase *use = test_case(suite, "use"), *by_itself = test_case(suite, "by_itself");
 	tcase_add_loop_test(basic, all_kinds, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(basic, summaries_are_exact, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

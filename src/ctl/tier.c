@@ -8,6 +8,7 @@
 #include "ctl/thermostat.h"
 #include "gc/evict.h"
 #include "gc/restore.h"
+#include "gc/shed.h"
 #include "gc/track.h"
 #include "sys/caps.h"
 #include "sys/os.h"
@@ -17,6 +18,7 @@
 #define PARKED_MOST 4             /* no more than a fourth of the target is on probation at once */
 #define REOPEN_NS 60000000000u    /* a process may be moved to another cgroup */
 #define FULL_NS 1000000000u
+#define SHED_NS 1000000000u       /* between looks for pages of which nothing lives */
 #define WINDOWS_MOST 16           /* in which pages are watched for one probation; if that is not enough they are parked */
 #define FORGET_NS 2000000000u     /* at least: the time between two of them */
 
@@ -31,6 +33,7 @@ struct gu_tier {
 	size_t tail;             /* regions on probation lie between here and the hand: their records say since when */
 	size_t count;            /* of these */
 	uint64_t round_ns;       /* when the hand began its round */
+	uint64_t shed_ns;        /* when what had died was last looked for */
 	uint64_t full_until_ns;  /* the store took nothing more: let some time pass */
 	size_t idle;             /* regions in which nothing was parked or watched, one after the other */
 	uint32_t lapses;         /* as of when regions below lapsed have windows, if they are watched */
@@ -444,12 +447,22 @@ void gu_tier_forked(struct gcuffd_heap *h)
 bool gu_tier_has_left(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->space.cold.left) || gu_load_relaxed(&h->space.cold.bad); }
 bool gu_tier_is_used(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->space.cold.nout); }
 
+static void shed(struct gcuffd_heap *h)
+{
+	uint64_t now = gu_os->clock_ns();
+	if (now - h->tier->shed_ns < SHED_NS)
+		return;
+	h->tier->shed_ns = now;
+	gu_shed(h);
+}
+
 void gu_tier_tidy(struct gcuffd_heap *h)
 {
 	uintptr_t bad = gu_swap_seqcst(&h->space.cold.bad, 0);
 	if (bad)
 		gu_log(&h->log, GU_LOG_ERROR, "the page at %#lx can't be brought back: the store could not read it, or not what it was; who touches it gets SIGBUS",
 		       (unsigned long)bad);
+	shed(h);
 	gu_evict_tidy(h);
 	gu_store_tidy(h->space.cold.store);
 }

@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "gc/pins.h"
+#include "gc/shed.h"
 
 #define CLEAR_PIECE ((size_t)1 << 20)
 
@@ -189,6 +190,7 @@ int gu_free(struct gcuffd_heap *h, uintptr_t object)
 	if (gu_or_seqcst(&bits->freed, bit) & bit)
 		return -EALREADY;
 	uint32_t nfreed = gu_add_relaxed(&b->nfreed, 1) + 1;
+	gu_shed_note(h, b);
 	if (idle && large)
 		free_large_now(b);
 	else if (idle)

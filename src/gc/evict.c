@@ -8,6 +8,7 @@
 
 #include "gc/accessed.h"
 #include "gc/restore.h"
+#include "gc/shed.h"
 #include "gc/summary.h"
 #include "gc/track.h"
 #include "space/block.h"
@@ -20,7 +21,7 @@
 static struct gu_cold *cold_of(struct gcuffd_heap *h) { return &h->space.cold; }
 
 /* A cycle that is due goes first: who gives a lock back and takes it again gets it before anybody who sleeps for it. */
-static void lock_between_cycles(struct gcuffd_heap *h)
+void gu_evict_lock(struct gcuffd_heap *h)
 {
 	while (gu_load_seqcst(&h->cycle_waits))
 		gu_os->futex_wait(&h->cycle_waits, 1, 1000000);
@@ -30,7 +31,7 @@ static void lock_between_cycles(struct gcuffd_heap *h)
 /* Both locks. The resolver, which has the region's while it fills a page, is waited for without the cycle's (.inv.cold.put). */
 static void lock_region_between_cycles(struct gcuffd_heap *h, struct gu_cold_region *r)
 {
-	for (lock_between_cycles(h); !gu_trylock(&r->lock); lock_between_cycles(h)) {
+	for (gu_evict_lock(h); !gu_trylock(&r->lock); gu_evict_lock(h)) {
 		gu_unlock(&h->cycle_lock);
 		gu_lock(&r->lock);
 		gu_unlock(&r->lock);
@@ -149,6 +150,7 @@ struct claim {
 	struct gu_space *space;
 	struct gu_cold_region *region;
 	enum gu_evict_which which;
+	struct gu_block *block;
 };
 
 /* Under the arena's lock: the block is there, and nobody allocates from it. */
@@ -157,6 +159,8 @@ static void claim_page(void *data, size_t page)
 	const struct claim *c = data;
 	uint8_t *heat = &c->region->heat[page % GU_REGION_PAGES];
 	if (!(c->space->state[page] & GU_PAGE_USED) || gu_cold_is_out(&c->space->cold, page))
+		return;
+	if (gu_shed_in_place(c->space, c->region, c->block, page))
 		return;
 	if (c->which == GU_EVICT_STANDING && !gu_accessed_stands(c->region, page))
 		return;
@@ -169,7 +173,7 @@ static void claim_page(void *data, size_t page)
 static void claim(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, enum gu_evict_which which)
 {
 	struct gu_space *s = &h->space;
-	struct claim c = {s, r, which};
+	struct claim c = {s, r, which, NULL};
 	for (size_t p = from, next; p < to; p = next) {
 		uint32_t index = gu_load_acquire(&s->block_of[p]);
 		struct gu_block *b = &s->blocks[index];
@@ -177,6 +181,7 @@ static void claim(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, 
 		if (!index || gu_load_acquire(&b->state) == GU_BLOCK_FREE)
 			continue;
 		next = gu_max(next, gu_space_page(s, b->start + b->bytes));
+		c.block = b;
 		if (!gu_load_relaxed(&b->arena->hot))
 			gu_arena_claim(b, p, to, claim_page, &c);
 	}
@@ -273,7 +278,7 @@ int gu_evict_watch(struct gcuffd_heap *h, size_t region, bool anew)
 void gu_evict_unwatch(struct gcuffd_heap *h, size_t region)
 {
 	struct gu_cold_region *r = gu_cold_region(cold_of(h), region * GU_REGION_PAGES);
-	lock_between_cycles(h);
+	gu_evict_lock(h);
 	(void)gu_accessed_end(h, r, region);
 	gu_accessed_forget(h, r);
 	gu_unlock(&h->cycle_lock);
@@ -329,7 +334,7 @@ static int store_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t fro
 	struct gu_summary *summaries[BATCH] = {NULL};
 	gu_slot slots[BATCH];
 	size_t stored = 0;
-	lock_between_cycles(h);
+	gu_evict_lock(h);
 	int err = summarise(h, from, n, summaries);
 	gu_unlock(&h->cycle_lock);
 	if (!err)

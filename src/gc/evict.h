@@ -36,6 +36,9 @@ void gu_evict_fork_child(struct gcuffd_heap *heap);
 /* The collector in a child: faults of what is out come to its resolver. Where that can't be, all is brought back. */
 void gu_evict_resume(struct gcuffd_heap *heap);
 
+/* The cycle lock, between cycles: one that is due goes first. */
+void gu_evict_lock(struct gcuffd_heap *heap);
+
 /* Drops what LIVE pages still have in park and store (.inv.cold.leftover). */
 void gu_evict_tidy(struct gcuffd_heap *heap);
 

@@ -6,6 +6,7 @@
 #include "gc/sweep.h"
 
 #include "gc/mutator.h"
+#include "gc/shed.h"
 #include "gc/track.h"
 
 /* Cells freed now; the group keeps what is marked and was not given back. */
@@ -42,6 +43,8 @@ static bool sweep_small_locked(struct gcuffd_arena *a, struct gu_block *b, struc
 	c->live_bytes += b->live * (uint64_t)b->cell;
 	if (gu_load_relaxed(&b->state) == GU_BLOCK_CURRENT)
 		return false;
+	if (dead)
+		gu_shed_note(a->heap, b);
 	bool empty = gu_arena_relist_locked(a, b, free_cells);
 	if (empty)
 		gu_store_relaxed(&b->state, GU_BLOCK_BUSY);

@@ -91,12 +91,23 @@ static void own_locked(struct gu_block *b, struct gu_run *owner)
 	gu_store_release(&b->state, GU_BLOCK_CURRENT);
 }
 
+/* The first whose pages may all be used. */
+static struct gu_block *usable_locked(struct gcuffd_arena *a, const struct gu_list *l)
+{
+	struct gu_block *b = l->head;
+	while (b && b->holes && gu_space_reuse(a->space, b->start, b->bytes))
+		b = b->next;
+	if (b)
+		b->holes = 0;
+	return b;
+}
+
 static struct gu_block *pop_listed(struct gcuffd_arena *a, unsigned kind, unsigned class, struct gu_run *owner)
 {
 	if (!gu_load_relaxed(&a->partial[kind][class].head))
 		return NULL;
 	gu_lock(&a->lock);
-	struct gu_block *b = a->partial[kind][class].head;
+	struct gu_block *b = usable_locked(a, &a->partial[kind][class]);
 	if (b) {
 		unlink_locked(a, b);
 		own_locked(b, owner);
@@ -232,6 +243,8 @@ bool gu_arena_claim(struct gu_block *b, size_t from, size_t to, void (*claim)(vo
 	to = gu_min(to, end_page(b));
 	for (size_t p = from; p < to && idle; p++)
 		claim(data, p);
+	if (idle && state == GU_BLOCK_LISTED) /* nothing of it is out, after all? */
+		(void)gu_arena_relist_locked(a, b, gu_block_count_free(b) + gu_block_count_freed(b));
 	gu_unlock(&a->lock);
 	return idle;
 }

@@ -86,7 +86,7 @@ struct gu_block *gu_block_new(struct gu_space *s, uint32_t ncells, bool typed)
 	b->next = b->prev = NULL;
 	b->owner = NULL;
 	b->nfreed = b->live = 0;
-	b->zero = b->armed = b->pinned = 0;
+	b->zero = b->armed = b->pinned = b->holes = b->deaths = 0;
 	for (uint32_t g = 0; g < gu_block_groups(b); g++)
 		b->bits[g] = (struct gu_bits){0};
 	return b;
@@ -165,6 +165,62 @@ uint32_t gu_block_count_freed(const struct gu_block *b)
 	return n;
 }
 
+/* ---- pages ---- */
+
+/* false: it lies in the waste. */
+static bool cells_at(const struct gu_block *b, uintptr_t page, uint32_t *first, uint32_t *last)
+{
+	if (!gu_block_cell(b, page, first))
+		return false;
+	if (!gu_block_cell(b, page + GU_PAGE - 1, last))
+		*last = b->ncells - 1;
+	return true;
+}
+
+static uint64_t range_of_group(uint32_t g, uint32_t first, uint32_t last)
+{
+	size_t lo = gu_max(first, (size_t)g * 64) - (size_t)g * 64, hi = gu_min(last, (size_t)g * 64 + 63) - (size_t)g * 64;
+	return (~0ull >> (63 - hi)) & (~0ull << lo);
+}
+
+bool gu_block_is_dead_at(const struct gu_block *b, uintptr_t page)
+{
+	uint32_t first, last;
+	uint64_t live = 0;
+	if (gu_block_is_large(b))
+		return false;
+	if (!cells_at(b, page, &first, &last))
+		return true;
+	for (uint32_t g = first / 64; g <= last / 64 && !live; g++)
+		live = gu_load_relaxed(&b->bits[g].start) & ~gu_load_relaxed(&b->bits[g].freed) & range_of_group(g, first, last);
+	return !live;
+}
+
+/* As the sweep does it. */
+void gu_block_bury_at(struct gu_block *b, uintptr_t page)
+{
+	uint32_t first, last;
+	if (!cells_at(b, page, &first, &last))
+		return;
+	for (uint32_t g = first / 64; g <= last / 64; g++) {
+		uint64_t freed = gu_load_relaxed(&b->bits[g].freed) & range_of_group(g, first, last);
+		if (!freed)
+			continue;
+		gu_and_seqcst(&b->bits[g].start, ~freed);
+		gu_and_seqcst(&b->bits[g].freed, ~freed);
+		gu_sub_relaxed(&b->nfreed, (uint32_t)__builtin_popcountll(freed));
+		b->live -= (uint32_t)__builtin_popcountll(freed);
+	}
+}
+
+static void check_holes(const struct gu_space *s, const struct gu_block *b)
+{
+	size_t page = gu_space_page(s, b->start), absent = 0;
+	for (size_t i = 0; i < b->bytes >> GU_PAGE_SHIFT; i++)
+		absent += !(gu_load_relaxed(&s->state[page + i]) & GU_PAGE_RESIDENT);
+	GU_INVARIANT(absent == b->holes, ".inv.block.holes");
+}
+
 void gu_block_check(const struct gu_space *s, const struct gu_block *b)
 {
 	size_t page = gu_space_page(s, b->start);
@@ -173,4 +229,5 @@ void gu_block_check(const struct gu_space *s, const struct gu_block *b)
 		GU_INVARIANT(s->block_of[page + i] == (uint32_t)(b - s->blocks), ".inv.block.pages");
 	for (uint32_t g = 0; g < gu_block_groups(b); g++)
 		GU_INVARIANT(!((b->bits[g].start | b->bits[g].freed) & ~gu_block_valid(b, g)), ".inv.bits.valid");
+	check_holes(s, b);
 }

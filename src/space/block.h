@@ -61,6 +61,8 @@ struct gu_block {
 	uint8_t pinned;  /* atomic, changes under the heap's lock; an object in it has pins (gc/pins.h) */
 	struct gu_block *next, *prev; /* guard: the arena's lock, or the space's for free descriptors */
 	uint32_t made;                /* atomic; how often the descriptor was taken */
+	uint8_t holes;                /* guard: the arena's lock; pages that are fresh, and not accounted for, as nothing lives on them */
+	uint8_t deaths;               /* atomic; cells died while pages of the heap were out (gc/shed.h) */
 	struct gu_run *owner;         /* atomic; CURRENT only; changes under the arena's lock */
 	uint32_t nfreed;              /* atomic; about how many freed bits are set: a hint, the bits decide */
 	uint32_t live;                /* guard: collector; cells found live by the last sweep */
@@ -128,6 +130,11 @@ void gu_block_untake_group(struct gu_block *block, uint32_t g, uint64_t cells);
 uint32_t gu_block_count_free(const struct gu_block *block);
 /* Cells that were allocated and given back since. */
 uint32_t gu_block_count_freed(const struct gu_block *block);
+
+/* Between cycles, under the arena's lock, while nobody allocates from the block: no cell that touches the page is an object's. Not of a large one. */
+bool gu_block_is_dead_at(const struct gu_block *block, uintptr_t page);
+/* Then: what was freed there is free from here on, for nobody is to find it. */
+void gu_block_bury_at(struct gu_block *block, uintptr_t page);
 
 void gu_block_check(const struct gu_space *space, const struct gu_block *block);
 

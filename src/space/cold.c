@@ -192,7 +192,7 @@ int gu_cold_load(struct gu_space *s, size_t page)
 	return 0;
 }
 
-static void forget_page(struct gu_space *s, size_t page)
+void gu_cold_forget_page(struct gu_space *s, size_t page)
 {
 	struct gu_cold *c = &s->cold;
 	struct gu_cold_region *r = gu_cold_region(c, page);
@@ -227,7 +227,7 @@ void gu_cold_forget_slow(struct gu_space *s, size_t from, size_t to)
 {
 	for (size_t p = gu_cold_any(&s->cold, from, to) ? from : to; p < to; p++)
 		if (gu_cold_is_out(&s->cold, p))
-			forget_page(s, p);
+			gu_cold_forget_page(s, p);
 	for (size_t p = from, end; p < to; p = end) {
 		struct gu_cold_region *r = gu_cold_region(&s->cold, p);
 		end = gu_min(gu_align_down(p, GU_REGION_PAGES) + GU_REGION_PAGES, to);

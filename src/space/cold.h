@@ -108,6 +108,7 @@ struct gu_cold {
 	struct gu_image *image;           /* constant; what the heap was loaded from */
 	uint32_t forks;                   /* guard: who forks, then evictor */
 	uint32_t left;                    /* atomic; there are leftovers */
+	uint32_t deaths;                  /* atomic; blocks have deaths */
 	uintptr_t bad;                    /* atomic; a page that was poisoned and not yet reported, or 0 */
 	struct gu_cold_counts counts;
 };
@@ -186,6 +187,9 @@ static inline void gu_cold_forget(struct gu_space *space, const struct gu_cold *
 	if (gu_unlikely(c->on))
 		gu_cold_forget_slow(space, from, to);
 }
+
+/* The same for one page that is out, of a block that lives on. Under its arena's lock, between cycles: what touches the page is dead. */
+void gu_cold_forget_page(struct gu_space *space, size_t page);
 
 /*
  * In a forked child: no thread restores, and what one was at may be half done. is_there says of a page whether it is in place after all.

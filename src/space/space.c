@@ -310,6 +310,18 @@ int gu_space_use(struct gu_space *s, uintptr_t start, size_t len, bool *fresh)
 	return 0;
 }
 
+/* Pages that were all along may have soft bits, and their bytes other writers. */
+int gu_space_reuse(struct gu_space *s, uintptr_t start, size_t len)
+{
+	size_t p0 = gu_space_page(s, start), p1 = p0 + (len >> GU_PAGE_SHIFT);
+	if (!account(s, count_absent(s, p0, p1) << GU_PAGE_SHIFT))
+		return -ENOMEM;
+	for (size_t p = p0; p < p1; p++)
+		if (!(s->state[p] & GU_PAGE_RESIDENT))
+			s->state[p] |= GU_PAGE_RESIDENT | GU_PAGE_USED;
+	return 0;
+}
+
 int gu_space_purge(struct gu_space *s, uintptr_t start, size_t len)
 {
 	size_t p0 = gu_space_page(s, start), p1 = p0 + (len >> GU_PAGE_SHIFT), bytes = 0;

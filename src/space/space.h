@@ -92,6 +92,9 @@ int gu_space_commit_ahead(struct gu_space *space);
  */
 int gu_space_use(struct gu_space *space, uintptr_t start, size_t len, bool *fresh);
 
+/* Of a block's pages, which are the caller's, those that are not: they are accounted as used again. -ENOMEM: that would exceed the limit. */
+int gu_space_reuse(struct gu_space *space, uintptr_t start, size_t len);
+
 /*
  * For ahead.c: begin accounts for all of a region that asks for huge pages and has none (false: there is nothing
  * to do, or no room); end says that its pages are there.
