@@ -429,10 +429,22 @@ int64_t gu_tier_balance(struct gcuffd_heap *h)
 	return (int64_t)gu_max(gu_min(wait, GU_LOOK_NS), REST_NS);
 }
 
+static void report_bad(struct gcuffd_heap *h)
+{
+	size_t end = gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT;
+	if (!gu_load_relaxed(&h->space.cold.bad) || !gu_swap_seqcst(&h->space.cold.bad, 0))
+		return;
+	for (size_t page = 0; gu_cold_next_bad(&h->space.cold, end, &page); page++)
+		gu_log(&h->log, GU_LOG_ERROR, "the page at %#lx can't be brought back: the store could not read it, or not what it was; who touches it gets SIGBUS",
+		       (unsigned long)gu_space_address(&h->space, page));
+}
+
 void gu_tier_rest(struct gcuffd_heap *h)
 {
-	if (h->tier)
-		close_looks(h->tier);
+	if (!h->tier)
+		return;
+	close_looks(h->tier);
+	report_bad(h);
 }
 
 /* Its descriptors were in the parent's evictor's table. */
@@ -458,10 +470,7 @@ static void shed(struct gcuffd_heap *h)
 
 void gu_tier_tidy(struct gcuffd_heap *h)
 {
-	uintptr_t bad = gu_swap_seqcst(&h->space.cold.bad, 0);
-	if (bad)
-		gu_log(&h->log, GU_LOG_ERROR, "the page at %#lx can't be brought back: the store could not read it, or not what it was; who touches it gets SIGBUS",
-		       (unsigned long)bad);
+	report_bad(h);
 	shed(h);
 	gu_evict_tidy(h);
 	gu_store_tidy(h->space.cold.store);

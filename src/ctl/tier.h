@@ -47,7 +47,7 @@ void gu_tier_tidy(struct gcuffd_heap *heap);
 bool gu_tier_has_left(const struct gcuffd_heap *heap);
 bool gu_tier_is_used(const struct gcuffd_heap *heap);
 
-/* The evictor's thread ends: what it has open is closed. In a forked child, before there is one: that stayed behind. */
+/* The evictor's thread ends: what it has open is closed, what could not be read reported. In a forked child, before there is one: that stayed behind. */
 void gu_tier_rest(struct gcuffd_heap *heap);
 void gu_tier_forked(struct gcuffd_heap *heap);
 

@@ -452,10 +452,11 @@ void gu_evict_fork_child(struct gcuffd_heap *h)
 		gu_os->close(l.pagemap);
 }
 
-static bool read_by_hand(struct gcuffd_heap *h, gu_slot slot, uintptr_t at)
+static bool read_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t page)
 {
-	int err = gu_cold_get(cold_of(h), slot, (void *)at);
-	gu_add_relaxed(&cold_of(h)->counts.poisoned, err ? 1 : 0);
+	int err = gu_cold_get(cold_of(h), r->slot[page % GU_REGION_PAGES], (void *)gu_space_address(&h->space, page));
+	if (err)
+		gu_cold_note_bad(cold_of(h), r, page);
 	return err;
 }
 
@@ -466,7 +467,7 @@ static void fill_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t
 	size_t i = page % GU_REGION_PAGES;
 	if (r->state[i] == GU_COLD_PARKED)
 		memcpy((void *)at, (const void *)gu_cold_park(cold_of(h), page), GU_PAGE);
-	else if (r->state[i] == GU_COLD_POISONED || read_by_hand(h, r->slot[i], at))
+	else if (r->state[i] == GU_COLD_POISONED || read_by_hand(h, r, page))
 		gu_os->mprotect((void *)at, GU_PAGE, PROT_NONE);
 	gu_lock(&r->lock);
 	if (r->state[i] != GU_COLD_LIVE) /* else the store was a fault: registering failed, but not for this page */

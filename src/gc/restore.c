@@ -15,18 +15,13 @@
 
 /* ---- filling ---- */
 
-/* Whoever touches it gets SIGBUS, from here on and in a system call EFAULT; who reports it finds it in bad. */
+/* Whoever touches it gets SIGBUS, from here on and in a system call EFAULT; the evictor reports it. */
 static int poison_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page)
 {
-	struct gu_cold *c = &re->space->cold;
-	uintptr_t none = 0;
 	int err = gu_uffd_poison(re->resolver.uffd, gu_space_address(re->space, page), GU_PAGE, 0, NULL);
 	if (err && err != -EEXIST)
 		return err;
-	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_POISONED)
-		gu_add_relaxed(&c->counts.poisoned, 1);
-	gu_store_release(&r->state[page % GU_REGION_PAGES], GU_COLD_POISONED);
-	(void)gu_cas_seqcst(&c->bad, &none, gu_space_address(re->space, page));
+	gu_cold_set_poisoned_locked(&re->space->cold, r, page);
 	return 0;
 }
 

@@ -158,6 +158,35 @@ void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t
 	gu_store_relaxed(&c->left, 1);
 }
 
+void gu_cold_note_bad(struct gu_cold *c, struct gu_cold_region *r, size_t page)
+{
+	gu_add_relaxed(&c->counts.poisoned, 1);
+	gu_or_seqcst(&r->bad[page % GU_REGION_PAGES / 64], 1ull << (page & 63));
+	gu_store_seqcst(&c->bad, 1); /* after its bit: pairs with who clears it, then looks */
+}
+
+void gu_cold_set_poisoned_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page)
+{
+	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) == GU_COLD_POISONED)
+		return;
+	gu_store_release(&r->state[page % GU_REGION_PAGES], GU_COLD_POISONED);
+	gu_cold_note_bad(c, r, page);
+}
+
+bool gu_cold_next_bad(struct gu_cold *c, size_t end, size_t *page)
+{
+	for (size_t p = *page; p < end; p = (p | 63) + 1) {
+		struct gu_cold_region *r = gu_cold_region(c, p);
+		uint64_t *word = r ? &r->bad[p % GU_REGION_PAGES / 64] : NULL, bits = r ? gu_load_seqcst(word) & ~0ull << (p & 63) : 0;
+		if (!bits)
+			continue;
+		*page = (p & ~(size_t)63) + (size_t)__builtin_ctzll(bits);
+		gu_and_seqcst(word, ~(1ull << (*page & 63)));
+		return true;
+	}
+	return false;
+}
+
 void gu_cold_set_back_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_state state)
 {
 	size_t i = page % GU_REGION_PAGES;

@@ -72,6 +72,7 @@ struct gu_cold_region {
 	uint8_t reading[GU_REGION_PAGES]; /* guard: lock; how many read the slot, which is not dropped meanwhile, without the lock */
 	uint32_t seen[GU_REGION_PAGES]; /* atomic; when it was last found to be touched, or since when it is out (ages.h) */
 	uint32_t touched[GU_REGION_PAGES]; /* atomic; when it was last found to be touched, though it went out again since */
+	uint64_t bad[GU_REGION_PAGES / 64]; /* atomic; pages that could not be read, and are not reported yet (.inv.cold.bad) */
 	/* written by the evictor, before state says EVICTED and after it dropped leftovers */
 	gu_slot slot[GU_REGION_PAGES];
 	struct gu_summary *summary[GU_REGION_PAGES];
@@ -109,7 +110,7 @@ struct gu_cold {
 	uint32_t forks;                   /* guard: who forks, then evictor */
 	uint32_t left;                    /* atomic; there are leftovers */
 	uint32_t deaths;                  /* atomic; blocks have deaths */
-	uintptr_t bad;                    /* atomic; a page that was poisoned and not yet reported, or 0 */
+	uint32_t bad;                     /* atomic; regions have bad pages */
 	struct gu_cold_counts counts;
 };
 
@@ -176,6 +177,12 @@ void gu_cold_set_evicted_locked(struct gu_cold *c, struct gu_cold_region *r, siz
  * looks too early waits for the fill in a fault, where one who looked too late would take what is out for what is true (.inv.cold.live).
  */
 void gu_cold_set_live_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_left why);
+
+/* It could not be read: counted, and to be reported. Each page once, until it is poisoned in another life. */
+void gu_cold_set_poisoned_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page);
+void gu_cold_note_bad(struct gu_cold *c, struct gu_cold_region *r, size_t page);
+/* What is to be reported, which is then done: from page on, whose number it becomes; false: no more. The evictor. */
+bool gu_cold_next_bad(struct gu_cold *c, size_t end, size_t *page);
 
 /* It could not be filled. */
 void gu_cold_set_back_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page, enum gu_cold_state state);
