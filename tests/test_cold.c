@@ -1056,6 +1056,8 @@ START_TEST(what_cannot_be_read_is_poisoned)
 	ck_assert_int_eq(gcuffd_warm(heap, noise, NOISE), -EIO);
 	usleep(300000);
 	ck_assert_uint_eq(count_lines(BAD_LINE), bad);
+	ck_assert_uint_eq(count_lines("/var/tmp can't be read (error 5, Input/output error)"), 1);
+	ck_assert_uint_eq(count_lines("can be read again"), 1);
 	for (size_t p = 0; p < NOISE / GU_PAGE; p++)
 		ck_assert_uint_eq(lines_with_address(&noise[p * 512]), !has_been_read[p]);
 	check_list(list, NODES, 0);
@@ -1064,6 +1066,39 @@ START_TEST(what_cannot_be_read_is_poisoned)
 	ck_assert(test_all_are(noise, NOISE, 0));
 	ck_ok(gcuffd_collect(heap));
 	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+/* An outage of the disk is a line with its error and the store's path, and a line when it is over: as often as that happens. */
+START_TEST(outages_are_told)
+{
+	static const int errors[] = {-ENOSPC, -EIO};
+	struct test_rng rng = test_rng(0);
+	cold_heap(",store_memory=1M,store_file=64M,pacing=0");
+	uint64_t *noise = gcuffd_alloc_atomic(heap, NOISE);
+	for (size_t i = 0; i < NOISE / 8; i++)
+		noise[i] = test_rand(&rng);
+	fake_install();
+	for (size_t round = 0; round < GU_ARRAY_LEN(errors); round++) {
+		char text[128];
+		snprintf(text, sizeof(text), "/var/tmp can't be written (error %d, %s)", -errors[round], strerror(-errors[round]));
+		fake_fail(FAKE_PWRITEV, 1, errors[round]);
+		fake.sticky = true;
+		for (int i = 0; i < 3; i++) {
+			ck_assert_int_eq(gcuffd_cool(heap, NULL, 0, NULL), errors[round]);
+			usleep(1100000); /* it is tried again */
+		}
+		ck_assert_uint_eq(count_lines(text), 1);
+		ck_assert_uint_eq(count_lines("can't be written"), round + 1);
+		ck_assert_uint_eq(count_lines("can be written again"), round);
+		fake_clear();
+		ck_ok(gcuffd_cool(heap, NULL, 0, NULL));
+		ck_assert_uint_eq(count_lines("can be written again"), round + 1);
+		ck_ok(gcuffd_warm(heap, NULL, 0));
+	}
+	ck_assert_uint_eq(count_lines("can't be read"), 0);
 	ck_ok(gcuffd_heap_destroy(heap));
 	fake_remove();
 }
@@ -1124,6 +1159,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(use, written_and_not_yet_said, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, cycles_do_not_wait_for_the_store, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, what_cannot_be_read_is_poisoned, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, outages_are_told, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, a_child_from_before, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, a_child_of_clone, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, forks, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

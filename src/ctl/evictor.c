@@ -97,8 +97,11 @@ static int64_t tidy(struct gcuffd_heap *h, struct gu_evictor *e)
 static int64_t step(struct gcuffd_heap *h, struct gu_evictor *e)
 {
 	gu_tier_look(h);
-	if (answer(h, e))
+	gu_tier_say(h);
+	if (answer(h, e)) {
+		gu_tier_say(h);
 		return 0;
+	}
 	bool fetching = gu_fetch_step(h, &e->fetch);
 	int64_t rest = fetching ? 0 : gu_tier_balance(h), wait = tidy(h, e);
 	if (rest < 0 || wait < 0)

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* tier.c - see tier.h. */
+#define _GNU_SOURCE
 #include "ctl/tier.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "base/meta.h"
 #include "ctl/thermostat.h"
@@ -34,6 +36,7 @@ struct gu_tier {
 	size_t count;            /* of these */
 	uint64_t round_ns;       /* when the hand began its round */
 	uint64_t shed_ns;        /* when what had died was last looked for */
+	struct gu_store_outage said[2]; /* reading, writing */
 	uint64_t full_until_ns;  /* the store took nothing more: let some time pass */
 	size_t idle;             /* regions in which nothing was parked or watched, one after the other */
 	uint32_t lapses;         /* as of when regions below lapsed have windows, if they are watched */
@@ -252,6 +255,26 @@ void gu_tier_look(struct gcuffd_heap *h)
 	say(h, t);
 }
 
+static void say_outage(struct gcuffd_heap *h, struct gu_store_outage *said, bool writing)
+{
+	struct gu_store_outage now = gu_store_outage(h->space.cold.store, writing);
+	const char *path = gu_store_path(h->space.cold.store);
+	if (now.began != said->began)
+		gu_log(&h->log, GU_LOG_ERROR, "the store in %s can't be %s (error %d, %s): %s", path, writing ? "written" : "read", -now.error, strerrordesc_np(-now.error),
+		       writing ? "what does not fit in memory is not taken out until it can" : "who touches what is out there gets SIGBUS");
+	if (!now.lasts && (said->lasts || now.began != said->began))
+		gu_log(&h->log, GU_LOG_WARN, "the store in %s can be %s again", path, writing ? "written" : "read");
+	*said = now;
+}
+
+void gu_tier_say(struct gcuffd_heap *h)
+{
+	if (!gu_store_path(h->space.cold.store))
+		return;
+	say_outage(h, &h->tier->said[0], false);
+	say_outage(h, &h->tier->said[1], true);
+}
+
 /* ---- the hands ---- */
 
 static size_t count_regions(const struct gcuffd_heap *h) { return gu_load_acquire(&h->space.top) / GU_REGION; }
@@ -452,6 +475,7 @@ void gu_tier_forked(struct gcuffd_heap *h)
 {
 	if (!h->tier)
 		return;
+	memset(h->tier->said, 0, sizeof(h->tier->said));
 	h->tier->cgroup = (struct gu_cgroup){0};
 	h->tier->psi = -1;
 }

@@ -40,6 +40,8 @@ void gu_tier_close(struct gcuffd_heap *heap);
 bool gu_tier_step(struct gcuffd_heap *heap, struct gu_tier_ask *ask);
 /* At what the mode goes by, and at what faults cost: once a second, whatever the evictor is doing. */
 void gu_tier_look(struct gcuffd_heap *heap);
+/* A line when the store's file can't be read or written any more, and one when it can again. */
+void gu_tier_say(struct gcuffd_heap *heap);
 /* A region's worth towards the target: ns until it should be called again, -1: no hurry. */
 int64_t gu_tier_balance(struct gcuffd_heap *heap);
 /* Now and then, sooner where something was left to tidy; nothing can be where no page is out. */

@@ -27,6 +27,13 @@
 
 _Static_assert(GU_CHUNK == GU_EXTENT, "a chunk fills an extent");
 
+/* atomic: written by whoever finds it so; began says that error is set */
+struct outage {
+	uint32_t began;
+	int32_t error; /* 0: none lasts */
+	int32_t latest;
+};
+
 struct gu_store {
 	struct gu_lock spill;      /* rank SPILL */
 	struct gu_lock lock;       /* rank STORE */
@@ -40,6 +47,7 @@ struct gu_store {
 	uint64_t retry_ns;         /* guard: spill; nothing is written before; 0: the last write worked */
 	int untold;                /* guard: spill; why writing failed, for the first put that finds no place */
 	bool room;                 /* guard: lock; an extent was left since */
+	struct outage writing, reading;
 };
 
 /* ---- slots ---- */
@@ -98,6 +106,29 @@ void gu_store_close(struct gu_store *s)
 	gu_coder_close(&s->coder);
 	gu_meta_unmap(s, gu_align_up(sizeof(*s), GU_PAGE));
 }
+
+/* ---- outages ---- */
+
+static int note_outage(struct outage *o, int err)
+{
+	int32_t none = 0;
+	if (!err && gu_load_relaxed(&o->error))
+		gu_store_seqcst(&o->error, 0);
+	if (!err || !gu_cas_seqcst(&o->error, &none, err))
+		return err;
+	gu_store_relaxed(&o->latest, err);
+	gu_add_seqcst(&o->began, 1); /* pairs with gu_store_outage() */
+	return err;
+}
+
+struct gu_store_outage gu_store_outage(const struct gu_store *s, bool writing)
+{
+	const struct outage *o = writing ? &s->writing : &s->reading;
+	uint32_t began = gu_load_seqcst(&o->began);
+	return (struct gu_store_outage){began, gu_load_relaxed(&o->latest), gu_load_seqcst(&o->error) != 0};
+}
+
+const char *gu_store_path(const struct gu_store *s) { return s->file.path; }
 
 /* ---- what is left behind ---- */
 
@@ -198,7 +229,7 @@ static void abort_spill_locked(struct gu_store *s, struct spill *p)
 
 static int write_chunks(struct gu_store *s, struct spill *p)
 {
-	int err = gu_file_write(&s->file, p->first, p->pieces, (int)p->n);
+	int err = note_outage(&s->writing, gu_file_write(&s->file, p->first, p->pieces, (int)p->n));
 	gu_lock(&s->lock);
 	if (err)
 		abort_spill_locked(s, p);
@@ -245,7 +276,7 @@ static int spill(struct gu_store *s, bool full)
 	int err = gu_file_ready(&s->file);
 	if (err) {
 		gu_add_relaxed(&s->writes_failed, 1);
-		return failed(s, err);
+		return failed(s, note_outage(&s->writing, err));
 	}
 	gu_lock(&s->lock);
 	err = begin_spill_locked(s, &p, full);
@@ -497,7 +528,7 @@ static int get_filed(struct gu_store *s, const struct view *v, void *page)
 	char buffer[GU_FILE_BUFFER];
 	const void *bytes;
 	gu_add_relaxed(&s->reads, 1);
-	int err = gu_file_read(&v->from, v->offset, v->cell.len, buffer, &bytes);
+	int err = note_outage(&s->reading, gu_file_read(&v->from, v->offset, v->cell.len, buffer, &bytes));
 	return err ? (err == -EBADMSG ? -EIO : err) : get_bytes(s, v, bytes, page);
 }
 
@@ -612,6 +643,7 @@ void gu_store_fork_child(struct gu_store *s)
 	gu_file_fork_child(&s->file);
 	s->retry_ns = 0;
 	s->untold = 0;
+	s->writing = s->reading = (struct outage){0}; /* another file */
 	forget_pins(s);
 }
 

@@ -70,6 +70,18 @@ void gu_store_drop(struct gu_store *store, gu_slot slot);
 /* From time to time: room in the file that is used no more is given back. */
 void gu_store_tidy(struct gu_store *store);
 
+/* The file can't be read, or can't be written (a limit of its own is no outage): from the first call that failed to the first that did not. */
+struct gu_store_outage {
+	uint32_t began; /* how often so far */
+	int error;      /* of the latest, when it began */
+	bool lasts;
+};
+
+/* Any thread. */
+struct gu_store_outage gu_store_outage(const struct gu_store *store, bool writing);
+/* Constant; NULL: there is no file. */
+const char *gu_store_path(const struct gu_store *store);
+
 void gu_store_counts(struct gu_store *store, struct gu_store_counts *counts);
 
 /*
