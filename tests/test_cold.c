@@ -955,6 +955,46 @@ START_TEST(forks)
 END_TEST
 
 /* Pages that a child shares can't be moved, unless they are made the parent's own first. */
+/* ---- child handlers of others ---- */
+
+static const uint64_t *volatile looked_at[2]; /* by the handler of a constructor, by that of before the first heap */
+static uint64_t seen_in_child[2];
+
+static void look_in_child(int i)
+{
+	if (looked_at[i])
+		seen_in_child[i] = *looked_at[i];
+}
+
+static void look_in_child_0(void) { look_in_child(0); }
+static void look_in_child_1(void) { look_in_child(1); }
+
+__attribute__((constructor)) static void register_in_a_constructor(void) { (void)pthread_atfork(NULL, NULL, look_in_child_0); }
+
+/* They run behind the library's, which has made sure that nothing reads as zeros. */
+START_TEST(child_handlers_of_others)
+{
+	must_ok(pthread_atfork(NULL, NULL, look_in_child_1));
+	cold_heap("");
+	uint64_t *object = gcuffd_alloc_atomic(heap, 100000);
+	for (size_t i = 0; i < 100000 / 8; i++)
+		object[i] = hide(&object[i]);
+	cool_all();
+	looked_at[0] = &object[3 * 512];
+	looked_at[1] = &object[9 * 512];
+	ck_assert(is_out(&object[3 * 512]) && is_out(&object[9 * 512]));
+	fflush(stdout);
+	pid_t pid = fork();
+	if (!pid)
+		_exit(seen_in_child[0] != hide(looked_at[0]) || seen_in_child[1] != hide(looked_at[1]));
+	int status;
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+	looked_at[0] = looked_at[1] = NULL;
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 START_TEST(a_child_from_before)
 {
 	cold_heap("");
@@ -1160,6 +1200,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(use, cycles_do_not_wait_for_the_store, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, what_cannot_be_read_is_poisoned, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, outages_are_told, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, child_handlers_of_others, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, a_child_from_before, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, a_child_of_clone, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, forks, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

@@ -283,16 +283,18 @@ END_TEST
 
 static bool handling;
 static struct gcuffd_arena *arena;
+static void *large; /* a root */
 
-/* Runs behind the library's, in which the cycle lock is taken: nobody can wait for a cycle. */
+/* Runs behind the library's and jemalloc's, whose locks are taken: nobody can wait for a cycle, and there are no pages but those that blocks have. */
 static void handle_prepare(void)
 {
 	if (!handling)
 		return;
 	gu_store_seqcst(&heap->trigger, 0);
 	gu_store_seqcst(&heap->ceiling, 0);
-	for (int i = 0; i < 2000; i++)
-		head = push(head);
+	must_ok(gcuffd_free(heap, large));
+	for (int i = 0; i < 2000 && gcuffd_alloc_atomic(heap, 200); i++)
+		;
 	must_ok(gcuffd_thread_attach());
 	must_ok(gcuffd_thread_detach());
 	must(gcuffd_collect(heap) == -EBUSY, "a collection in a handler of fork()");
@@ -316,17 +318,24 @@ static void handle_child(void)
 		return;
 	gu_store_seqcst(&heap->trigger, 0);
 	gu_store_seqcst(&heap->ceiling, 0);
-	for (int i = 0; i < 2000; i++)
-		head = push(head);
+	for (int i = 0; i < 2000 && gcuffd_alloc_atomic(heap, 200); i++)
+		;
 }
+
+/* Before the library's, which are registered in its constructor. */
+static void register_first(void) { (void)pthread_atfork(handle_prepare, NULL, handle_child); }
+__attribute__((section(".preinit_array"), used)) static void (*const preinit)(void) = register_first;
 
 START_TEST(handlers_that_allocate)
 {
-	must_ok(pthread_atfork(handle_prepare, NULL, handle_child)); /* before the library's */
 	NEED_RUNG(_i);
 	heap = heap_make("rung=%s,hard_limit=64M", rung_names[_i]);
 	ck_ok(gcuffd_arena_create(heap, "some", &arena));
 	for (int i = 0; i < 4; i++) { /* the first time before the collector's threads run */
+		for (int k = 0; k < 2000; k++)
+			head = push(head);
+		large = gcuffd_alloc(heap, 100000);
+		must(large != NULL, "errno %d", errno);
 		handling = true;
 		alarm((unsigned)(60 * check_slow()));
 		pid_t pid = fork();

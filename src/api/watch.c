@@ -7,27 +7,9 @@
 
 #include "api/api.h"
 #include "base/check.h"
-#include "base/without.h"
 #include "gc/mutator.h"
-#include "space/hooks.h"
 #include "sys/uapi.h"
 #include "sys/os.h"
-
-static void enter_thread(void) { gu_enter(); }
-static void leave_thread(void) { gu_leave(gu_self); }
-
-/* What a heap's making does too. */
-int gu_api_init(void)
-{
-	gu_without_init();
-	struct gu_thread *t = gu_enter();
-	if (gu_os == &gu_os_linux)
-		gu_os_set(NULL); /* metadata through the table too */
-	gu_jemalloc_init(enter_thread, leave_thread);
-	int err = gu_fork_init();
-	gu_leave(t);
-	return err;
-}
 
 int gcuffd_watch_create(unsigned flags, struct gcuffd_watch **watch)
 {

@@ -263,10 +263,10 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt
 	bool fits = !h->options.hard_limit || size <= h->options.hard_limit;
 	if (!fits || size > h->space.size)
 		return false;
-	if (attempt % 2 == 0 && purge_in_section(h) >= gu_min(size, GU_BLOCK))
-		return true;
 	if (gu_world_is_closed_by_caller())
 		return false;
+	if (attempt % 2 == 0 && purge_in_section(h) >= gu_min(size, GU_BLOCK))
+		return true;
 	/* Other threads may take what a cycle frees: as long as it frees enough, another try is worth it. */
 	if (attempt >= 64 || (attempt >= 6 && gu_load_relaxed(&h->service->last_freed) < gu_max(size, GU_BLOCK)))
 		return false;

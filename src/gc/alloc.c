@@ -6,6 +6,7 @@
 
 #include "gc/pins.h"
 #include "gc/shed.h"
+#include "space/hooks.h"
 
 #define CLEAR_PIECE ((size_t)1 << 20)
 
@@ -40,7 +41,7 @@ static int next_block(struct gu_cache *c, struct gu_run *run, unsigned kind, uns
 {
 	struct gu_block *b;
 	if (run->block) {
-		gu_arena_retire(run->block->arena, run->block, idle);
+		gu_arena_retire(run->block->arena, run->block, idle && !gu_jemalloc_is_closed());
 		gu_store_relaxed(&run->block, NULL);
 	}
 	flush_allocated(c);
@@ -191,9 +192,11 @@ int gu_free(struct gcuffd_heap *h, uintptr_t object)
 		return -EALREADY;
 	uint32_t nfreed = gu_add_relaxed(&b->nfreed, 1) + 1;
 	gu_shed_note(h, b);
-	if (idle && large)
+	if (!idle || gu_jemalloc_is_closed())
+		return 0;
+	if (large)
 		free_large_now(b);
-	else if (idle)
+	else
 		free_small_now(b, nfreed);
 	return 0;
 }

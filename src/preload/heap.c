@@ -179,7 +179,8 @@ static void open_stats(void)
 		stats_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 100);
 }
 
-static __attribute__((constructor)) void begin(void)
+/* Before the library's own constructor: what that allocates is the heap's by then. */
+static __attribute__((constructor(101))) void begin(void)
 {
 	open_stats();
 	dl_iterate_phdr(find_loader, NULL);

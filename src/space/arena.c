@@ -144,7 +144,7 @@ bool gu_arena_relist_locked(struct gcuffd_arena *a, struct gu_block *b, uint32_t
 static int make_block(struct gcuffd_arena *a, size_t size, size_t align, unsigned kind, uint32_t ncells, bool *fresh,
 		      struct gu_block **out)
 {
-	struct gu_half *half = half_for(a, kind);
+	struct gu_half *half = gu_jemalloc_is_closed() ? NULL : half_for(a, kind);
 	size_t usable;
 	void *pages = half ? gu_half_alloc(half, size, align, &usable) : NULL;
 	if (!pages)

@@ -276,6 +276,11 @@ void gu_half_sizes(struct gu_half *half, struct gu_half_sizes *sizes)
 	sizes->metadata = read_size(half, "base") + read_size(half, "internal");
 }
 
+static __thread bool is_closed __attribute__((tls_model("initial-exec")));
+
+void gu_jemalloc_close(bool closed) { is_closed = closed; }
+bool gu_jemalloc_is_closed(void) { return is_closed; }
+
 void gu_jemalloc_init(void (*enter)(void), void (*leave)(void))
 {
 	enter_section = enter;

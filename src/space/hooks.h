@@ -36,4 +36,8 @@ void gu_half_sizes(struct gu_half *half, struct gu_half_sizes *sizes);
  */
 void gu_jemalloc_init(void (*enter)(void), void (*leave)(void));
 
+/* Around fork() its handlers hold its locks: the calling thread, in handlers of others, gets no pages and gives none back. */
+void gu_jemalloc_close(bool closed);
+bool gu_jemalloc_is_closed(void);
+
 #endif
