@@ -529,6 +529,31 @@ START_TEST(memory_is_locked)
 }
 END_TEST
 
+/* What its owner keeps out of dumps, or out of children, is kept out of the store, as long as that is so: if asked, and if not. */
+START_TEST(secrets_stay)
+{
+	cold_heap(",verify=1,resident_target=1M");
+	char *p = (char *)gu_align_up((uintptr_t)noise((2 << 20) + GU_PAGE), GU_PAGE);
+	ck_ok(madvise(p + 9 * GU_PAGE, GU_PAGE, MADV_DONTDUMP) ? -errno : 0);
+	ck_ok(madvise(p + 30 * GU_PAGE, 3 * GU_PAGE, MADV_WIPEONFORK) ? -errno : 0);
+	cool(NULL, 0);
+	for (size_t i = 0; i < 60; i++)
+		ck_assert_int_eq(is_out(p + i * GU_PAGE), i != 9 && (i < 30 || i > 32));
+	for (int i = 0; i < 3; i++) {
+		ck_ok(gcuffd_warm(heap, NULL, 0));
+		for (int ms = 0; !is_out(p + 50 * GU_PAGE) && ms < 20000; ms += 10)
+			usleep(10000);
+		ck_assert(!is_out(p + 9 * GU_PAGE) && !is_out(p + 31 * GU_PAGE));
+	}
+	ck_ok(madvise(p + 9 * GU_PAGE, GU_PAGE, MADV_DODUMP) ? -errno : 0);
+	ck_ok(madvise(p + 30 * GU_PAGE, 3 * GU_PAGE, MADV_KEEPONFORK) ? -errno : 0);
+	cool(NULL, 0);
+	ck_assert(is_out(p + 9 * GU_PAGE) && is_out(p + 31 * GU_PAGE));
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 /* ---- fork ---- */
 
 static void *look_at_counts(void *unused)
@@ -627,6 +652,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(kernel, calls_that_fail, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, the_park_is_looked_at, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, memory_is_locked, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, secrets_stay, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(forking, forks_among_calls, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(forking, a_fork_does_not_wait_for_all, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	return suite;

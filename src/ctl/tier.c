@@ -20,6 +20,7 @@
 #define PARKED_MOST 4             /* no more than a fourth of the target is on probation at once */
 #define REOPEN_NS 60000000000u    /* a process may be moved to another cgroup */
 #define FULL_NS 1000000000u
+#define LOOK_SHARE 50             /* of the evictor's time goes into looks at what is kept */
 #define SHED_NS 1000000000u       /* between looks for pages of which nothing lives */
 #define WINDOWS_MOST 16           /* in which pages are watched for one probation; if that is not enough they are parked */
 #define FORGET_NS 2000000000u     /* at least: the time between two of them */
@@ -35,6 +36,8 @@ struct gu_tier {
 	size_t tail;             /* regions on probation lie between here and the hand: their records say since when */
 	size_t count;            /* of these */
 	uint64_t round_ns;       /* when the hand began its round */
+	uint64_t keep_ns;        /* when it may next be looked at what is kept */
+	bool said_unkept;
 	uint64_t shed_ns;        /* when what had died was last looked for */
 	struct gu_store_outage said[2]; /* reading, writing */
 	uint64_t full_until_ns;  /* the store took nothing more: let some time pass */
@@ -133,12 +136,26 @@ void gu_tier_close(struct gcuffd_heap *h)
 	h->space.cold.store = NULL;
 }
 
+/* What can't be known is told. */
+static void look_what_is_kept(struct gcuffd_heap *h, struct gu_tier *t)
+{
+	uint64_t began = gu_os->clock_ns();
+	int err = gu_evict_look(h);
+	uint64_t now = gu_os->clock_ns();
+	t->keep_ns = now + (now - began) * LOOK_SHARE;
+	if (err && !t->said_unkept)
+		gu_log(&h->log, GU_LOG_WARN, "/proc/self/smaps can't be read (error %d): memory marked with MADV_DONTDUMP or MADV_WIPEONFORK may be taken out, too", -err);
+	t->said_unkept |= err != 0;
+}
+
 bool gu_tier_step(struct gcuffd_heap *h, struct gu_tier_ask *ask)
 {
 	size_t top = gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT;
 	size_t from = ask->from + ask->at, end = gu_min(ask->to, top);
 	size_t to = gu_min(gu_align_down(from, GU_REGION_PAGES) + GU_REGION_PAGES, end);
 	int err = 0;
+	if (ask->what == GU_TIER_COOL && !ask->at)
+		look_what_is_kept(h, h->tier);
 	if (from < to)
 		err = ask->what == GU_TIER_COOL ? gu_evict(h, from, to, &ask->out) : gu_evict_undo(h, from, to);
 	ask->at = to - ask->from;
@@ -364,6 +381,8 @@ static void park_next(struct gcuffd_heap *h, struct gu_tier *t, uint64_t now)
 	size_t region = t->hand < count_regions(h) ? t->hand : 0;
 	if (!region)
 		t->round_ns = now;
+	if (!region && now >= t->keep_ns)
+		look_what_is_kept(h, t);
 	t->hand = region + 1;
 	t->idle++;
 	int err = watch(h, t, region, now);

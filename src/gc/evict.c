@@ -15,6 +15,7 @@
 #include "space/image.h"
 #include "sys/os.h"
 #include "sys/scan.h"
+#include "sys/smaps.h"
 
 #define BATCH 64u /* pages summarised and stored at a time */
 
@@ -144,6 +145,58 @@ static int prepare(struct gcuffd_heap *h, size_t page, struct gu_cold_region **o
 	return 0;
 }
 
+/* ---- what is kept ---- */
+
+struct keeping {
+	struct gu_space *space;
+	struct gu_cold_kept kept;
+};
+
+static void keep(void *data, uintptr_t start, uintptr_t end)
+{
+	struct keeping *k = data;
+	struct gu_cold_kept *kept = &k->kept;
+	start = gu_max(start, k->space->base);
+	end = gu_min(end, k->space->base + k->space->size);
+	if (start >= end)
+		return;
+	if (kept->n && (kept->n == GU_COLD_KEPT || kept->ranges[kept->n - 1].end == start))
+		kept->ranges[kept->n - 1].end = end;
+	else
+		kept->ranges[kept->n++] = (struct gu_cold_range){start, end};
+}
+
+/* What was out when it was marked. */
+static void bring_back(struct gcuffd_heap *h, const struct gu_cold_range *range)
+{
+	size_t end = gu_space_page(&h->space, gu_min(range->end, h->space.base + gu_load_acquire(&h->space.top)));
+	for (size_t p = gu_space_page(&h->space, range->start), to; p < end; p = to) {
+		to = gu_min(gu_align_down(p, GU_REGION_PAGES) + GU_REGION_PAGES, end);
+		if (gu_cold_any(cold_of(h), p, to))
+			(void)gu_evict_undo(h, p, to); /* what can't be read is reported; where there is no memory, the next time */
+	}
+}
+
+int gu_evict_look(struct gcuffd_heap *h)
+{
+	struct keeping k = {&h->space, {0}};
+	int err = gu_smaps_private(keep, &k);
+	if (err)
+		return err;
+	cold_of(h)->kept = k.kept;
+	for (size_t i = 0; i < k.kept.n; i++)
+		bring_back(h, &k.kept.ranges[i]);
+	return 0;
+}
+
+static bool is_kept(const struct gu_cold *c, uintptr_t at)
+{
+	for (size_t i = 0; i < c->kept.n; i++)
+		if (at - c->kept.ranges[i].start < c->kept.ranges[i].end - c->kept.ranges[i].start)
+			return true;
+	return false;
+}
+
 /* ---- claiming ---- */
 
 struct claim {
@@ -159,6 +212,8 @@ static void claim_page(void *data, size_t page)
 	const struct claim *c = data;
 	uint8_t *heat = &c->region->heat[page % GU_REGION_PAGES];
 	if (!(c->space->state[page] & GU_PAGE_USED) || gu_cold_is_out(&c->space->cold, page))
+		return;
+	if (is_kept(&c->space->cold, gu_space_address(c->space, page)))
 		return;
 	if (gu_shed_in_place(c->space, c->region, c->block, page))
 		return;

@@ -15,6 +15,12 @@
 /* Pages [from, to), which are of one region; *out grows by those that went to the store. -ENOSPC: the store is full; -EIO; -ENOMEM: what was not stored is in place again. */
 int gu_evict(struct gcuffd_heap *heap, size_t from, size_t to, size_t *out);
 
+/*
+ * What is marked with MADV_DONTDUMP or MADV_WIPEONFORK is never taken out, as what is locked (.inv.cold.kept): looks which that is, and brings back what of it is out. -errno: it
+ * could not be found out, and is what it was.
+ */
+int gu_evict_look(struct gcuffd_heap *heap);
+
 /* SPARING: not those that came back lately (.inv.cold.heat). STANDING: those that were watched and not accessed (accessed.h), of a whole region. */
 enum gu_evict_which { GU_EVICT_ALL, GU_EVICT_SPARING, GU_EVICT_STANDING };
 

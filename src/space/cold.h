@@ -92,6 +92,16 @@ struct gu_cold_counts {
 	uint64_t accessed;      /* found to be accessed in these */
 };
 
+#define GU_COLD_KEPT 64
+
+/* Addresses whose owner keeps them out of dumps or children. Further ranges than there is room for make the last one longer. */
+struct gu_cold_kept {
+	size_t n;
+	struct gu_cold_range {
+		uintptr_t start, end;
+	} ranges[GU_COLD_KEPT];
+};
+
 struct gu_cold {
 	bool on;                          /* constant */
 	uintptr_t park;                   /* constant */
@@ -108,6 +118,7 @@ struct gu_cold {
 	struct gu_store *store;           /* guard: collector; constant while the evictor runs */
 	struct gu_image *image;           /* constant; what the heap was loaded from */
 	uint32_t forks;                   /* guard: who forks, then evictor */
+	struct gu_cold_kept kept;         /* guard: evictor; never taken out */
 	uint32_t left;                    /* atomic; there are leftovers */
 	uint32_t deaths;                  /* atomic; blocks have deaths */
 	uint32_t bad;                     /* atomic; regions have bad pages */
