@@ -115,6 +115,7 @@ struct gcuffd_options {
 	unsigned cool_after_ms;    /* GCUFFD_COOL_IDLE: for so long a page is tried before it goes, at least 50. Default 60000 */
 	unsigned pressure_percent; /* GCUFFD_COOL_PRESSURE: of time that threads may wait for memory. Default 1 */
 	unsigned fault_percent;    /* of a processor's time that waiting for pages may cost before fewer are taken out. Default 5 */
+	unsigned hang_seconds;     /* with GCUFFD_COLD: when a page, or a call on the store's file, has been waited for so long, a line says so and the process aborts. gcuffd_options_init() sets 60; 0: never */
 };
 
 /* Fills *options with defaults and its size. */

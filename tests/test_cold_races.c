@@ -529,6 +529,60 @@ START_TEST(memory_is_locked)
 }
 END_TEST
 
+/* ---- a disk that hangs ---- */
+
+static unsigned hang_for; /* seconds */
+
+static long read_and_hang(int fd, void *buffer, size_t len, off_t at)
+{
+	sleep(hang_for);
+	return gu_os_linux.pread(fd, buffer, len, at);
+}
+
+/* In a child, with its own heap: its status, and what it says. */
+static int touch_what_hangs(int rung, const char *limit, unsigned seconds, char *said, size_t size)
+{
+	int p[2], status;
+	ck_ok(pipe(p) ? -errno : 0);
+	fflush(stdout);
+	pid_t pid = fork();
+	if (!pid) {
+		signal(SIGABRT, SIG_DFL);
+		dup2(p[1], STDERR_FILENO);
+		heap = heap_make("rung=%s,cold=1,reservation=1G,store_memory=1M,store_file=64M,hang_seconds=%s", rung_names[rung], limit);
+		uint64_t *words = noise(4 << 20);
+		cool(NULL, 0);
+		fake_install();
+		hang_for = seconds;
+		fake_os.pread = read_and_hang;
+		for (size_t i = 0; i < (4u << 20) / 8 && !cold_of(heap).store_reads; i += 64 * 512)
+			touch(&words[i]);
+		_exit(cold_of(heap).store_reads ? 0 : 1);
+	}
+	close(p[1]);
+	long n = 0, got;
+	while ((got = read(p[0], said + n, size - 1 - (size_t)n)) > 0)
+		n += got;
+	said[n] = 0;
+	close(p[0]);
+	must(waitpid(pid, &status, 0) == pid, "errno %d", errno);
+	return status;
+}
+
+START_TEST(a_hanging_disk_ends_the_process)
+{
+	char said[4096];
+	NEED_RUNG(_i);
+	int status = touch_what_hangs(_i, "1", 20, said, sizeof(said));
+	ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "status %#x: %s", (unsigned)status, said);
+	ck_assert_msg(strstr(said, "has not come to an end in 1 s") != NULL, "%s", said);
+	ck_assert_ptr_eq(strchr(said, '\n'), said + strlen(said) - 1); /* one line */
+	ck_assert_int_eq(touch_what_hangs(_i, "5", 2, said, sizeof(said)), 0);
+	ck_assert_int_eq(touch_what_hangs(_i, "0", 3, said, sizeof(said)), 0);
+	ck_assert_str_eq(said, "");
+}
+END_TEST
+
 /* What its owner keeps out of dumps, or out of children, is kept out of the store, as long as that is so: if asked, and if not. */
 START_TEST(secrets_stay)
 {
@@ -647,6 +701,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(load, asked_by_many, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, heaps_that_end, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, a_read_holds_nobody_up, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(disk, a_hanging_disk_ends_the_process, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, released_while_it_is_read, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, a_fill_that_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, calls_that_fail, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

@@ -17,6 +17,7 @@ void gcuffd_options_init(struct gcuffd_options *o)
 	memset(o, 0, sizeof(*o));
 	o->size = sizeof(*o);
 	o->log_level = GCUFFD_LOG_WARN;
+	o->hang_seconds = 60;
 }
 
 /* ---- text ---- */
@@ -35,7 +36,7 @@ static const struct field fields[] = {
 	FIELD(reservation, SIZE), FIELD(soft_limit, SIZE), FIELD(hard_limit, SIZE), FIELD(start_size, SIZE),
 	FIELD(mark_threads, NUMBER), FIELD(growth_percent, NUMBER), FIELD(decay_ms, NUMBER), FIELD(stop_timeout_ms, NUMBER),
 	FIELD(resident_target, SIZE), FIELD(store_memory, SIZE), FIELD(store_file, SIZE), FIELD(store_codec, CODEC),
-	FIELD(cool_mode, COOL), FIELD(cool_after_ms, NUMBER), FIELD(pressure_percent, NUMBER), FIELD(fault_percent, NUMBER),
+	FIELD(cool_mode, COOL), FIELD(cool_after_ms, NUMBER), FIELD(pressure_percent, NUMBER), FIELD(fault_percent, NUMBER), FIELD(hang_seconds, NUMBER),
 	FIELD(rung, RUNG), FIELD(log_level, LEVEL), FIELD(without, WITHOUT),
 	{"interior", NOT_FLAG, GCUFFD_NO_INTERIOR}, {"huge", NOT_FLAG, GCUFFD_NO_HUGE}, {"pacing", NOT_FLAG, GCUFFD_NO_PACING},
 	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},

@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -22,6 +24,17 @@ static void write_line(const char *line, size_t len)
 		errno = 0;
 	if (detached && fd >= 0)
 		close(fd);
+}
+
+/* A description of its own can be asked not to wait. A socket can't be opened: then it is tried as it is. */
+void gu_log_dying(const char *line)
+{
+	int fd = open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+	if (fd < 0 && !detached && poll(&ready, 1, 0) == 1 && ready.revents & POLLOUT)
+		fd = STDERR_FILENO;
+	if (fd >= 0 && write(fd, line, strlen(line)) < 0)
+		errno = 0;
 }
 
 void gu_log(const struct gu_log *log, int level, const char *format, ...)

@@ -17,6 +17,9 @@ struct gu_log {
 /* The calling thread has a descriptor table of its own: its lines go to the process's stderr all the same. */
 void gu_log_detach(void);
 
+/* To stderr, if it takes the line at once: for who must not wait. */
+void gu_log_dying(const char *line);
+
 void gu_log(const struct gu_log *log, int level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 #endif

@@ -18,6 +18,7 @@
 #include "base/own.h"
 #include "ctl/evictor.h"
 #include "ctl/pacer.h"
+#include "ctl/watchdog.h"
 #include "gc/alloc.h"
 #include "gc/evict.h"
 #include "gc/imageload.h"
@@ -37,7 +38,7 @@
 #define STACK ((size_t)256 << 10)
 #define SAVING_ROOM ((uint64_t)64 << 20) /* bytes allocated before that */
 #define REPACE_NS 200000000
-#define THREADS (GU_MARKERS + 3) /* the collector, its workers, one that brings in regions ahead, the resolver, the evictor */
+#define THREADS (GU_MARKERS + 4) /* the collector, its workers, one that brings in regions ahead, the resolver, the evictor, the watchdog */
 
 struct saving {
 	const char *path;
@@ -69,6 +70,7 @@ struct gu_service {
 	uint32_t nthreads;
 	pthread_t threads[THREADS];
 	void *stacks[THREADS];
+	struct gu_watchdog watchdog;
 	uint32_t index;           /* atomic; hands out markers to workers */
 	uint64_t last_end;        /* bytes allocated when the last cycle ended */
 	uint64_t tidied_ns;
@@ -609,6 +611,16 @@ static void *evictor_main(void *arg)
 	return NULL;
 }
 
+static void *watchdog_main(void *arg)
+{
+	struct gu_service *s = arg;
+	struct gu_beats *const sources[] = {&s->heap->restore->beats, gu_store_beats(s->heap->space.cold.store)};
+	gu_stop_exempt(true);
+	gu_watchdog_run(&s->watchdog, s->heap->options.hang_seconds * 1000000000ull, sources);
+	gu_stop_exempt(false);
+	return NULL;
+}
+
 static int start_thread(struct gu_service *s, void *(*fn)(void *))
 {
 	pthread_attr_t attr;
@@ -657,6 +669,14 @@ static void start_evictor(struct gu_service *s)
 	gu_log(&h->log, GU_LOG_WARN, "no thread for the evictor (error %d): no page is taken out", -err);
 }
 
+static void start_watchdog(struct gu_service *s)
+{
+	struct gcuffd_heap *h = s->heap;
+	int err = h->restore && h->options.hang_seconds ? start_thread(s, watchdog_main) : 0;
+	if (err)
+		gu_log(&h->log, GU_LOG_WARN, "no thread for the watchdog (error %d): nothing is said if a page is waited for in vain", -err);
+}
+
 static void *collector_main(void *arg)
 {
 	struct gu_service *s = arg;
@@ -664,6 +684,7 @@ static void *collector_main(void *arg)
 	begin(s->heap);
 	start_resolver(s);
 	start_evictor(s);
+	start_watchdog(s);
 	for (unsigned i = 1; i < s->heap->options.mark_threads; i++)
 		if (start_thread(s, worker_main))
 			break;
@@ -757,6 +778,7 @@ static void join_all(struct gu_service *s)
 	ring(s);
 	gu_mark_quit(s->heap);
 	gu_ahead_quit(&s->heap->space);
+	gu_watchdog_quit(&s->watchdog);
 	for (unsigned i = 0; i < s->nthreads; i++) {
 		pthread_join(s->threads[i], NULL);
 		gu_meta_unmap(s->stacks[i], STACK);
@@ -854,6 +876,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	gu_mark_forked(h);
 	gu_roots_forked(h);
 	s->started = false;
+	s->watchdog = (struct gu_watchdog){0};
 	s->running = s->ready = s->kicked = s->index = s->nthreads = 0;
 	s->in_cycle = (s->in_cycle + 1) & ~1u;
 	s->done = asked(s);

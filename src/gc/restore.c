@@ -160,10 +160,12 @@ static int fill_heap(struct gu_restore *re, const struct gu_fault *fault, char *
 	struct gu_cold_region *r = gu_cold_region(&s->cold, page);
 	GU_INVARIANT(r != NULL, ".inv.cold.record");
 	uint64_t since = gu_os->clock_ns();
+	int beat = gu_beat_begin(&re->beats, since, "the bringing back of a page that is touched");
 	gu_lock(&r->lock);
 	struct touch touch = {page, fault->tid, gu_load_relaxed(&r->state[i]), gu_image_has(r->slot[i]), 0};
 	int err = fill_locked(re, r, page, GU_COLD_TOUCHED, buffer);
 	gu_unlock(&r->lock);
+	gu_beat_end(&re->beats, beat);
 	touch.ns = gu_os->clock_ns() - since;
 	if (touch.state != GU_COLD_LIVE && !err)
 		note_touch(re, &touch);

@@ -9,6 +9,7 @@
 #ifndef GU_GC_RESTORE_H
 #define GU_GC_RESTORE_H
 
+#include "base/beat.h"
 #include "gc/order.h"
 #include "gc/resolver.h"
 #include "gc/stream.h"
@@ -22,6 +23,7 @@ struct gu_restore {
 	bool neighbours;                 /* constant; pages come back ahead of touches that go on in order */
 	struct gu_streams streams;       /* guard: the resolver's thread */
 	struct gu_order order;
+	struct gu_beats beats;           /* the fault that is being resolved */
 	char *zeros;                     /* a page */
 	char *buffer;                    /* a page; guard: the evictor */
 	char *thread_buffer;             /* a page; guard: the resolver's thread */

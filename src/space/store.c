@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/atomic.h"
+#include "base/beat.h"
 #include "base/check.h"
 #include "base/lock.h"
 #include "base/meta.h"
@@ -48,6 +49,7 @@ struct gu_store {
 	int untold;                /* guard: spill; why writing failed, for the first put that finds no place */
 	bool room;                 /* guard: lock; an extent was left since */
 	struct outage writing, reading;
+	struct gu_beats beats;
 };
 
 /* ---- slots ---- */
@@ -127,6 +129,10 @@ struct gu_store_outage gu_store_outage(const struct gu_store *s, bool writing)
 	uint32_t began = gu_load_seqcst(&o->began);
 	return (struct gu_store_outage){began, gu_load_relaxed(&o->latest), gu_load_seqcst(&o->error) != 0};
 }
+
+struct gu_beats *gu_store_beats(struct gu_store *s) { return &s->beats; }
+
+static int begin_call(struct gu_store *s, const char *what) { return gu_beat_begin(&s->beats, gu_os->clock_ns(), what); }
 
 const char *gu_store_path(const struct gu_store *s) { return s->file.path; }
 
@@ -229,7 +235,9 @@ static void abort_spill_locked(struct gu_store *s, struct spill *p)
 
 static int write_chunks(struct gu_store *s, struct spill *p)
 {
+	int beat = begin_call(s, "a write to the store's file");
 	int err = note_outage(&s->writing, gu_file_write(&s->file, p->first, p->pieces, (int)p->n));
+	gu_beat_end(&s->beats, beat);
 	gu_lock(&s->lock);
 	if (err)
 		abort_spill_locked(s, p);
@@ -303,7 +311,9 @@ static void make_holes(struct gu_store *s, uint32_t beyond)
 		gu_unlock(&s->lock);
 		if (!n)
 			return;
+		int beat = begin_call(s, "a hole in the store's file");
 		gu_file_make_hole(&s->file, first, n);
+		gu_beat_end(&s->beats, beat);
 		gu_lock(&s->lock);
 		gu_file_hole_made_locked(&s->file, first, n);
 		gu_unlock(&s->lock);
@@ -528,7 +538,9 @@ static int get_filed(struct gu_store *s, const struct view *v, void *page)
 	char buffer[GU_FILE_BUFFER];
 	const void *bytes;
 	gu_add_relaxed(&s->reads, 1);
+	int beat = begin_call(s, "a read of the store's file");
 	int err = note_outage(&s->reading, gu_file_read(&v->from, v->offset, v->cell.len, buffer, &bytes));
+	gu_beat_end(&s->beats, beat);
 	return err ? (err == -EBADMSG ? -EIO : err) : get_bytes(s, v, bytes, page);
 }
 

@@ -24,6 +24,8 @@ enum gu_codec { GU_CODEC_LZ4, GU_CODEC_ZSTD };
 
 struct gu_store;
 
+struct gu_beats;
+
 struct gu_store_options {
 	size_t memory_limit; /* bytes of chunks in memory, 1 MiB at least; what exceeds it is spilled, if there is a file */
 	size_t file_limit;   /* bytes of the file; 0: there is none */
@@ -77,6 +79,8 @@ struct gu_store_outage {
 	bool lasts;
 };
 
+/* Calls on the file that are under way. */
+struct gu_beats *gu_store_beats(struct gu_store *store);
 /* Any thread. */
 struct gu_store_outage gu_store_outage(const struct gu_store *store, bool writing);
 /* Constant; NULL: there is no file. */
