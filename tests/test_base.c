@@ -411,8 +411,8 @@ START_TEST(log_cuts_long_lines)
 	memset(text, 'x', sizeof(text) - 1);
 	text[sizeof(text) - 1] = 0;
 	gu_log(&log, GU_LOG_DEBUG, "%s", text);
-	ck_assert_uint_gt(strlen(lines.text), 400);
-	ck_assert_uint_lt(strlen(lines.text), 512);
+	ck_assert_uint_gt(strlen(lines.text), 700);
+	ck_assert_uint_lt(strlen(lines.text), 768);
 }
 END_TEST
 
