@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* test_cold_races.c - cold memory at its worst moments: what happens while a page is on its way, to whom, and who waits for whom. */
+#define _GNU_SOURCE
 #include "cold.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -583,6 +585,136 @@ START_TEST(a_hanging_disk_ends_the_process)
 }
 END_TEST
 
+/* ---- a log that nobody reads ---- */
+
+static void fork_and_wait(void)
+{
+	int status;
+	pid_t pid = fork();
+	if (pid == 0)
+		_exit(0);
+	must(pid > 0, "errno %d", errno);
+	must(waitpid(pid, &status, 0) == pid && status == 0, "status %#x", (unsigned)status);
+}
+
+static int full[2]; /* a pipe, which is stderr, too */
+
+static void *write_pages_to_pipe(void *words)
+{
+	must_ok(gcuffd_thread_attach());
+	must(write(full[1], words, 1 << 20) == 1 << 20, "errno %d", errno); /* waits, and faults, in the kernel */
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+static void *drain(void *bytes)
+{
+	char buffer[4096];
+	long n;
+	while (gu_load_seqcst((size_t *)bytes) && (n = read(full[0], buffer, sizeof(buffer))) > 0)
+		gu_sub_seqcst((size_t *)bytes, gu_min((size_t)n, *(size_t *)bytes));
+	return NULL;
+}
+
+/* The evictor has a line for a full pipe that a thread writes to from what is out: faults and forks go on. */
+START_TEST(a_log_that_nobody_reads)
+{
+	pthread_t writer, reader;
+	struct gcuffd_options o;
+	size_t left = 1 << 20;
+	NEED_RUNG(_i);
+	gcuffd_options_init(&o);
+	ck_ok(gcuffd_options_parse(&o, "cold=1,reservation=1G,store_memory=1M,store_file=64M,pacing=0", NULL));
+	o.rung = (enum gcuffd_rung)_i;
+	ck_ok(gcuffd_heap_create(&o, &heap));
+	ck_ok(gcuffd_thread_attach());
+	uint64_t *words = noise(4 << 20);
+	cool(NULL, 0);
+	ck_ok(pipe(full) ? -errno : 0);
+	int stderr_was = dup(STDERR_FILENO);
+	ck_assert_int_eq(dup2(full[1], STDERR_FILENO), STDERR_FILENO);
+	alarm(60 * check_slow());
+	must_ok(pthread_create(&writer, NULL, write_pages_to_pipe, words));
+	while (!cold_of(heap).touched_pages)
+		usleep(1000);
+	usleep(100000); /* it is full by now */
+	fake_install();
+	fake_fail(FAKE_PWRITEV, 1, -EIO);
+	fake.sticky = true;
+	ck_ok(gcuffd_warm(heap, words + (2 << 20) / 8, 2 << 20));
+	for (int i = 0; i < 100 && !fake.fired; i++) {
+		noise(1 << 20);
+		ck_assert_int_le(gcuffd_cool(heap, NULL, 0, NULL), 0);
+	}
+	ck_assert_uint_gt(fake.fired, 0);
+	fake_clear();
+	usleep(100000); /* the evictor waits with its line */
+	fork_and_wait();
+	touch(words + (3 << 20) / 8);
+	must_ok(pthread_create(&reader, NULL, drain, &left));
+	must_ok(pthread_join(writer, NULL));
+	must_ok(pthread_join(reader, NULL));
+	dup2(stderr_was, STDERR_FILENO);
+	alarm(0);
+	check_noise(words, 4 << 20);
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+/* ---- what programs do to descriptors and pipes ---- */
+
+/* The program closes all it has, as daemons do: what is out is read by threads that have it in a table of their own. */
+START_TEST(everything_is_closed)
+{
+	NEED_RUNG(_i);
+	fflush(stdout);
+	pid_t pid = fork();
+	if (!pid) {
+		heap = heap_make("rung=%s,cold=1,reservation=1G,store_memory=1M,store_file=64M", rung_names[_i]);
+		uint64_t *words = noise(4 << 20);
+		cool(NULL, 0);
+		must(is_out(&words[5000]) && cold_of(heap).store_file_bytes, "nothing is out");
+		must_ok(close_range(3, ~0u, 0));
+		check_noise(words, 2 << 20);
+		must_ok(gcuffd_collect(heap));
+		cool(NULL, 0);
+		must(is_out(&words[5000]), "nothing is out any more");
+		check_noise(words, 4 << 20);
+		_exit(cold_of(heap).poisoned_pages != 0);
+	}
+	int status;
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+}
+END_TEST
+
+/* A pipe holds pages by reference: these move to the park and are stored, but nobody writes to them there (.inv.cold.staging). */
+START_TEST(a_pipe_gets_its_own_bytes)
+{
+	cold_heap(",pacing=0");
+	char *words = (char *)gu_align_up((uintptr_t)noise(1 << 20), GU_PAGE), copy[8 * GU_PAGE];
+	struct iovec v = {words, sizeof(copy)};
+	int p[2];
+	ck_ok(pipe(p) ? -errno : 0);
+	memcpy(copy, words, sizeof(copy));
+	ck_assert_int_eq(vmsplice(p[1], &v, 1, 0), sizeof(copy));
+	for (int i = 0; i < 3; i++) {
+		cool(NULL, 0);
+		for (size_t k = 0; k < sizeof(copy) && is_out(words + k); k += GU_PAGE) { /* comes back, as another page: what is written is not in the pipe */
+			must(!memcmp(words + k, copy + k, i ? 0 : GU_PAGE), "page %zu", k / GU_PAGE);
+			memset(words + k, i + 1, GU_PAGE);
+		}
+		noise(1 << 20); /* goes through the park in its turn */
+	}
+	char got[sizeof(copy)];
+	ck_assert_int_eq(read(p[0], got, sizeof(got)), sizeof(got));
+	ck_assert_int_eq(memcmp(got, copy, sizeof(got)), 0);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 /* What its owner keeps out of dumps, or out of children, is kept out of the store, as long as that is so: if asked, and if not. */
 START_TEST(secrets_stay)
 {
@@ -630,16 +762,6 @@ static void *free_what_is_out(void *unused)
 	}
 	must_ok(gcuffd_thread_detach());
 	return unused;
-}
-
-static void fork_and_wait(void)
-{
-	int status;
-	pid_t pid = fork();
-	if (pid == 0)
-		_exit(0);
-	must(pid > 0, "errno %d", errno);
-	must(waitpid(pid, &status, 0) == pid && status == 0, "status %#x", (unsigned)status);
 }
 
 /* Who forks holds the store's locks: nobody may wait for them in a section. */
@@ -707,6 +829,9 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(kernel, calls_that_fail, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, the_park_is_looked_at, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, memory_is_locked, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, a_log_that_nobody_reads, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, everything_is_closed, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, a_pipe_gets_its_own_bytes, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, secrets_stay, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(forking, forks_among_calls, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(forking, a_fork_does_not_wait_for_all, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

@@ -95,7 +95,6 @@ static void leave_thread(void) { gu_leave(gu_self); }
 
 static int begin(int (*then)(void))
 {
-	gu_without_init();
 	struct gu_thread *t = gu_enter();
 	if (gu_os == &gu_os_linux)
 		gu_os_set(NULL); /* metadata through the table too */
@@ -105,7 +104,11 @@ static int begin(int (*then)(void))
 	return err;
 }
 
-int gu_api_init(void) { return begin(gu_fork_init); }
+int gu_api_init(void)
+{
+	gu_without_init();
+	return begin(gu_fork_init);
+}
 
 /* An error is told to who makes a heap. The numbers up to 100 are the compiler's own, and 101 is the malloc front end's. */
 __attribute__((constructor(102))) static void enlist_early(void) { (void)begin(enlist); }

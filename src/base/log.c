@@ -12,24 +12,39 @@
 
 #include "base/check.h"
 
+#define LINE 768
+#define PATIENCE_MS 100
+
 static __thread bool detached __attribute__((tls_model("initial-exec")));
 
 void gu_log_detach(void) { detached = true; }
 
-/* /proc/self is the process's first thread, whose table is the program's. A line that nobody reads is lost. */
-static void write_line(const char *line, size_t len)
+/* /proc/self is the process's first thread, whose table is the program's; what is opened there can be asked not to wait. */
+static int open_stderr(void) { return open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); }
+
+/* Service threads wait for no reader, who may wait for them: a line that nobody reads is lost. */
+static void write_detached(const char *line, size_t len)
 {
-	int fd = detached ? open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY) : STDERR_FILENO;
-	if (fd >= 0 && write(fd, line, len) < 0)
+	struct pollfd room = {.fd = open_stderr(), .events = POLLOUT};
+	if (room.fd < 0)
+		return;
+	if (write(room.fd, line, len) < 0 && errno == EAGAIN && poll(&room, 1, PATIENCE_MS) == 1 && write(room.fd, line, len) < 0)
 		errno = 0;
-	if (detached && fd >= 0)
-		close(fd);
+	close(room.fd);
 }
 
-/* A description of its own can be asked not to wait. A socket can't be opened: then it is tried as it is. */
+static void write_line(const char *line, size_t len)
+{
+	if (detached)
+		write_detached(line, len);
+	else if (write(STDERR_FILENO, line, len) < 0)
+		errno = 0;
+}
+
+/* A socket can't be opened: it is tried as it is. */
 void gu_log_dying(const char *line)
 {
-	int fd = open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	int fd = open_stderr();
 	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
 	if (fd < 0 && !detached && poll(&ready, 1, 0) == 1 && ready.revents & POLLOUT)
 		fd = STDERR_FILENO;
@@ -37,25 +52,62 @@ void gu_log_dying(const char *line)
 		errno = 0;
 }
 
+static __thread struct gu_log_held *held __attribute__((tls_model("initial-exec")));
+
+static void say(const struct gu_log *log, int level, const char *text)
+{
+	char line[LINE];
+	if (log->write) {
+		log->write(log->data, level, text);
+		return;
+	}
+	int n = snprintf(line, sizeof(line), "gcuffd: %.*s\n", (int)sizeof(line) - 16, text);
+	if (n > 0)
+		write_line(line, (size_t)n);
+}
+
+static void keep(const struct gu_log *log, int level, const char *text)
+{
+	size_t len = strlen(text) + 2;
+	if (held->len + len > sizeof(held->lines)) {
+		held->lost++;
+		return;
+	}
+	held->log = log;
+	held->lines[held->len] = (char)level;
+	memcpy(held->lines + held->len + 1, text, len - 1);
+	held->len += len;
+}
+
+void gu_log_hold(struct gu_log_held *h)
+{
+	h->len = h->lost = 0;
+	held = h;
+}
+
+void gu_log_release(void)
+{
+	struct gu_log_held *h = held;
+	held = NULL;
+	for (size_t at = 0; at < h->len; at += strlen(h->lines + at + 1) + 2)
+		say(h->log, h->lines[at], h->lines + at + 1);
+	if (h->lost)
+		gu_log(h->log, GU_LOG_WARN, "%u lines more", h->lost);
+}
+
 void gu_log(const struct gu_log *log, int level, const char *format, ...)
 {
-	char line[768];
+	char text[LINE];
 	va_list args;
 	int saved = errno;
 	if (level > log->level)
 		return;
-	size_t at = log->write ? 0 : (size_t)snprintf(line, sizeof(line), "gcuffd: ");
 	va_start(args, format);
-	int n = vsnprintf(line + at, sizeof(line) - at - 1, format, args);
+	int n = vsnprintf(text, sizeof(text) - 16, format, args);
 	va_end(args);
-	if (n >= 0) {
-		size_t len = gu_min(at + (size_t)n, sizeof(line) - 2);
-		if (log->write) {
-			log->write(log->data, level, line);
-		} else {
-			line[len++] = '\n';
-			write_line(line, len);
-		}
-	}
+	if (n >= 0 && held)
+		keep(log, level, text);
+	else if (n >= 0)
+		say(log, level, text);
 	errno = saved;
 }

@@ -6,6 +6,8 @@
 #ifndef GU_BASE_LOG_H
 #define GU_BASE_LOG_H
 
+#include <stddef.h>
+
 enum gu_log_level { GU_LOG_ERROR, GU_LOG_WARN, GU_LOG_INFO, GU_LOG_DEBUG };
 
 struct gu_log {
@@ -16,6 +18,17 @@ struct gu_log {
 
 /* The calling thread has a descriptor table of its own: its lines go to the process's stderr all the same. */
 void gu_log_detach(void);
+
+/* The calling thread's lines, of one log, are kept from hold to release: for who has a lock that others must get while nobody reads lines. */
+#define GU_LOG_HELD 4096
+struct gu_log_held {
+	const struct gu_log *log;
+	size_t len;
+	unsigned lost; /* there was no room for them */
+	char lines[GU_LOG_HELD]; /* each: its level, its text, a zero */
+};
+void gu_log_hold(struct gu_log_held *held);
+void gu_log_release(void);
 
 /* To stderr, if it takes the line at once: for who must not wait. */
 void gu_log_dying(const char *line);

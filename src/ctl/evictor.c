@@ -25,6 +25,7 @@ struct gu_evictor {
 	struct gu_tier_ask ask;   /* guard: who has asked, then the thread */
 	uint64_t tidied_ns;       /* guard: lock */
 	struct gu_fetch fetch;    /* guard: lock */
+	struct gu_log_held said;  /* the thread's; printed with no lock held (.inv.cold.log) */
 };
 
 static void set(uint32_t *word, uint32_t value)
@@ -121,9 +122,11 @@ void gu_evictor_run(struct gcuffd_heap *h)
 	struct gu_evictor *e = h->evictor;
 	while (gu_load_seqcst(&e->life) == RUNNING) {
 		uint32_t bell = gu_load_seqcst(&e->bell);
+		gu_log_hold(&e->said);
 		lock_after_forks(e);
 		int64_t wait = step(h, e);
 		gu_unlock(&e->lock);
+		gu_log_release();
 		if (wait && gu_load_seqcst(&e->life) == RUNNING)
 			gu_os->futex_wait(&e->bell, bell, wait);
 	}

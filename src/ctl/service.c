@@ -578,6 +578,7 @@ static void *worker_main(void *arg)
 {
 	struct gu_service *s = arg;
 	unsigned index = gu_add_relaxed(&s->index, 1) + 1;
+	gu_log_detach();
 	exempt(s);
 	gu_mark_work(s->heap, index);
 	gu_stop_exempt(false);
@@ -587,6 +588,7 @@ static void *worker_main(void *arg)
 static void *ahead_main(void *arg)
 {
 	struct gu_service *s = arg;
+	gu_log_detach();
 	exempt(s);
 	gu_ahead_run(&s->heap->space);
 	gu_stop_exempt(false);
@@ -596,6 +598,7 @@ static void *ahead_main(void *arg)
 static void *resolver_main(void *arg)
 {
 	struct gu_service *s = arg;
+	gu_log_detach();
 	gu_stop_exempt(true);
 	gu_restore_run(s->heap->restore);
 	gu_stop_exempt(false);
@@ -605,6 +608,7 @@ static void *resolver_main(void *arg)
 static void *evictor_main(void *arg)
 {
 	struct gu_service *s = arg;
+	gu_log_detach();
 	exempt(s);
 	gu_evictor_run(s->heap);
 	gu_stop_exempt(false);
@@ -615,6 +619,7 @@ static void *watchdog_main(void *arg)
 {
 	struct gu_service *s = arg;
 	struct gu_beats *const sources[] = {&s->heap->restore->beats, gu_store_beats(s->heap->space.cold.store)};
+	gu_log_detach();
 	gu_stop_exempt(true);
 	gu_watchdog_run(&s->watchdog, s->heap->options.hang_seconds * 1000000000ull, sources);
 	gu_stop_exempt(false);
