@@ -249,6 +249,11 @@ static void try_kernel(const char *unused)
 	while (sigwaitinfo(&set, &info) != TIMER_SIGNAL)
 		MUST(errno == EINTR); /* a stop */
 	check(info.si_value.sival_ptr, 22);
+	for (int i = 0; i < 70000; i++) { /* more than there is room for, but not at once */
+		struct sigevent by_signal = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = TIMER_SIGNAL, .sigev_value.sival_int = 1};
+		timer_t more;
+		MUST(!timer_create(CLOCK_MONOTONIC, &by_signal, &more) && !timer_delete(more));
+	}
 	MUST(!timer_delete(timer) && !epoll_ctl(epoll, EPOLL_CTL_DEL, ends[0], NULL));
 	MUST(epoll_ctl(-1, EPOLL_CTL_ADD, ends[0], &event) && errno == EBADF);
 }

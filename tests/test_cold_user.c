@@ -43,6 +43,31 @@ static int use_as_nobody(void)
 	return 0;
 }
 
+/* What is out can't be read for another heap's process roots: nothing is swept then. */
+static int roots_as_nobody(void)
+{
+	struct gcuffd_heap *all;
+	heap = heap_make("cold=1,cold_user_faults=1,reservation=1G");
+	all = heap_make("process_roots=1,reservation=1G");
+	uint64_t **slots = gcuffd_alloc(heap, 200000);
+	for (int i = 0; i < 1000; i++) {
+		slots[i] = gcuffd_alloc(all, 100);
+		must(slots[i] != NULL, "errno %d", errno);
+		slots[i][0] = 0x600d;
+	}
+	must_ok(gcuffd_collect(all));
+	must(cool_all() > 0 && is_out(slots + 512), "no page is out");
+	for (int i = 0; i < 3; i++)
+		must(gcuffd_collect(all) != 0, "a cycle that could not read all of its roots");
+	must_ok(gcuffd_warm(heap, NULL, 0));
+	must_ok(gcuffd_collect(all));
+	for (int i = 0; i < 20000; i++)
+		must(gcuffd_alloc(all, 100) != NULL, "errno %d", errno);
+	for (int i = 0; i < 1000; i++)
+		must(slots[i][0] == 0x600d, "object %d was taken", i);
+	return 0;
+}
+
 static int look_as_nobody(void) { return gu_caps()->has_move && gu_caps()->user_mode_only ? 0 : 1; }
 
 START_TEST(nobody_who_asked)
@@ -59,6 +84,7 @@ START_TEST(nobody_who_asked)
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 1)
 		GU_SKIP("nobody has another userfaultfd here than one for user code, or no UFFDIO_MOVE");
 	in_child_as_nobody(use_as_nobody);
+	in_child_as_nobody(roots_as_nobody);
 }
 END_TEST
 

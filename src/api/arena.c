@@ -84,14 +84,14 @@ static void release_blocks(struct gcuffd_arena *a)
 	memset(a->partial, 0, sizeof(a->partial));
 }
 
-/* The cycle lock is waited for as a blocking thread: a stop does not wait for us. */
+/* The cycle lock is waited for as a blocking thread: a stop does not wait for us. It may be long: a save holds it. */
 static void lock_cycles(struct gcuffd_heap *h)
 {
+	struct gu_wait wait;
+	uint32_t never = 0;
 	while (!gu_trylock(&h->cycle_lock)) {
-		struct gu_wait wait;
 		gu_wait_begin(&wait);
-		gu_lock(&h->cycle_lock);
-		gu_unlock(&h->cycle_lock);
+		gu_wait_futex(&wait, &never, 0, 1000000);
 		gu_wait_end(&wait);
 	}
 }

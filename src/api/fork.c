@@ -25,6 +25,7 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int error;
 static uint32_t used; /* atomic */
 static __thread bool prepared __attribute__((tls_model("initial-exec"))); /* by this thread, for the fork under way */
+static __thread uint64_t signals __attribute__((tls_model("initial-exec"))); /* its mask before: handlers could wait for what it holds */
 
 /*
  * No heap comes or goes meanwhile (fork lock), no cycle runs (cycle locks, waited for as a blocking thread), and no
@@ -38,6 +39,7 @@ static void prepare(void)
 	if (!prepared)
 		return;
 	struct gu_wait wait;
+	gu_signals_hold(&signals);
 	gu_wait_begin(&wait);
 	gu_heaps_freeze();
 	gu_heaps_each(gu_service_fork_prepare);
@@ -56,6 +58,7 @@ static void in_parent(void)
 	gu_world_open();
 	gu_heaps_each(gu_service_fork_parent);
 	gu_heaps_thaw();
+	gu_signals_let(&signals);
 }
 
 static void in_child(void)
@@ -73,6 +76,7 @@ static void in_child(void)
 	gu_threads_forked();
 	gu_watch_forked();
 	gu_heaps_each(gu_service_fork_resume);
+	gu_signals_let(&signals);
 }
 
 static void install(void) { error = -pthread_atfork(prepare, in_parent, in_child); }

@@ -309,7 +309,7 @@ void gu_mark_range(struct gu_marker *m, uintptr_t start, uintptr_t end)
 		scan_words(m, start, (end - start) / 8, false);
 }
 
-void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
+static void mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end, bool all)
 {
 	start = gu_align_up(start, 8);
 	if (!gu_caps()->has_process_vm_readv) { /* a seccomp filter: trust the map */
@@ -319,7 +319,7 @@ void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
 	for (uintptr_t at = start; at < end;) {
 		size_t want = gu_min(end - at, BUFFER);
 		long got = gu_os->process_vm_readv(gu_os->gettid(), m->buffer, (const void *)at, want);
-		if (got < 0 && got != -EFAULT) { /* a filter that came later, or no memory: not a word about the range */
+		if (got < 0 && (all || got != -EFAULT)) { /* a filter that came later, or no memory: not a word about the range */
 			gu_mark_unreadable(m->heap);
 			return;
 		}
@@ -331,6 +331,9 @@ void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
 		at += (size_t)got & ~(size_t)7;
 	}
 }
+
+void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end) { mark_foreign(m, start, end, false); }
+void gu_mark_foreign_all(struct gu_marker *m, uintptr_t start, uintptr_t end) { mark_foreign(m, start, end, true); }
 
 /* Only pushed here: where many pages were written, all who mark in a drain take their share. */
 size_t gu_mark_cards(struct gcuffd_heap *h, struct gu_marker *m)

@@ -12,6 +12,7 @@
 
 #include "base/meta.h"
 #include "gc/stop.h"
+#include "space/hooks.h"
 #include "sys/maps.h"
 #include "sys/os.h"
 
@@ -205,7 +206,7 @@ static void drop_cache(struct gu_thread *t, uint32_t slot)
 	if (!c)
 		return;
 	struct gcuffd_heap *h = c->arena->heap;
-	bool list = gu_load_relaxed(&h->phase) == GU_PHASE_IDLE;
+	bool list = gu_load_relaxed(&h->phase) == GU_PHASE_IDLE && !gu_jemalloc_is_closed();
 	for (unsigned k = 0; k < GU_KINDS; k++)
 		for (unsigned i = 0; i < GU_CLASSES; i++)
 			gu_run_retire(&c->runs[k][i], list);

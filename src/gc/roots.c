@@ -12,6 +12,7 @@
 #include "gc/mutator.h"
 #include "gc/pins.h"
 #include "gc/track.h"
+#include "sys/caps.h"
 #include "sys/maps.h"
 
 #define ROOTS_MAX 65536
@@ -25,6 +26,7 @@ struct root {
 	bool anon_only; /* read-only now: what the program wrote before */
 	bool whole;     /* named by the program: may be of any sort, so it is read whole */
 	bool heap;      /* in another heap, which alone may arm it: read again in the stop */
+	bool hidden;    /* pages of it may be out, and a system call does not bring them back */
 };
 
 struct rootlist {
@@ -109,7 +111,7 @@ static void add(struct rootlist *l, uintptr_t start, uintptr_t end, bool anon_on
 		return;
 	l->full |= l->n == ROOTS_MAX;
 	if (!l->full)
-		l->root[l->n++] = (struct root){start, end, false, anon_only, false, false};
+		l->root[l->n++] = (struct root){start, end, false, anon_only, false, false, false};
 }
 
 static void add_segment(void *data, uintptr_t start, uintptr_t end) { add(data, start, end, false); }
@@ -186,6 +188,7 @@ static void add_heap(struct rootlist *l, const struct gcuffd_heap *other)
 	if (l->n > n) {
 		l->root[n].heap = true;
 		l->root[n].whole = gu_heap_is(other, GCUFFD_COLD);
+		l->root[n].hidden = gu_heap_is(other, GCUFFD_COLD_USER_FAULTS) && !gu_caps()->has_kernel_faults;
 	}
 }
 
@@ -303,7 +306,9 @@ static void scan_root(struct gcuffd_heap *h, struct gu_marker *m, const struct r
 {
 	struct clip c = {m, start, end, 0};
 	uintptr_t lo = gu_align_down(start, GU_PAGE), hi = gu_align_up(end, GU_PAGE);
-	if (r->whole)
+	if (r->hidden)
+		gu_mark_foreign_all(m, start, end);
+	else if (r->whole)
 		gu_mark_foreign(m, start, end);
 	else if (!gu_track_present(h, lo, hi, r->anon_only, scan_clipped, &c))
 		gu_mark_foreign(m, start, end);

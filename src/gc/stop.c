@@ -79,17 +79,17 @@ static __attribute__((noinline)) void park(struct gu_thread *t)
 #define SIGNAL(n) (1ull << ((n) - 1))
 static const uint64_t held = ~(SIGNAL(SIGSEGV) | SIGNAL(SIGBUS) | SIGNAL(SIGFPE) | SIGNAL(SIGILL) | SIGNAL(SIGTRAP) | SIGNAL(SIGSYS) | SIGNAL(32) | SIGNAL(33));
 
-static void hold_signals(uint64_t *old) { syscall(SYS_rt_sigprocmask, SIG_BLOCK, &held, old, 8); }
-static void let_signals(const uint64_t *old) { syscall(SYS_rt_sigprocmask, SIG_SETMASK, old, NULL, 8); }
+void gu_signals_hold(uint64_t *old) { syscall(SYS_rt_sigprocmask, SIG_BLOCK, &held, old, 8); }
+void gu_signals_let(const uint64_t *old) { syscall(SYS_rt_sigprocmask, SIG_SETMASK, old, NULL, 8); }
 
 void gu_section_obey(struct gu_thread *t)
 {
 	int saved = errno;
 	uint64_t old;
 	gu_store_relaxed(&t->pending, 0);
-	hold_signals(&old);
+	gu_signals_hold(&old);
 	park(t);
-	let_signals(&old);
+	gu_signals_let(&old);
 	errno = saved;
 }
 
@@ -221,12 +221,12 @@ int gu_blocking_leave(void)
 		return 0;
 	int saved = errno;
 	uint64_t old;
-	hold_signals(&old);
+	gu_signals_hold(&old);
 	if (runs)
 		park(t); /* a stop has asked and not claimed us: its signal may have come while we blocked */
 	else
 		leave_blocking(t);
-	let_signals(&old);
+	gu_signals_let(&old);
 	errno = saved;
 	return 0;
 }
@@ -236,7 +236,7 @@ void gu_wait_begin(struct gu_wait *w)
 	w->blocking = gu_self && gu_load_relaxed(&gu_self->blocking) == GU_RUNNING;
 	if (!w->blocking)
 		return;
-	hold_signals(&w->old);
+	gu_signals_hold(&w->old);
 	enter_blocking(gu_self);
 }
 
@@ -246,7 +246,7 @@ void gu_wait_end(const struct gu_wait *w)
 		return;
 	int saved = errno;
 	leave_blocking(gu_self);
-	let_signals(&w->old);
+	gu_signals_let(&w->old);
 	errno = saved;
 }
 

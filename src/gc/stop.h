@@ -53,6 +53,9 @@ struct gu_wait {
 	bool blocking;
 };
 #define GU_WAIT_NS 5000000
+/* No handler of the calling thread runs between the two. */
+void gu_signals_hold(uint64_t *old);
+void gu_signals_let(const uint64_t *old);
 void gu_wait_begin(struct gu_wait *wait);
 void gu_wait_end(const struct gu_wait *wait);
 void gu_wait_futex(struct gu_wait *wait, uint32_t *word, uint32_t value, int64_t timeout_ns);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * kernel.c - what the kernel alone would hold: the data of epoll(7) and the values of timers. A copy of each lies in memory that is a
- * root, as the program's memory is, for as long as its descriptor or timer may give it back. A table of pages that are there where
+ * root, as the program's memory is, for as long as its descriptor or timer may give it back. Tables of pages that are there where
  * something was put, so no lock: a word belongs to one pair of descriptors, or one timer, and who races for that races for the kernel's.
  *
  * close(2) ends no entry: it is overwritten when its numbers are used again.
@@ -16,11 +16,15 @@
 
 #define DESCRIPTORS ((size_t)1 << 20) /* as many as a process can have by default */
 #define TIMERS      ((size_t)1 << 16)
+#define PLACES      64u               /* where a timer may be: its number modulo TIMERS, and behind */
 
 typedef uint64_t word;
 
 static word **tables;   /* atomic; by the epoll descriptor, DESCRIPTORS of them; each by the descriptor watched */
-static word *of_timers; /* atomic */
+static struct {
+	uint64_t timer; /* atomic; its number and one; 0: free. Numbers only rise */
+	word value;
+} timers[TIMERS];
 
 GU_NEXT(epoll_ctl)
 GU_NEXT(timer_create)
@@ -80,28 +84,46 @@ GU_PRELOAD_EXPORT int epoll_ctl(int epoll, int op, int fd, struct epoll_event *e
 	return result;
 }
 
-/* With SIGEV_THREAD the C library has the value in memory of its own. */
-static word *word_of_timer(const timer_t *timer, bool make)
+static bool keep_timer(uint64_t number, word value)
 {
-	size_t number = (size_t)(uintptr_t)*timer;
-	word *table = number < TIMERS ? table_at(&of_timers, TIMERS, make) : NULL;
-	return table ? &table[number] : NULL;
+	for (size_t i = 0; i < PLACES; i++) {
+		uint64_t none = 0, at = (number + i) % TIMERS;
+		if (!__atomic_compare_exchange_n(&timers[at].timer, &none, number + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+			continue;
+		keep(&timers[at].value, value);
+		return true;
+	}
+	return false;
 }
 
+static void forget_timer(uint64_t number)
+{
+	for (size_t i = 0; i < PLACES; i++) {
+		size_t at = (number + i) % TIMERS;
+		if (__atomic_load_n(&timers[at].timer, __ATOMIC_ACQUIRE) != number + 1)
+			continue;
+		keep(&timers[at].value, 0);
+		__atomic_store_n(&timers[at].timer, 0, __ATOMIC_RELEASE);
+		return;
+	}
+}
+
+/* With SIGEV_THREAD the C library has the value in memory of its own. */
 GU_PRELOAD_EXPORT int timer_create(clockid_t clock, struct sigevent *event, timer_t *timer)
 {
-	int result = real_timer_create()(clock, event, timer), saved = errno;
-	if (!result && event && (event->sigev_notify == SIGEV_SIGNAL || event->sigev_notify == SIGEV_THREAD_ID))
-		keep(word_of_timer(timer, true), (word)(uintptr_t)event->sigev_value.sival_ptr);
-	errno = saved;
-	return result;
+	int result = real_timer_create()(clock, event, timer);
+	bool alone = event && (event->sigev_notify == SIGEV_SIGNAL || event->sigev_notify == SIGEV_THREAD_ID) && event->sigev_value.sival_ptr;
+	if (result || !alone || keep_timer((uint64_t)(uintptr_t)*timer, (word)(uintptr_t)event->sigev_value.sival_ptr))
+		return result;
+	real_timer_delete()(*timer);
+	errno = EAGAIN;
+	return -1;
 }
 
 GU_PRELOAD_EXPORT int timer_delete(timer_t timer)
 {
-	word *at = word_of_timer(&timer, false);
 	int result = real_timer_delete()(timer);
 	if (!result)
-		keep(at, 0);
+		forget_timer((uint64_t)(uintptr_t)timer);
 	return result;
 }

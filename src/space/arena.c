@@ -288,6 +288,8 @@ int gu_arena_load(struct gcuffd_arena *a, const struct gu_image_block *from, con
 
 void gu_arena_tidy(struct gcuffd_arena *a, enum gu_arena_tidy how)
 {
+	if (gu_jemalloc_is_closed())
+		return;
 	for (int i = 0; i < 2; i++) {
 		struct gu_half *half = gu_load_acquire(&a->half[i]);
 		if (half && how == GU_TIDY_PURGE)
@@ -300,6 +302,8 @@ void gu_arena_tidy(struct gcuffd_arena *a, enum gu_arena_tidy how)
 void gu_arena_sizes(struct gcuffd_arena *a, struct gu_arena_sizes *sizes)
 {
 	memset(sizes, 0, sizeof(*sizes));
+	if (gu_jemalloc_is_closed())
+		return;
 	for (int i = 0; i < 2; i++) {
 		struct gu_half *half = gu_load_acquire(&a->half[i]);
 		struct gu_half_sizes s;

@@ -132,8 +132,6 @@ struct gu_store_outage gu_store_outage(const struct gu_store *s, bool writing)
 
 struct gu_beats *gu_store_beats(struct gu_store *s) { return &s->beats; }
 
-static int begin_call(struct gu_store *s, const char *what) { return gu_beat_begin(&s->beats, gu_os->clock_ns(), what); }
-
 const char *gu_store_path(const struct gu_store *s) { return s->file.path; }
 
 /* ---- what is left behind ---- */
@@ -235,9 +233,7 @@ static void abort_spill_locked(struct gu_store *s, struct spill *p)
 
 static int write_chunks(struct gu_store *s, struct spill *p)
 {
-	int beat = begin_call(s, "a write to the store's file");
 	int err = note_outage(&s->writing, gu_file_write(&s->file, p->first, p->pieces, (int)p->n));
-	gu_beat_end(&s->beats, beat);
 	gu_lock(&s->lock);
 	if (err)
 		abort_spill_locked(s, p);
@@ -311,9 +307,7 @@ static void make_holes(struct gu_store *s, uint32_t beyond)
 		gu_unlock(&s->lock);
 		if (!n)
 			return;
-		int beat = begin_call(s, "a hole in the store's file");
 		gu_file_make_hole(&s->file, first, n);
-		gu_beat_end(&s->beats, beat);
 		gu_lock(&s->lock);
 		gu_file_hole_made_locked(&s->file, first, n);
 		gu_unlock(&s->lock);
@@ -538,7 +532,7 @@ static int get_filed(struct gu_store *s, const struct view *v, void *page)
 	char buffer[GU_FILE_BUFFER];
 	const void *bytes;
 	gu_add_relaxed(&s->reads, 1);
-	int beat = begin_call(s, "a read of the store's file");
+	int beat = gu_beat_begin(&s->beats, gu_os->clock_ns(), "a read of the store's file");
 	int err = note_outage(&s->reading, gu_file_read(&v->from, v->offset, v->cell.len, buffer, &bytes));
 	gu_beat_end(&s->beats, beat);
 	return err ? (err == -EBADMSG ? -EIO : err) : get_bytes(s, v, bytes, page);
@@ -656,6 +650,7 @@ void gu_store_fork_child(struct gu_store *s)
 	s->retry_ns = 0;
 	s->untold = 0;
 	s->writing = s->reading = (struct outage){0}; /* another file */
+	s->beats = (struct gu_beats){0}; /* who was reading is not here */
 	forget_pins(s);
 }
 
