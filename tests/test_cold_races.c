@@ -718,7 +718,7 @@ END_TEST
 /* What its owner keeps out of dumps, or out of children, is kept out of the store, as long as that is so: if asked, and if not. */
 START_TEST(secrets_stay)
 {
-	cold_heap(",verify=1,resident_target=1M");
+	cold_heap(",verify=1,resident_target=1M,store_memory=16M");
 	char *p = (char *)gu_align_up((uintptr_t)noise((2 << 20) + GU_PAGE), GU_PAGE);
 	ck_ok(madvise(p + 9 * GU_PAGE, GU_PAGE, MADV_DONTDUMP) ? -errno : 0);
 	ck_ok(madvise(p + 30 * GU_PAGE, 3 * GU_PAGE, MADV_WIPEONFORK) ? -errno : 0);

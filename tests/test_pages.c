@@ -657,7 +657,7 @@ START_TEST(kept_across)
 	const char *why = events[i].happens();
 	unpin_some();
 	if (why)
-		GU_LACKS(events[i].need, "%s: %s", events[i].name, why);
+		GU_LACKS(cold ? "" : events[i].need, "%s%s: %s", events[i].name, cold ? " of what was cold" : "", why); /* what is registered does not collapse, for one */
 }
 END_TEST
 
