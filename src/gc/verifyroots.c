@@ -14,8 +14,10 @@
 #include "gc/roots.h"
 #include "sys/maps.h"
 #include "sys/os.h"
+#include "sys/scan.h"
 
 #define MODULES 4096u    /* more are not looked at */
+#define SPARSE_MIN ((size_t)1 << 20)
 #define DESCRIPTOR 2304u /* bytes above a TCB in which the C library keeps what belongs to the thread */
 
 struct gu_verify_roots {
@@ -63,15 +65,38 @@ static void visit_copied(const struct gu_root_visit *v, uintptr_t start, uintptr
 		v->range(v->data, start, end, true);
 }
 
+struct present {
+	const struct gu_root_visit *visit;
+	uintptr_t start, end;
+};
+
+static void visit_present(void *data, uintptr_t start, uintptr_t end)
+{
+	const struct present *p = data;
+	visit_copied(p->visit, gu_max(start, p->start), gu_min(end, p->end));
+}
+
+/* Of large ones what is there, if that can be told: mappings may be of any size. */
+static void visit_memory(const struct gu_root_visit *v, uintptr_t start, uintptr_t end)
+{
+	struct present p = {v, start, end};
+	int fd = end - start >= SPARSE_MIN ? gu_scan_open() : -1;
+	if (fd < 0 || gu_scan_present(fd, gu_align_down(start, GU_PAGE), gu_align_up(end, GU_PAGE), false, visit_present, &p))
+		visit_copied(v, start, end);
+	if (fd >= 0)
+		gu_os->close(fd);
+}
+
 /* .inv.own.not-root */
 static void visit_but_own(const struct gu_root_visit *v, uintptr_t start, uintptr_t end)
 {
 	uintptr_t own_start, own_end;
 	while (start < end && gu_own_next(start, &own_start, &own_end) && own_start < end) {
-		visit_copied(v, start, gu_max(start, own_start));
+		visit_memory(v, start, gu_max(start, own_start));
 		start = own_end;
 	}
-	visit_copied(v, start, end);
+	if (start < end)
+		visit_memory(v, start, end);
 }
 
 static void visit_named(struct gcuffd_heap *h, const struct gu_root_visit *v)
