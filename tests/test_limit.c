@@ -570,9 +570,10 @@ START_TEST(outrun)
 	pthread_t t, later;
 	NEED_RUNG(GCUFFD_RUNG_ASYNC);
 	fake_install();
-	heap = heap_make("start_size=64M");
+	heap = heap_make("start_size=128M");
 	must_ok(gcuffd_collect(heap)); /* the threads run */
-	must(gcuffd_alloc(heap, 8 << 20) != NULL, "errno %d", errno);
+	for (int i = 0; i < 5; i++)
+		must(gcuffd_alloc(heap, 8 << 20) != NULL, "errno %d", errno);
 	held = 1;
 	fake_os.ioctl = hold_a_scan;
 	must_ok(pthread_create(&t, NULL, collect_once, NULL));

@@ -128,6 +128,9 @@ START_TEST(naps)
 	ck_assert_uint_eq(gu_pacer_nap(ceiling, trigger, ceiling, 4096), GU_PACER_WAIT);
 	ck_assert_uint_eq(gu_pacer_nap(1100 * MIB, trigger, ceiling, 16), 50000);
 	ck_assert_uint_eq(gu_pacer_nap_saving(65536), 4000000);
+	ck_assert_uint_eq(gu_pacer_nap(15 * MIB, 0, 16 * MIB, 4096), 0); /* a small heap */
+	ck_assert_uint_eq(gu_pacer_nap(15 * MIB, 0, 20 * MIB, 4096), 0);
+	ck_assert_uint_gt(gu_pacer_nap(17 * MIB, 0, 20 * MIB, 4096), 0);
 	ck_assert_uint_eq(gu_pacer_nap(1100 * MIB, trigger, ceiling, 64 * MIB), 5000000); /* a nap is never what a pause may be */
 	ck_assert_uint_eq(gu_pacer_nap(UINT64_MAX - 1, trigger, UINT64_MAX, 4096), 512000); /* no ceiling */
 	ck_assert_uint_eq(gu_pacer_nap(trigger, trigger, UINT64_MAX, 4096), 0);

@@ -5,7 +5,7 @@
 #include "base/check.h"
 
 #define LEAST ((uint64_t)256 << 10)   /* a cycle for less is never worth it */
-#define SLACK ((uint64_t)16 << 20)    /* nobody waits for less */
+#define SLACK ((uint64_t)16 << 20)    /* nobody waits, or is slowed down, for less: a cycle of a small heap is over soon */
 #define NAP_NS_PER_KIB 16000u         /* 64 MB/s where naps begin, */
 #define NAP_GROWS 7u                  /* an eighth of it where they end */
 #define SAVING_NS_PER_KIB 62500u      /* 16 MB/s */
@@ -90,7 +90,7 @@ static uint64_t nap(uint64_t bytes, double ns_per_kib)
 
 uint64_t gu_pacer_nap(uint64_t allocated, uint64_t trigger, uint64_t ceiling, uint64_t bytes)
 {
-	uint64_t room = minus(ceiling, trigger) / 2, from = minus(ceiling, room);
+	uint64_t room = minus(minus(ceiling, trigger), gu_max(minus(ceiling, trigger) / 2, SLACK)), from = minus(ceiling, room);
 	if (allocated >= ceiling)
 		return GU_PACER_WAIT;
 	if (allocated < from)

@@ -10,7 +10,7 @@
  * Where they turn out to have become slower, the cycle is due earlier after all: then nobody needs to wait.
  *
  * Mutators that outrun a cycle are slowed down, by naps in proportion to what they allocate, over the second half of the way
- * from where the cycle was due to the ceiling. Only at the ceiling do they wait for the end of the cycle, which may be long.
+ * from where the cycle was due to the ceiling, but not within 16 MiB. Only at the ceiling do they wait for the end of the cycle, which may be long.
  */
 #ifndef GU_CTL_PACER_H
 #define GU_CTL_PACER_H
