@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_cold_user.c - cold memory without privilege: user code brings pages back, system calls get EFAULT, and only who asked for that has it. */
 #include <fcntl.h>
-#include <grp.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "cold.h"
@@ -72,16 +69,7 @@ static int look_as_nobody(void) { return gu_caps()->has_move && gu_caps()->user_
 
 START_TEST(nobody_who_asked)
 {
-	int status;
-	fflush(stdout);
-	pid_t pid = fork();
-	if (!pid) {
-		if (setgroups(0, NULL) || setgid(65534) || setuid(65534) || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
-			_exit(100);
-		_exit(look_as_nobody());
-	}
-	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 1)
+	if (ask_as_nobody(look_as_nobody) == 1)
 		GU_SKIP("nobody has another userfaultfd here than one for user code, or no UFFDIO_MOVE");
 	in_child_as_nobody(use_as_nobody);
 	in_child_as_nobody(roots_as_nobody);
