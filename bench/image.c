@@ -32,12 +32,13 @@
 #define FILLERS 4
 #define PARTS_MOST 64u
 #define NOBODY UINT32_MAX
+#define NUMBERS (1ull << 63) /* no address has this bit: a count of 1 would lie in the shadow of ASan, and not be saved */
 
 struct node {
 	struct node *next;
 	uint64_t number; /* its place in the table */
 	uint64_t birth;  /* the step of its part that made it; 0: build() */
-	uint64_t writes; /* how many, and in the lower half the step of the last one */
+	uint64_t writes; /* NUMBERS, how many in the upper half, and in the lower one the step of the last one */
 	uint64_t filler[FILLERS];
 };
 
@@ -100,7 +101,7 @@ static struct gcuffd_options options_of(void)
 
 /* ---- steps */
 
-static uint64_t filler_of(uint64_t number, uint64_t birth, unsigned i) { return bench_mix(number << 34 ^ birth << 2 ^ i) | 1ull << 63; }
+static uint64_t filler_of(uint64_t number, uint64_t birth, unsigned i) { return bench_mix(number << 34 ^ birth << 2 ^ i) | NUMBERS; }
 
 /* Where node i points to when it is built: one before it, in its part. */
 static uint32_t built_next(const struct part *p, size_t i)
@@ -132,7 +133,7 @@ static struct node *make_node(size_t number, uint64_t birth, struct node *next)
 
 	if (!node)
 		bench_out_of_memory();
-	*node = (struct node){ .next = next, .number = number, .birth = birth };
+	*node = (struct node){ .next = next, .number = number, .birth = birth, .writes = NUMBERS };
 	for (unsigned i = 0; i < FILLERS; i++)
 		node->filler[i] = filler_of(number, birth, i);
 	return node;
@@ -204,7 +205,7 @@ static bool is_as_expected(size_t i, const struct expected *e)
 {
 	const struct node *node = world->table[i], *next = node->next;
 
-	if (node->number != i || node->birth != e->birth || node->writes != ((uint64_t)e->writes << 32 | e->last))
+	if (node->number != i || node->birth != e->birth || node->writes != (NUMBERS | (uint64_t)e->writes << 32 | e->last))
 		return complain("node %zu: number %llu, birth %llu, writes %llx", i, (unsigned long long)node->number, (unsigned long long)node->birth,
 				(unsigned long long)node->writes);
 	for (unsigned k = 0; k < FILLERS; k++)
