@@ -302,19 +302,22 @@ static int scan_unarmed(struct look *l, const struct gu_watch_range *p)
 
 static uintptr_t table_end(uintptr_t at, uintptr_t end) { return gu_min(gu_align_down(at, GU_REGION) + GU_REGION, end); }
 
+#define MOST_TABLES 64 /* a bit each */
+
 /*
  * Bit i: there is a page where the i-th page table of the chunk adjoins another. Then most likely all that it maps is there; if not,
  * markers for the others take no more page table than there is. The zero page counts too: it has an entry. Of two page tables one
  * call tells: it costs what arming 20 to 40 pages does.
  */
-static unsigned find_tables(const struct gu_watch_range *p)
+static uint64_t find_tables(const struct gu_watch_range *p)
 {
-	unsigned found = 0, bit = 0;
+	uint64_t found = 0;
+	unsigned bit = 0;
 	for (uintptr_t at = p->start; at < p->end; at = table_end(at, p->end), bit += 2) {
 		unsigned char there[2] = {0, 0};
 		at = table_end(at, p->end);
 		if (!syscall(SYS_mincore, at - GU_PAGE, at < p->end ? 2 * GU_PAGE : GU_PAGE, there))
-			found |= ((there[0] & 1u) | (there[1] & 1u) << 1) << bit;
+			found |= (uint64_t)((there[0] & 1u) | (there[1] & 1u) << 1) << bit;
 	}
 	return found;
 }
@@ -322,7 +325,7 @@ static unsigned find_tables(const struct gu_watch_range *p)
 /* Others are not to be told of zero pages that were read. */
 static int arm_anon(struct look *l, const struct gu_watch_range *p)
 {
-	unsigned tables = gu_watch_fds.tells_holes && is_alone(l, p) && !gu_is_without(GU_WITHOUT_full) ? find_tables(p) : 0;
+	uint64_t tables = gu_watch_fds.tells_holes && is_alone(l, p) && !gu_is_without(GU_WITHOUT_full) ? find_tables(p) : 0;
 	struct gu_watch_range part = *p;
 	int err = 0;
 	for (; part.start < p->end && !err; part.start = part.end) {
@@ -562,8 +565,10 @@ static int scan_accesses_quickly(struct look *l, struct gu_watch_range *part, ui
 
 static int scan_next(struct look *l, struct gu_watch_range *part, bool precise)
 {
-	uintptr_t chunk = is_alone(l, part) ? 2 * GU_SCAN_CHUNK : GU_SCAN_CHUNK; /* in the same time: there is nothing to tell */
-	part->end = gu_min(part->end, part->start + gu_max(chunk, is_huge(part) ? LEAST_HUGE << part->shift : 0));
+	uintptr_t end = part->start + gu_max(GU_SCAN_CHUNK, is_huge(part) ? LEAST_HUGE << part->shift : 0);
+	if (is_alone(l, part) && !is_huge(part)) /* there is nothing to tell, and then what is done once for each chunk costs most */
+		end = gu_align_down(part->start + MOST_TABLES * GU_REGION, GU_REGION);
+	part->end = gu_min(part->end, end);
 	l->there = false;
 	int err = scan_chunk(l, part, precise);
 	part->start = part->end;
