@@ -7,6 +7,7 @@
 #include "base/meta.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
+#include "gc/weak.h"
 
 static int place(struct gcuffd_heap *h, struct gcuffd_arena *a)
 {
@@ -126,6 +127,7 @@ static int empty_arena(struct gcuffd_arena *a, bool end)
 			;
 	}
 	struct gu_thread *t = gu_enter();
+	gu_weak_clear_arena(h, a);
 	release_blocks(a);
 	gu_arena_tidy(a, GU_TIDY_PURGE);
 	if (end)

@@ -172,6 +172,7 @@ static int create(const struct gcuffd_options *o, int rung, struct gu_image *im,
 	h->log = (struct gu_log){o->log, o->log_data, (int)o->log_level};
 	h->verify_frees = o->flags & GCUFFD_VERIFY;
 	gu_lock_init(&h->lock, GU_RANK_ROOTS);
+	gu_lock_init(&h->weak_lock, GU_RANK_WEAK);
 	gu_lock_init(&h->cycle_lock, GU_RANK_CYCLE);
 	int err = make_tables(h, im);
 	if (!err)

@@ -13,6 +13,7 @@
 #include "gc/stop.h"
 #include "gc/track.h"
 #include "gc/verify.h"
+#include "gc/weak.h"
 #include "sys/os.h"
 
 #define ROUNDS_MAX 4
@@ -46,7 +47,11 @@ static int open_window(struct gcuffd_heap *h, struct gu_cycle *c)
 }
 
 /* Back to IDLE; whoever still marks new cells is done before the next cycle clears marks. */
-static void close_window(struct gcuffd_heap *h) { gu_store_seqcst(&h->phase, GU_PHASE_IDLE); }
+static void close_window(struct gcuffd_heap *h)
+{
+	gu_weak_state_set(h, GU_WEAK_OPEN); /* before there are new objects without a mark */
+	gu_store_seqcst(&h->phase, GU_PHASE_IDLE);
+}
 
 static int arm(struct gcuffd_heap *h, struct gu_cycle *c)
 {
@@ -139,7 +144,7 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 		if (!err)
 			err = stop(h);
 		if (err)
-			return err;
+			break;
 		if (c->in_stop && gu_load_relaxed(&h->phase) == GU_PHASE_MARK)
 			gu_mark_clear(h); /* again: nothing was tracked meanwhile, so nothing is known */
 		if (c->in_stop)
@@ -150,9 +155,11 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 		err = remark(h, c);
 		if (h->verifier && !err)
 			c->wrong += gu_verify_mark(h);
+		gu_weak_state_set(h, err ? GU_WEAK_OPEN : GU_WEAK_MAYBE);
 		gu_world_resume();
 		c->stop2_ns = gu_max(c->stop2_ns, lap(&since));
 	} while (!err && gu_roots_changed(h));
+	gu_weak_state_set(h, err ? GU_WEAK_OPEN : GU_WEAK_DECIDED);
 	return err;
 }
 

@@ -30,6 +30,7 @@
 #include "gc/stop.h"
 #include "gc/track.h"
 #include "gc/verify.h"
+#include "gc/weak.h"
 #include "space/ahead.h"
 #include "sys/files.h"
 #include "sys/os.h"
@@ -417,7 +418,7 @@ static void account_foreign(struct gcuffd_heap *h)
 		gu_arena_sizes(a, &sizes);
 		bytes += sizes.metadata;
 	}
-	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h) + h->service->nthreads * STACK / 8);
+	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h) + gu_weak_memory(h) + h->service->nthreads * STACK / 8);
 }
 
 /* A cycle begins or ends. */
@@ -809,6 +810,7 @@ void gu_service_destroy(struct gcuffd_heap *h)
 	gu_evictor_destroy(h);
 	gu_tier_close(h);
 	gu_verify_destroy(h);
+	gu_weak_destroy(h);
 	gu_roots_destroy(h);
 	gu_mark_destroy(h);
 	gu_meta_free(s, sizeof(*s));
@@ -865,6 +867,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	gu_lock_init(&h->cycle_lock, GU_RANK_CYCLE);
 	gu_evictor_fork_child(h);
 	gu_lock_init(&h->lock, GU_RANK_ROOTS);
+	gu_lock_init(&h->weak_lock, GU_RANK_WEAK);
 	gu_lock_init(&h->space.lock, GU_RANK_SPACE);
 	gu_lock_init(&h->space.commit_lock, GU_RANK_COMMIT);
 	gu_lock_init(&h->space.pages.lock, GU_RANK_PAGES);

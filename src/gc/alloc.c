@@ -6,6 +6,7 @@
 
 #include "gc/pins.h"
 #include "gc/shed.h"
+#include "gc/weak.h"
 #include "space/hooks.h"
 
 #define CLEAR_PIECE ((size_t)1 << 20)
@@ -183,6 +184,8 @@ int gu_free(struct gcuffd_heap *h, uintptr_t object)
 		return -EBUSY;
 	struct gu_bits *bits = &b->bits[cell >> 6];
 	uint64_t bit = 1ull << (cell & 63);
+	if (gu_unlikely(gu_load_relaxed(&b->weak)))
+		gu_weak_clear_cells(h, b, cell >> 6, bit); /* .inv.weak.swept */
 	bool large = gu_block_is_large(b);
 	/* The collector does not wait for sections of threads that are not attached: they release nothing. */
 	bool idle = gu_self && gu_load_relaxed(&h->phase) == GU_PHASE_IDLE;

@@ -71,6 +71,10 @@ struct gcuffd_heap {
 	uint32_t stalled;              /* atomic; mutators waiting for the collector */
 	bool verify_frees;             /* constant: the verifier wants to know of each free */
 
+	struct gu_lock weak_lock;      /* rank WEAK */
+	struct gu_weaks *weaks;        /* atomic, set once; guard of the rest: weak_lock (weak.c) */
+	uint32_t weak_state;           /* atomic; changed by the collector (weak.h) */
+
 	struct gu_mark *mark;          /* guard: collector (mark.c) */
 	struct gu_tracker *tracker;    /* guard: collector (track.c) */
 	struct gu_rootset *rootset;    /* guard: collector (roots.c) */

@@ -8,6 +8,7 @@
 #include "gc/mutator.h"
 #include "gc/shed.h"
 #include "gc/track.h"
+#include "gc/weak.h"
 
 /* Cells freed now; the group keeps what is marked and was not given back. */
 static uint64_t sweep_group(struct gu_block *b, uint32_t g)
@@ -18,6 +19,8 @@ static uint64_t sweep_group(struct gu_block *b, uint32_t g)
 	uint64_t dead = start & (~mark | freed);
 	if (freed)
 		gu_sub_relaxed(&b->nfreed, (uint32_t)__builtin_popcountll(freed));
+	if (dead && gu_unlikely(gu_load_relaxed(&b->weak)))
+		gu_weak_clear_cells(b->arena->heap, b, g, dead); /* .inv.weak.swept */
 	if (dead)
 		gu_and_seqcst(&bits->start, ~dead);
 	if (gu_unlikely(gu_load_relaxed(&bits->freed) & dead)) /* freed a second time meanwhile: not the cell's next owner's */

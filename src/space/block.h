@@ -63,6 +63,7 @@ struct gu_block {
 	uint32_t made;                /* atomic; how often the descriptor was taken */
 	uint8_t holes;                /* guard: the arena's lock; pages that are fresh, and not accounted for, as nothing lives on them */
 	uint8_t deaths;               /* atomic; cells died while pages of the heap were out (gc/shed.h) */
+	uint8_t weak;                 /* atomic; an object in it has or had weak references (gc/weak.h) */
 	struct gu_run *owner;         /* atomic; CURRENT only; changes under the arena's lock */
 	uint32_t nfreed;              /* atomic; about how many freed bits are set: a hint, the bits decide */
 	uint32_t live;                /* guard: collector; cells found live by the last sweep */

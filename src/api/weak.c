@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/* weak.c - weak references. Threads that a stop reaches: what get returns is kept by the caller's stack. */
+#include <errno.h>
+
+#include "api/api.h"
+#include "gc/mutator.h"
+#include "gc/stop.h"
+#include "gc/weak.h"
+
+#define NAP_NS 50000 /* the second stop is over, and whether it has to be made again is known at once */
+
+static bool is_stopped(const struct gcuffd_heap *h) { return gu_self || gu_heap_is(h, GCUFFD_PROCESS_ROOTS); }
+
+int gcuffd_weak_create(struct gcuffd_heap *h, const void *object, struct gcuffd_weak **weak)
+{
+	if (!is_stopped(h))
+		return -EPERM;
+	struct gu_thread *t = gu_enter();
+	int err = gu_weak_add(h, (uintptr_t)object, weak);
+	gu_leave(t);
+	return err;
+}
+
+int gcuffd_weak_set(struct gcuffd_heap *h, struct gcuffd_weak *weak, const void *object)
+{
+	if (!is_stopped(h))
+		return -EPERM;
+	struct gu_thread *t = gu_enter();
+	int err = gu_weak_set(h, weak, (uintptr_t)object);
+	gu_leave(t);
+	return err;
+}
+
+static void nap(struct gcuffd_heap *h)
+{
+	struct gu_wait wait;
+	gu_wait_begin(&wait);
+	gu_wait_futex(&wait, &h->weak_state, GU_WEAK_MAYBE, NAP_NS);
+	gu_wait_end(&wait);
+}
+
+void *gcuffd_weak_get(struct gcuffd_heap *h, const struct gcuffd_weak *weak)
+{
+	uintptr_t object = 0;
+	int err = is_stopped(h) ? 1 : -EPERM;
+	while (err == 1) {
+		struct gu_thread *t = gu_enter();
+		err = gu_weak_read(h, weak, &object);
+		gu_leave(t);
+		if (err == 1)
+			nap(h);
+	}
+	if (err < 0)
+		errno = -err;
+	return err ? NULL : (void *)object;
+}
+
+int gcuffd_weak_destroy(struct gcuffd_heap *h, struct gcuffd_weak *weak)
+{
+	struct gu_thread *t = gu_enter();
+	int err = gu_weak_remove(h, weak);
+	gu_leave(t);
+	return err;
+}

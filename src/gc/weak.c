@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT */
+/* weak.c - see weak.h. Mutators in a section; the collector, which holds an arena's lock when it clears. */
+#include "gc/weak.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/meta.h"
+#include "gc/alloc.h"
+
+#define SLOTS_MOST ((size_t)1 << 26)
+#define SLOTS_STEP ((size_t)4096)
+#define BUCKETS_LEAST 64u
+
+struct gu_weaks {
+	struct gcuffd_weak *slot; /* reserved for SLOTS_MOST */
+	uint32_t *bucket;         /* the first slot of each chain, + 1; .inv.weak.index */
+	uint32_t free;            /* the first free slot, + 1 */
+	size_t committed, made, used, buckets;
+};
+
+/* ---- the index ---- */
+
+static size_t bucket_of(const struct gu_weaks *w, uintptr_t key)
+{
+	return (size_t)((uint64_t)(key >> 4) * 0x9e3779b97f4a7c15ull >> 32) & (w->buckets - 1);
+}
+
+static void link_locked(struct gu_weaks *w, struct gcuffd_weak *s)
+{
+	uint32_t *head = &w->bucket[bucket_of(w, s->key)];
+	s->next = *head;
+	*head = (uint32_t)(s - w->slot) + 1;
+}
+
+static void unlink_locked(struct gu_weaks *w, struct gcuffd_weak *s)
+{
+	uint32_t *at = &w->bucket[bucket_of(w, s->key)];
+	while (&w->slot[*at - 1] != s)
+		at = &w->slot[*at - 1].next;
+	*at = s->next;
+}
+
+static int make_buckets_locked(struct gu_weaks *w, size_t n)
+{
+	uint32_t *more = gu_meta_alloc(n * sizeof(*more));
+	if (!more)
+		return -ENOMEM;
+	gu_meta_free(w->bucket, w->buckets * sizeof(*w->bucket));
+	w->bucket = more;
+	w->buckets = n;
+	for (size_t i = 0; i < w->made; i++)
+		if (w->slot[i].key)
+			link_locked(w, &w->slot[i]);
+	return 0;
+}
+
+/* ---- slots ---- */
+
+static int make_weaks_locked(struct gcuffd_heap *h)
+{
+	struct gu_weaks *w = gu_meta_alloc(sizeof(*w));
+	if (!w)
+		return -ENOMEM;
+	w->slot = gu_meta_reserve(SLOTS_MOST * sizeof(*w->slot));
+	if (!w->slot || make_buckets_locked(w, BUCKETS_LEAST)) {
+		if (w->slot)
+			gu_meta_unreserve(w->slot, SLOTS_MOST * sizeof(*w->slot));
+		gu_meta_free(w, sizeof(*w));
+		return -ENOMEM;
+	}
+	gu_store_release(&h->weaks, w); /* pairs with find_slot() */
+	return 0;
+}
+
+/* Room for one more, in the index too: a longer chain is no error. */
+static int make_room_locked(struct gcuffd_heap *h)
+{
+	int err = h->weaks ? 0 : make_weaks_locked(h);
+	struct gu_weaks *w = h->weaks;
+	if (err)
+		return err;
+	if (w->used >= w->buckets)
+		(void)make_buckets_locked(w, w->buckets * 2);
+	if (w->free || w->made < w->committed)
+		return 0;
+	if (w->committed == SLOTS_MOST || gu_meta_commit(w->slot + w->committed, SLOTS_STEP * sizeof(*w->slot)))
+		return -ENOMEM;
+	w->committed += SLOTS_STEP;
+	return 0;
+}
+
+static struct gcuffd_weak *take_slot_locked(struct gu_weaks *w)
+{
+	struct gcuffd_weak *s = w->free ? &w->slot[w->free - 1] : &w->slot[w->made];
+	if (w->free)
+		w->free = s->next;
+	else
+		gu_store_release(&w->made, w->made + 1); /* pairs with find_slot() */
+	s->next = 0;
+	s->used = 1;
+	w->used++;
+	return s;
+}
+
+/* The heap's slot, or NULL. used is looked at by who has the lock. */
+static const struct gu_weaks *find_slot(const struct gcuffd_heap *h, const struct gcuffd_weak *s)
+{
+	const struct gu_weaks *w = gu_load_acquire(&h->weaks);
+	size_t at = w ? (uintptr_t)s - (uintptr_t)w->slot : 0;
+	return w && at % sizeof(*s) == 0 && at / sizeof(*s) < gu_load_acquire(&w->made) ? w : NULL;
+}
+
+static bool find_object(const struct gcuffd_heap *h, uintptr_t object, struct gu_found *f)
+{
+	return gu_object_find(h, object, f) && f->base == object;
+}
+
+/* .inv.weak.flag: who frees the object later sees it, by whatever told that thread of the object. */
+static void point_locked(struct gu_weaks *w, struct gcuffd_weak *s, const struct gu_found *f)
+{
+	if (s->key)
+		unlink_locked(w, s);
+	gu_store_release(&s->key, f ? f->base : 0); /* pairs with gu_weak_read() */
+	if (!f)
+		return;
+	gu_store_relaxed(&f->block->weak, 1);
+	link_locked(w, s);
+}
+
+int gu_weak_add(struct gcuffd_heap *h, uintptr_t object, struct gcuffd_weak **out)
+{
+	struct gu_found f;
+	if (!find_object(h, object, &f))
+		return -ENOENT;
+	gu_lock(&h->weak_lock);
+	int err = make_room_locked(h);
+	if (!err) {
+		*out = take_slot_locked(h->weaks);
+		point_locked(h->weaks, *out, &f);
+	}
+	gu_unlock(&h->weak_lock);
+	return err;
+}
+
+int gu_weak_set(struct gcuffd_heap *h, struct gcuffd_weak *s, uintptr_t object)
+{
+	struct gu_found f;
+	if (!find_slot(h, s))
+		return -EINVAL;
+	if (object && !find_object(h, object, &f))
+		return -ENOENT;
+	gu_lock(&h->weak_lock);
+	int err = s->used ? 0 : -EINVAL;
+	if (!err)
+		point_locked(h->weaks, s, object ? &f : NULL);
+	gu_unlock(&h->weak_lock);
+	return err;
+}
+
+int gu_weak_remove(struct gcuffd_heap *h, struct gcuffd_weak *s)
+{
+	if (!find_slot(h, s))
+		return -EINVAL;
+	gu_lock(&h->weak_lock);
+	struct gu_weaks *w = h->weaks;
+	int err = s->used ? 0 : -EINVAL;
+	if (!err) {
+		point_locked(w, s, NULL);
+		s->used = 0;
+		s->next = w->free;
+		w->free = (uint32_t)(s - w->slot) + 1;
+		w->used--;
+	}
+	gu_unlock(&h->weak_lock);
+	return err;
+}
+
+/* ---- reading ---- */
+
+static bool is_marked(const struct gcuffd_heap *h, uintptr_t object)
+{
+	const struct gu_block *b = gu_block_at(&h->space, object);
+	uint32_t cell;
+	return b && gu_block_cell(b, object, &cell) && gu_load_acquire(&b->bits[cell >> 6].mark) >> (cell & 63) & 1;
+}
+
+/*
+ * .inv.weak.decided. OPEN was stored before the first object could be made that is not marked though it lives: who reads the key of
+ * such a one reads OPEN after it. The section keeps the next cycle, which clears the marks, from passing.
+ */
+int gu_weak_read(struct gcuffd_heap *h, const struct gcuffd_weak *s, uintptr_t *object)
+{
+	if (!find_slot(h, s))
+		return -EINVAL;
+	for (;;) {
+		uint32_t state = gu_load_acquire(&h->weak_state);
+		*object = gu_load_acquire(&s->key);
+		if (state == GU_WEAK_OPEN || !*object || is_marked(h, *object))
+			return 0;
+		if (gu_load_acquire(&h->weak_state) != state || gu_load_acquire(&s->key) != *object)
+			continue;
+		*object = 0;
+		return state == GU_WEAK_MAYBE;
+	}
+}
+
+/* ---- clearing ---- */
+
+void gu_weak_state_set(struct gcuffd_heap *h, enum gu_weak_state state) { gu_store_seqcst(&h->weak_state, state); }
+
+static void clear_object_locked(struct gu_weaks *w, uintptr_t object)
+{
+	uint32_t *at = &w->bucket[bucket_of(w, object)];
+	while (*at) {
+		struct gcuffd_weak *s = &w->slot[*at - 1];
+		if (s->key != object) {
+			at = &s->next;
+			continue;
+		}
+		*at = s->next;
+		s->next = 0;
+		gu_store_release(&s->key, 0);
+	}
+}
+
+void gu_weak_clear_cells(struct gcuffd_heap *h, const struct gu_block *b, uint32_t g, uint64_t cells)
+{
+	gu_lock(&h->weak_lock);
+	for (; cells; cells &= cells - 1)
+		clear_object_locked(h->weaks, gu_block_cell_addr(b, g * 64 + (uint32_t)__builtin_ctzll(cells)));
+	gu_unlock(&h->weak_lock);
+}
+
+void gu_weak_clear_arena(struct gcuffd_heap *h, const struct gcuffd_arena *a)
+{
+	gu_lock(&h->weak_lock);
+	struct gu_weaks *w = h->weaks;
+	for (size_t i = 0; w && i < w->made; i++) {
+		const struct gu_block *b = w->slot[i].key ? gu_block_at(&h->space, w->slot[i].key) : NULL;
+		if (b && b->arena == a)
+			point_locked(w, &w->slot[i], NULL);
+	}
+	gu_unlock(&h->weak_lock);
+}
+
+/* ---- set-up, checks ---- */
+
+size_t gu_weak_memory(const struct gcuffd_heap *h)
+{
+	const struct gu_weaks *w = gu_load_acquire(&h->weaks);
+	return w ? gu_load_relaxed(&w->made) * sizeof(*w->slot) : 0;
+}
+
+void gu_weak_destroy(struct gcuffd_heap *h)
+{
+	struct gu_weaks *w = h->weaks;
+	if (!w)
+		return;
+	gu_meta_unreserve(w->slot, SLOTS_MOST * sizeof(*w->slot));
+	gu_meta_free(w->bucket, w->buckets * sizeof(*w->bucket));
+	gu_meta_free(w, sizeof(*w));
+	h->weaks = NULL;
+}
+
+static size_t count_chain_locked(const struct gu_weaks *w, size_t bucket)
+{
+	size_t n = 0;
+	for (uint32_t at = w->bucket[bucket]; at; at = w->slot[at - 1].next, n++)
+		GU_INVARIANT(w->slot[at - 1].used && bucket_of(w, w->slot[at - 1].key) == bucket, ".inv.weak.index");
+	return n;
+}
+
+static void check_locked(const struct gcuffd_heap *h, const struct gu_weaks *w)
+{
+	size_t keys = 0, linked = 0, used = 0;
+	for (size_t i = 0; i < w->made; i++) {
+		const struct gcuffd_weak *s = &w->slot[i];
+		struct gu_found f;
+		used += s->used;
+		keys += s->key != 0;
+		GU_INVARIANT(!s->key || (s->used && find_object(h, s->key, &f) && f.block->weak), ".inv.weak.swept");
+	}
+	for (size_t i = 0; i < w->buckets; i++)
+		linked += count_chain_locked(w, i);
+	GU_INVARIANT(keys == linked && used == w->used, ".inv.weak.index");
+}
+
+void gu_weak_check(struct gcuffd_heap *h)
+{
+	gu_lock(&h->weak_lock);
+	if (h->weaks)
+		check_locked(h, h->weaks);
+	gu_unlock(&h->weak_lock);
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * weak.h - weak references: slots with an object's address that do not keep it alive. Slots, and an index of them by object, lie in
+ * metadata, which is no root. A block that has such an object has a flag, so that others need no look at the index.
+ *
+ * Nothing is done to a slot in a stop. What the second stop leaves unmarked is dead from its end on (.inv.weak.decided): until the sweep
+ * has cleared the slots (.inv.weak.swept), whoever reads one looks at the object's mark. Guard: the slots' lock (rank PAGES); keys
+ * are read without it, in a section.
+ */
+#ifndef GU_GC_WEAK_H
+#define GU_GC_WEAK_H
+
+#include "gc/heap.h"
+
+struct gcuffd_weak {
+	uintptr_t key; /* atomic; an object's base. 0: cleared */
+	uint32_t next; /* guard: lock; in the chain of the key's bucket, or of free slots: a slot's number + 1 */
+	uint32_t used; /* guard: lock */
+};
+
+enum gu_weak_state {
+	GU_WEAK_OPEN,    /* marks say nothing, or what is not marked may be yet */
+	GU_WEAK_MAYBE,   /* the second stop is over; it may have to be made again */
+	GU_WEAK_DECIDED, /* what is not marked is dead */
+};
+
+/* Inside a section. -ENOENT: not the base of a live object; -ENOMEM. */
+int gu_weak_add(struct gcuffd_heap *heap, uintptr_t object, struct gcuffd_weak **weak);
+/* object 0: cleared. -EINVAL: no slot in use of this heap. */
+int gu_weak_set(struct gcuffd_heap *heap, struct gcuffd_weak *weak, uintptr_t object);
+int gu_weak_remove(struct gcuffd_heap *heap, struct gcuffd_weak *weak);
+/* 1: not known yet; leave the section and try again. -EINVAL as above. */
+int gu_weak_read(struct gcuffd_heap *heap, const struct gcuffd_weak *weak, uintptr_t *object);
+
+/* The collector: in the second stop MAYBE, after it DECIDED, before marks lose their meaning OPEN. */
+void gu_weak_state_set(struct gcuffd_heap *heap, enum gu_weak_state state);
+/* The sweep, or free(): the slots of cells of a group of a block with the flag are cleared. */
+void gu_weak_clear_cells(struct gcuffd_heap *heap, const struct gu_block *block, uint32_t group, uint64_t cells);
+void gu_weak_clear_arena(struct gcuffd_heap *heap, const struct gcuffd_arena *arena);
+
+size_t gu_weak_memory(const struct gcuffd_heap *heap);
+void gu_weak_destroy(struct gcuffd_heap *heap);
+/* Test support, between cycles: .inv.weak.index, and that every key is a live object's. */
+void gu_weak_check(struct gcuffd_heap *heap);
+
+#endif

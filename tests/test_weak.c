@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_weak.c - weak references: they keep nothing alive, are cleared when their object goes, by whatever way, and never lead to another one
+ * that took its place; what get returns stays, in the middle of a cycle too.
+ */
+#include "cold.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "gc/weak.h"
+
+#define STAMP 0xfeedface12345678u
+
+static void begin(int rung) { heap = heap_make("rung=%s,verify=1", rung_names[rung]); }
+
+static void end(void)
+{
+	gu_weak_check(heap);
+	verified(heap);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+
+/* A new object of its own size class, to which nothing but the reference leads. */
+static __attribute__((noinline)) struct gcuffd_weak *make_lost(size_t size)
+{
+	struct gcuffd_weak *weak;
+	uint64_t *o = gcuffd_alloc(heap, size);
+	must(o != NULL, "errno %d", errno);
+	o[0] = STAMP;
+	must_ok(gcuffd_weak_create(heap, o, &weak));
+	must(gcuffd_weak_get(heap, weak) == o, "another object");
+	return weak;
+}
+
+static __attribute__((noinline)) bool leads_on(const struct gcuffd_weak *weak)
+{
+	const uint64_t *o = gcuffd_weak_get(heap, weak);
+	must(!o || *o == STAMP, "it leads to %#lx", (unsigned long)*o);
+	return o;
+}
+
+static __attribute__((noinline)) void collect(void)
+{
+	scrub();
+	must_ok(gcuffd_collect(heap));
+	scrub();
+}
+
+/* Not under a sanitizer: it keeps copies of pointers on stacks. */
+static __attribute__((noinline)) void must_die(const struct gcuffd_weak *weak)
+{
+	for (int i = 0; i < 3 && leads_on(weak); i++)
+		collect();
+	must(sanitized() || !leads_on(weak), "it is still there");
+}
+
+static const size_t sizes[] = {16, 100, 4096, 100000, 5000000};
+
+/* ---- when they are cleared ---- */
+
+START_TEST(keep_nothing_alive)
+{
+	NEED_RUNG(_i);
+	struct gcuffd_weak *weak[GU_ARRAY_LEN(sizes)];
+	begin(_i);
+	for (size_t i = 0; i < GU_ARRAY_LEN(sizes); i++)
+		weak[i] = make_lost(sizes[i]);
+	for (size_t i = 0; i < GU_ARRAY_LEN(sizes); i++)
+		must_die(weak[i]);
+	for (size_t i = 0; i < GU_ARRAY_LEN(sizes); i++)
+		ck_ok(gcuffd_weak_destroy(heap, weak[i]));
+	end();
+}
+END_TEST
+
+static void *volatile held;
+static __attribute__((noinline)) void hold(struct gcuffd_weak *weak) { held = gcuffd_weak_get(heap, weak); }
+
+START_TEST(last_while_the_object_does)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	for (size_t i = 0; i < GU_ARRAY_LEN(sizes); i++) {
+		struct gcuffd_weak *weak = make_lost(sizes[i]);
+		hold(weak);
+		for (int k = 0; k < 3; k++) {
+			collect();
+			must(leads_on(weak), "cleared, though the object of %zu bytes is there", sizes[i]);
+		}
+		held = NULL;
+		must_die(weak);
+	}
+	end();
+}
+END_TEST
+
+/* ---- freed by hand ---- */
+
+START_TEST(freed_objects)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	for (size_t i = 0; i < GU_ARRAY_LEN(sizes); i++) {
+		struct gcuffd_weak *weak[3];
+		char *o = gcuffd_alloc(heap, sizes[i]);
+		for (size_t k = 0; k < 3; k++)
+			ck_ok(gcuffd_weak_create(heap, o, &weak[k]));
+		ck_ok(gcuffd_free(heap, o));
+		for (int k = 0; k < 1000 && sizes[i] < 65536; k++) /* one of them takes its place */
+			ck_assert_ptr_nonnull(gcuffd_alloc(heap, sizes[i]));
+		for (size_t k = 0; k < 3; k++)
+			ck_assert_ptr_null(gcuffd_weak_get(heap, weak[k]));
+		gu_weak_check(heap);
+		ck_ok(gcuffd_weak_set(heap, weak[1], gcuffd_alloc(heap, sizes[i])));
+		ck_assert_ptr_nonnull(gcuffd_weak_get(heap, weak[1]));
+	}
+	end();
+}
+END_TEST
+
+START_TEST(moved_by_realloc)
+{
+	struct gcuffd_weak *weak;
+	begin(GCUFFD_RUNG_AUTO);
+	char *o = gcuffd_alloc(heap, 100), *same;
+	ck_ok(gcuffd_weak_create(heap, o, &weak));
+	same = gcuffd_realloc(heap, o, 101);
+	ck_assert_ptr_eq(same, o);
+	ck_assert_ptr_eq(gcuffd_weak_get(heap, weak), o);
+	held = gcuffd_realloc(heap, o, 100000);
+	ck_assert_ptr_nonnull(held);
+	ck_assert_ptr_null(gcuffd_weak_get(heap, weak));
+	end();
+}
+END_TEST
+
+START_TEST(arenas)
+{
+	struct gcuffd_weak *weak[2];
+	struct gcuffd_arena *arena;
+	begin(GCUFFD_RUNG_AUTO);
+	ck_ok(gcuffd_arena_create(heap, "short", &arena));
+	for (int i = 0; i < 2; i++) {
+		ck_ok(gcuffd_weak_create(heap, gcuffd_arena_alloc(arena, 64, 0, GCUFFD_CONSERVATIVE), &weak[0]));
+		ck_ok(gcuffd_weak_create(heap, held = gcuffd_alloc(heap, 64), &weak[1]));
+		ck_ok(i ? gcuffd_arena_destroy(arena) : gcuffd_arena_reset(arena));
+		ck_assert_ptr_null(gcuffd_weak_get(heap, weak[0]));
+		ck_assert_ptr_eq(gcuffd_weak_get(heap, weak[1]), held);
+	}
+	held = NULL;
+	end();
+}
+END_TEST
+
+/* ---- mistakes ---- */
+
+static void *without_attaching(void *weak)
+{
+	struct gcuffd_weak *other;
+	errno = 0;
+	must(!gcuffd_weak_get(heap, weak) && errno == EPERM, "errno %d", errno);
+	must(gcuffd_weak_create(heap, weak, &other) == -EPERM, "it was made");
+	must(gcuffd_weak_set(heap, weak, NULL) == -EPERM, "it was set");
+	return NULL;
+}
+
+START_TEST(mistakes)
+{
+	struct gcuffd_weak *weak, *other;
+	pthread_t thread;
+	begin(GCUFFD_RUNG_AUTO);
+	char *o = gcuffd_alloc(heap, 100);
+	ck_assert_int_eq(gcuffd_weak_set(heap, (struct gcuffd_weak *)o, o), -EINVAL);
+	ck_assert_int_eq(gcuffd_weak_create(heap, o + 8, &weak), -ENOENT);
+	ck_assert_int_eq(gcuffd_weak_create(heap, &weak, &weak), -ENOENT);
+	ck_assert_int_eq(gcuffd_weak_create(heap, NULL, &weak), -ENOENT);
+	ck_ok(gcuffd_weak_create(heap, o, &weak));
+	ck_assert_int_eq(gcuffd_weak_set(heap, weak, o + 8), -ENOENT);
+	ck_assert_ptr_eq(gcuffd_weak_get(heap, weak), o);
+	ck_ok(gcuffd_weak_set(heap, weak, NULL));
+	ck_assert_ptr_null(gcuffd_weak_get(heap, weak));
+	must_ok(pthread_create(&thread, NULL, without_attaching, weak));
+	must_ok(pthread_join(thread, NULL));
+	ck_ok(gcuffd_weak_destroy(heap, weak));
+	ck_assert_int_eq(gcuffd_weak_destroy(heap, weak), -EINVAL);
+	ck_assert_int_eq(gcuffd_weak_set(heap, weak, o), -EINVAL);
+	errno = 0;
+	ck_assert_ptr_null(gcuffd_weak_get(heap, (struct gcuffd_weak *)((char *)weak + 8)));
+	ck_assert_int_eq(errno, EINVAL);
+	ck_ok(gcuffd_weak_create(heap, o, &other));
+	ck_assert_ptr_eq(other, weak); /* the place is used again */
+	end();
+}
+END_TEST
+
+/* ---- many ---- */
+
+#define MANY 200000
+
+START_TEST(many)
+{
+	begin(GCUFFD_RUNG_AUTO);
+	struct gcuffd_weak **weak = calloc(MANY, sizeof(*weak));
+	void **objects = held = gcuffd_alloc(heap, MANY / 2 * sizeof(void *));
+	for (size_t i = 0; i < MANY; i++) {
+		uint64_t *o = gcuffd_alloc(heap, 32);
+		o[0] = i;
+		if (i % 2)
+			objects[i / 2] = o;
+		ck_ok(gcuffd_weak_create(heap, o, &weak[i]));
+	}
+	collect();
+	collect();
+	size_t wrong = 0, left = 0;
+	for (size_t i = 0; i < MANY; i++) {
+		const uint64_t *o = gcuffd_weak_get(heap, weak[i]);
+		wrong += i % 2 && (!o || *o != i);
+		left += !(i % 2) && o;
+	}
+	ck_assert_uint_eq(wrong, 0);
+	ck_assert_uint_le(left, 16); /* stray pointers */
+	gu_weak_check(heap);
+	for (size_t i = 0; i < MANY; i += 3)
+		ck_ok(gcuffd_weak_destroy(heap, weak[i]));
+	gu_weak_check(heap);
+	free(weak);
+	end();
+}
+END_TEST
+
+/* ---- in the middle of cycles ---- */
+
+#define THREADS 4
+#define SLOTS 256
+#define SIZES 4
+
+struct thing {
+	uint64_t stamp; /* which slot, and when; 0 when it was freed by hand */
+	uint64_t fill[];
+};
+
+struct shared {
+	struct gcuffd_weak *weak[SLOTS]; /* constant */
+	pthread_mutex_t lock[SLOTS];
+	uint64_t stamp[SLOTS];           /* guard: lock; of the object that weak was set to last */
+	uint64_t end_ns, cleared, read;  /* cleared, read: atomic */
+};
+
+static struct shared shared;
+
+/* Its object is the only one with the stamp: another means that one died unseen, and its place was taken. */
+static void read_one(size_t i, struct thing **keep)
+{
+	pthread_mutex_lock(&shared.lock[i]);
+	struct thing *o = gcuffd_weak_get(heap, shared.weak[i]);
+	must(!o || o->stamp == shared.stamp[i], "slot %zu leads to %lx instead of %lx", i, (unsigned long)o->stamp, (unsigned long)shared.stamp[i]);
+	pthread_mutex_unlock(&shared.lock[i]);
+	__atomic_add_fetch(o ? &shared.read : &shared.cleared, 1, __ATOMIC_RELAXED);
+	*keep = o;
+}
+
+static void replace_one(size_t i, uint64_t stamp, struct test_rng *rng)
+{
+	struct thing *o = gcuffd_alloc(heap, (size_t)24 << test_below(rng, SIZES));
+	must(o != NULL, "errno %d", errno);
+	o->stamp = stamp;
+	pthread_mutex_lock(&shared.lock[i]);
+	must_ok(gcuffd_weak_set(heap, shared.weak[i], o));
+	shared.stamp[i] = stamp;
+	pthread_mutex_unlock(&shared.lock[i]);
+}
+
+/* Nobody else may have it: under the lock, and only if it is not kept by the one who frees. */
+static void *use_them(void *arg)
+{
+	uint64_t number = (uintptr_t)arg, stamp = number << 48;
+	struct test_rng rng = test_rng(number);
+	struct thing *kept[16] = {NULL};
+	uint64_t stamps[16] = {0};
+	must_ok(gcuffd_thread_attach());
+	while (test_now_ns() < shared.end_ns)
+		for (int n = 0; n < 100; n++) {
+			size_t i = test_below(&rng, SLOTS), k = test_below(&rng, 16);
+			if (kept[k])
+				must(kept[k]->stamp == stamps[k], "what was kept is %lx", (unsigned long)kept[k]->stamp);
+			read_one(i, &kept[k]);
+			stamps[k] = kept[k] ? kept[k]->stamp : 0;
+			if (!kept[k] || test_below(&rng, 4) == 0)
+				replace_one(i, ++stamp, &rng);
+		}
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(get_against_cycles)
+{
+	NEED_RUNG(_i);
+	pthread_t thread[THREADS];
+	begin(_i);
+	shared.end_ns = test_now_ns() + check_seconds() * 1000000000ull / 2;
+	for (size_t i = 0; i < SLOTS; i++) {
+		pthread_mutex_init(&shared.lock[i], NULL);
+		ck_ok(gcuffd_weak_create(heap, gcuffd_alloc(heap, 32), &shared.weak[i]));
+		ck_ok(gcuffd_weak_set(heap, shared.weak[i], NULL));
+	}
+	for (size_t i = 0; i < THREADS; i++)
+		must_ok(pthread_create(&thread[i], NULL, use_them, (void *)(i + 1)));
+	do {
+		ck_ok(gcuffd_collect(heap));
+		gu_weak_check(heap);
+	} while (goes_on(heap, shared.end_ns, 3));
+	for (size_t i = 0; i < THREADS; i++)
+		must_ok(pthread_join(thread[i], NULL));
+	ck_assert_uint_gt(shared.read, 0);
+	ck_assert_uint_gt(shared.cleared, 0);
+	end();
+}
+END_TEST
+
+/* ---- when it is not known yet ---- */
+
+static void *decide_later(void *arg)
+{
+	usleep(50000);
+	gu_weak_state_set(heap, (enum gu_weak_state)(uintptr_t)arg);
+	return NULL;
+}
+
+/* As between the end of the second stop and the news whether it has to be made again; the object has no mark. */
+START_TEST(not_decided)
+{
+	pthread_t thread;
+	begin(GCUFFD_RUNG_AUTO);
+	struct gcuffd_weak *weak = make_lost(64);
+	hold(weak);
+	for (int decided = 0; decided < 2; decided++) {
+		gu_weak_state_set(heap, GU_WEAK_MAYBE);
+		must_ok(pthread_create(&thread, NULL, decide_later, (void *)(uintptr_t)(decided ? GU_WEAK_DECIDED : GU_WEAK_OPEN)));
+		uint64_t start = test_now_ns();
+		ck_assert_int_eq(leads_on(weak), !decided);
+		ck_assert_uint_ge(test_now_ns() - start, 40000000);
+		must_ok(pthread_join(thread, NULL));
+	}
+	gu_weak_state_set(heap, GU_WEAK_OPEN);
+	end();
+}
+END_TEST
+
+/* ---- cold objects, and children ---- */
+
+START_TEST(cold_objects)
+{
+	cold_heap("");
+	size_t n = 20000;
+	struct gcuffd_weak **weak = calloc(n, sizeof(*weak));
+	void **objects = held = gcuffd_alloc(heap, n * sizeof(void *));
+	for (size_t i = 0; i < n; i++) {
+		objects[i] = gcuffd_alloc(heap, 512);
+		((uint64_t *)objects[i])[0] = i;
+		ck_ok(gcuffd_weak_create(heap, objects[i], &weak[i]));
+	}
+	memset(objects, 0, n / 2 * sizeof(void *));
+	ck_assert_uint_gt(cool_all(), 0);
+	size_t lost = 0, left = 0;
+	collect();
+	collect();
+	for (size_t i = 0; i < n; i++) {
+		bool there = gcuffd_weak_get(heap, weak[i]);
+		lost += i >= n / 2 && !there;
+		left += i < n / 2 && there;
+	}
+	struct gcuffd_cold_stats s = cold_of(heap);
+	ck_assert_uint_eq(lost, 0);
+	ck_assert_uint_le(left, 16);
+	ck_assert_msg(s.restored_pages <= 32, "%lu pages came back", (unsigned long)s.restored_pages); /* the table of objects */
+	gu_weak_check(heap);
+	free(weak);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+START_TEST(children)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	struct gcuffd_weak *weak = make_lost(64), *dying = make_lost(64);
+	hold(weak);
+	pid_t child = fork();
+	if (!child) {
+		collect();
+		collect();
+		gu_weak_check(heap);
+		_exit(leads_on(weak) && (sanitized() || !leads_on(dying)) ? 0 : 1);
+	}
+	int status;
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_int_eq(status, 0);
+	must_die(dying);
+	must(leads_on(weak), "cleared in the parent");
+	end();
+}
+END_TEST
+
+static Suite *make_suite(void)
+{
+	Suite *suite = suite_create("weak");
+	TCase *each = test_case(suite, "each"), *one = test_case(suite, "one");
+	tcase_add_loop_test(each, keep_nothing_alive, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(each, last_while_the_object_does, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(each, freed_objects, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(each, get_against_cycles, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(each, children, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(each, cold_objects, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(one, moved_by_realloc);
+	tcase_add_test(one, arenas);
+	tcase_add_test(one, mistakes);
+	tcase_add_test(one, many);
+	tcase_add_test(one, not_decided);
+	return suite;
+}
+
+TEST_MAIN(make_suite)
