@@ -246,17 +246,24 @@ GCUFFD_API int gcuffd_unpin(const void *start, size_t size);
  * A reference that does not keep its object alive, and is cleared when the object dies: by a cycle, before its memory can be used anew;
  * by gcuffd_free() or a gcuffd_realloc() that moves it; with its arena. The reference itself lives until it is destroyed, or its heap is,
  * and nothing of it is in an image. object: what an allocation returned. Attached threads. -ENOENT: no live object begins there;
- * -ENOMEM (16 bytes each, and 4 for an index; 67108864 of a heap); -EPERM: not attached. Any number for an object.
+ * -ENOMEM (32 bytes each, and 4 to 8 for an index; 67108864 of a heap); -EPERM: not attached. Any number for an object.
  */
 struct gcuffd_weak;
 GCUFFD_API int gcuffd_weak_create(struct gcuffd_heap *heap, const void *object, struct gcuffd_weak **weak);
 /* Another object, or NULL. -EINVAL: no reference of the heap; and as above. */
 GCUFFD_API int gcuffd_weak_set(struct gcuffd_heap *heap, struct gcuffd_weak *weak, const void *object);
 /*
+ * An ephemeron: value, a pointer to or into an object of the heap, or any other, is reachable as long as key is, as if key pointed to it; both are
+ * cleared together. Chains and cycles of such die as soon as nothing else leads to their keys; a cycle looks at each once. Errors as above.
+ */
+GCUFFD_API int gcuffd_weak_bind(struct gcuffd_heap *heap, struct gcuffd_weak *weak, const void *key, const void *value);
+/*
  * The object, alive from here on for as long as the caller has the pointer; NULL if it was cleared. No lock, and pages of the object that are
  * out stay out. NULL with EINVAL or EPERM, as above. In any thread at any time; to destroy the reference meanwhile is an error of the program.
  */
 GCUFFD_API void *gcuffd_weak_get(struct gcuffd_heap *heap, const struct gcuffd_weak *weak);
+/* The value, or NULL; *key, unless key is NULL, is the object that it was bound to together with it. Otherwise as gcuffd_weak_get(). */
+GCUFFD_API void *gcuffd_weak_value(struct gcuffd_heap *heap, const struct gcuffd_weak *weak, void **key);
 /* -EINVAL: no reference of the heap. */
 GCUFFD_API int gcuffd_weak_destroy(struct gcuffd_heap *heap, struct gcuffd_weak *weak);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_weak.c - weak references: they keep nothing alive, are cleared when their object goes, by whatever way, and never lead to another one
- * that took its place; what get returns stays, in the middle of a cycle too.
+ * that took its place; what get returns stays, in the middle of a cycle too. Ephemerons: a value lives as long as its key.
  */
 #include "cold.h"
 
@@ -318,6 +318,160 @@ START_TEST(get_against_cycles)
 }
 END_TEST
 
+/* ---- ephemerons ---- */
+
+/* The key is held, and nothing but the reference leads to the value. */
+static __attribute__((noinline)) struct gcuffd_weak *make_pair(size_t key_size, size_t value_size)
+{
+	struct gcuffd_weak *weak = make_lost(key_size);
+	uint64_t *value = gcuffd_alloc(heap, value_size);
+	value[0] = STAMP;
+	hold(weak);
+	must_ok(gcuffd_weak_bind(heap, weak, held, value));
+	return weak;
+}
+
+static __attribute__((noinline)) bool has_value(const struct gcuffd_weak *weak)
+{
+	void *key;
+	const uint64_t *value = gcuffd_weak_value(heap, weak, &key);
+	must(!value == !key, "one of key %p and value %p was cleared", key, (const void *)value);
+	must(!value || *value == STAMP, "the value is %#lx", (unsigned long)*value);
+	return value;
+}
+
+START_TEST(values_live_with_their_keys)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	for (size_t i = 0; i < GU_ARRAY_LEN(sizes); i++) {
+		struct gcuffd_weak *weak = make_pair(sizes[i], sizes[GU_ARRAY_LEN(sizes) - 1 - i]);
+		for (int k = 0; k < 3; k++) {
+			collect();
+			must(has_value(weak), "cleared, though its key of %zu bytes is there", sizes[i]);
+		}
+		held = NULL;
+		for (int k = 0; k < 3 && has_value(weak); k++)
+			collect();
+		must(sanitized() || !has_value(weak), "it is still there");
+		ck_ok(gcuffd_weak_destroy(heap, weak));
+	}
+	end();
+}
+END_TEST
+
+#define LINKS 300000
+#define RINGS 1000
+
+/* Each is the value of the one before, and the last one has no pointer. In a ring, the first one is the value of the last. */
+static __attribute__((noinline)) void *make_chain(struct gcuffd_weak **weak, size_t n, bool ring)
+{
+	void *first = gcuffd_alloc(heap, 16), *key = first;
+	for (size_t i = 0; i < n; i++) {
+		void *next = ring && i == n - 1 ? first : gcuffd_alloc(heap, 16);
+		must_ok(gcuffd_weak_create(heap, key, &weak[i]));
+		must_ok(gcuffd_weak_bind(heap, weak[i], key, next));
+		key = next;
+	}
+	return first;
+}
+
+static size_t count_left(struct gcuffd_weak **weak, size_t n)
+{
+	size_t left = 0;
+	for (size_t i = 0; i < n; i++)
+		left += gcuffd_weak_get(heap, weak[i]) != NULL;
+	return left;
+}
+
+/* In quadratic time it would take hours. */
+START_TEST(chains_and_rings)
+{
+	heap = heap_make("mark_threads=3");
+	struct gcuffd_weak **weak = calloc(LINKS, sizeof(*weak));
+	held = make_chain(weak, LINKS, false);
+	collect();
+	ck_assert_uint_eq(count_left(weak, LINKS), LINKS);
+	held = NULL;
+	collect();
+	collect();
+	if (!sanitized())
+		ck_assert_uint_eq(count_left(weak, LINKS), 0);
+	for (size_t i = 0; i < LINKS; i++)
+		ck_ok(gcuffd_weak_destroy(heap, weak[i]));
+	for (size_t i = 0; i < RINGS; i++)
+		(void)make_chain(weak + i * 3, 3, true);
+	ck_assert_uint_eq(count_left(weak, RINGS * 3), RINGS * 3);
+	collect();
+	collect();
+	ck_assert_uint_le(count_left(weak, RINGS * 3), 3 * 8); /* stray pointers */
+	free(weak);
+	end();
+}
+END_TEST
+
+/* An old value goes from a key that may not be marked yet to one that may be (.inv.weak.late). */
+static __attribute__((noinline)) void swap_values(struct gcuffd_weak **weak, uint64_t **keys, size_t i, size_t k)
+{
+	void *one = gcuffd_weak_value(heap, weak[i], NULL), *other = gcuffd_weak_value(heap, weak[k], NULL);
+	uint64_t number = keys[i][0];
+	must_ok(gcuffd_weak_bind(heap, weak[i], keys[i], other));
+	must_ok(gcuffd_weak_bind(heap, weak[k], keys[k], one));
+	keys[i][0] = keys[k][0];
+	keys[k][0] = number;
+}
+
+/* Of each pair the thread keeps the key alone; pairs are bound, and keys are bound to other values, at any time of a cycle. */
+static void *use_pairs(void *arg)
+{
+	struct test_rng rng = test_rng((uintptr_t)arg);
+	struct gcuffd_weak *weak[SLOTS];
+	uint64_t **keys = gcuffd_thread_attach() ? NULL : gcuffd_alloc(heap, SLOTS * sizeof(*keys));
+	must(keys != NULL, "errno %d", errno);
+	for (size_t i = 0; i < SLOTS; i++) {
+		keys[i] = gcuffd_alloc(heap, 16);
+		must_ok(gcuffd_weak_create(heap, keys[i], &weak[i]));
+	}
+	for (uint64_t number = 1; number % 100 || test_now_ns() < shared.end_ns; number++) {
+		size_t i = test_below(&rng, SLOTS);
+		void *key;
+		const uint64_t *value = gcuffd_weak_value(heap, weak[i], &key);
+		must(!value || key == keys[i], "another key");
+		must(!value == !keys[i][0], "value %p of number %lu", (const void *)value, (unsigned long)keys[i][0]);
+		must(!value || *value == keys[i][0], "value %lu of %lu", (unsigned long)*value, (unsigned long)keys[i][0]);
+		if (number > SLOTS && test_below(&rng, 4)) {
+			swap_values(weak, keys, i, test_below(&rng, SLOTS));
+			continue;
+		}
+		if (test_below(&rng, 3) == 0)
+			keys[i] = gcuffd_alloc(heap, (size_t)16 << test_below(&rng, SIZES));
+		uint64_t *new = gcuffd_alloc(heap, (size_t)16 << test_below(&rng, SIZES));
+		must(keys[i] && new, "errno %d", errno);
+		new[0] = keys[i][0] = number;
+		must_ok(gcuffd_weak_bind(heap, weak[i], keys[i], new));
+	}
+	__asm__ volatile("" : : "r"(keys) : "memory");
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(pairs_against_cycles)
+{
+	NEED_RUNG(_i);
+	pthread_t thread[THREADS];
+	begin(_i);
+	shared.end_ns = test_now_ns() + check_seconds() * 1000000000ull / 2;
+	for (size_t i = 0; i < THREADS; i++)
+		must_ok(pthread_create(&thread[i], NULL, use_pairs, (void *)(i + 1)));
+	do
+		ck_ok(gcuffd_collect(heap));
+	while (goes_on(heap, shared.end_ns, 3));
+	for (size_t i = 0; i < THREADS; i++)
+		must_ok(pthread_join(thread[i], NULL));
+	end();
+}
+END_TEST
+
 /* ---- when it is not known yet ---- */
 
 static void *decide_later(void *arg)
@@ -359,6 +513,7 @@ START_TEST(cold_objects)
 		objects[i] = gcuffd_alloc(heap, 512);
 		((uint64_t *)objects[i])[0] = i;
 		ck_ok(gcuffd_weak_create(heap, objects[i], &weak[i]));
+		ck_ok(gcuffd_weak_bind(heap, weak[i], objects[i], gcuffd_alloc(heap, 16)));
 	}
 	memset(objects, 0, n / 2 * sizeof(void *));
 	ck_assert_uint_gt(cool_all(), 0);
@@ -366,7 +521,7 @@ START_TEST(cold_objects)
 	collect();
 	collect();
 	for (size_t i = 0; i < n; i++) {
-		bool there = gcuffd_weak_get(heap, weak[i]);
+		bool there = gcuffd_weak_value(heap, weak[i], NULL);
 		lost += i >= n / 2 && !there;
 		left += i < n / 2 && there;
 	}
@@ -411,12 +566,15 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(each, last_while_the_object_does, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(each, freed_objects, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(each, get_against_cycles, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(each, values_live_with_their_keys, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(each, pairs_against_cycles, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(each, children, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(each, cold_objects, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(one, moved_by_realloc);
 	tcase_add_test(one, arenas);
 	tcase_add_test(one, mistakes);
 	tcase_add_test(one, many);
+	tcase_add_test(one, chains_and_rings);
 	tcase_add_test(one, not_decided);
 	return suite;
 }

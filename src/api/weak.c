@@ -21,15 +21,17 @@ int gcuffd_weak_create(struct gcuffd_heap *h, const void *object, struct gcuffd_
 	return err;
 }
 
-int gcuffd_weak_set(struct gcuffd_heap *h, struct gcuffd_weak *weak, const void *object)
+int gcuffd_weak_bind(struct gcuffd_heap *h, struct gcuffd_weak *weak, const void *key, const void *value)
 {
 	if (!is_stopped(h))
 		return -EPERM;
 	struct gu_thread *t = gu_enter();
-	int err = gu_weak_set(h, weak, (uintptr_t)object);
+	int err = gu_weak_set(h, weak, (struct gu_weak_pair){(uintptr_t)key, (uintptr_t)value});
 	gu_leave(t);
 	return err;
 }
+
+int gcuffd_weak_set(struct gcuffd_heap *h, struct gcuffd_weak *weak, const void *object) { return gcuffd_weak_bind(h, weak, object, NULL); }
 
 static void nap(struct gcuffd_heap *h)
 {
@@ -39,20 +41,30 @@ static void nap(struct gcuffd_heap *h)
 	gu_wait_end(&wait);
 }
 
-void *gcuffd_weak_get(struct gcuffd_heap *h, const struct gcuffd_weak *weak)
+static struct gu_weak_pair get(struct gcuffd_heap *h, const struct gcuffd_weak *weak)
 {
-	uintptr_t object = 0;
+	struct gu_weak_pair pair = {0, 0};
 	int err = is_stopped(h) ? 1 : -EPERM;
 	while (err == 1) {
 		struct gu_thread *t = gu_enter();
-		err = gu_weak_read(h, weak, &object);
+		err = gu_weak_read(h, weak, &pair);
 		gu_leave(t);
 		if (err == 1)
 			nap(h);
 	}
 	if (err < 0)
 		errno = -err;
-	return err ? NULL : (void *)object;
+	return pair;
+}
+
+void *gcuffd_weak_get(struct gcuffd_heap *h, const struct gcuffd_weak *weak) { return (void *)get(h, weak).key; }
+
+void *gcuffd_weak_value(struct gcuffd_heap *h, const struct gcuffd_weak *weak, void **key)
+{
+	struct gu_weak_pair pair = get(h, weak);
+	if (key)
+		*key = (void *)pair.key;
+	return (void *)pair.value;
 }
 
 int gcuffd_weak_destroy(struct gcuffd_heap *h, struct gcuffd_weak *weak)

@@ -101,6 +101,7 @@ static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 			return err;
 		gu_mark_cards(h, gu_mark_first(h));
 		n.dirty += gu_roots_preclean(h, gu_mark_first(h));
+		gu_weak_mark_late(h, gu_mark_first(h));
 		gu_mark_drain(h, false);
 		c->pages_scanned += n.scanned;
 		c->dirty_pages += n.dirty;
@@ -125,6 +126,7 @@ static int remark(struct gcuffd_heap *h, struct gu_cycle *c)
 	if (!err)
 		c->remark_dirty_pages += gu_mark_cards(h, gu_mark_first(h));
 	c->pages_scanned += n.scanned;
+	gu_weak_mark_late(h, gu_mark_first(h));
 	gu_mark_drain(h, true);
 	gu_mark_counts(h, &after);
 	c->remark_words += roots.words - before.words + after.card_words - before.card_words;

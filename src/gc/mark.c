@@ -10,6 +10,7 @@
 #include "gc/mutator.h"
 #include "gc/summary.h"
 #include "gc/track.h"
+#include "gc/weak.h"
 #include "sys/caps.h"
 #include "sys/os.h"
 
@@ -51,6 +52,8 @@ static inline void settle(struct gu_marker *m, struct gu_candidate c)
 	m->objects++;
 	if (c.block->kind != GCUFFD_ATOMIC)
 		push_object(m, c.block, c.cell);
+	if (gu_unlikely(gu_load_relaxed(&c.block->weak))) /* .inv.weak.late */
+		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(c.block, c.cell), 0, GU_GRAY_VALUES});
 }
 
 static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
@@ -271,6 +274,10 @@ static void scan_gray(struct gu_marker *m, struct gu_gray g)
 {
 	if (gu_unlikely(g.type == GU_GRAY_CARDS)) {
 		scan_cards(m, g.addr);
+		return;
+	}
+	if (gu_unlikely(g.type == GU_GRAY_VALUES)) {
+		gu_weak_mark_values(m->heap, m, g.addr);
 		return;
 	}
 	if (g.type) {

@@ -13,9 +13,10 @@
 struct gu_gray {
 	uintptr_t addr; /* or the word's index */
 	uint32_t words;
-	uint32_t type;  /* 0: conservative; GU_GRAY_CARDS; else index + 1 */
+	uint32_t type;  /* 0: conservative; GU_GRAY_CARDS; GU_GRAY_VALUES; else index + 1 */
 };
 #define GU_GRAY_CARDS UINT32_MAX
+#define GU_GRAY_VALUES (UINT32_MAX - 1) /* what weak references to the object have as values */
 
 struct gu_packet {
 	struct gu_packet *next;

@@ -11,6 +11,7 @@
 
 #include "base/meta.h"
 #include "gc/marker.h"
+#include "gc/weak.h"
 #include "sys/os.h"
 
 static void ring(struct gu_mark *mark)
@@ -167,6 +168,8 @@ static void rescan_marked(struct gcuffd_heap *h)
 		gu_mark_page(gu_mark_first(h), p);
 		gu_marker_run(gu_mark_first(h));
 	}
+	gu_weak_mark_all(h, gu_mark_first(h));
+	gu_marker_run(gu_mark_first(h));
 }
 
 static void set_open(struct gu_mark *mark, bool open, unsigned allowed)

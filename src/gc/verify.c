@@ -13,6 +13,7 @@
 #include "gc/roots.h"
 #include "gc/summary.h"
 #include "gc/verifyroots.h"
+#include "gc/weak.h"
 #include "space/store.h"
 #include "sys/maps.h"
 #include "sys/os.h"
@@ -297,6 +298,29 @@ static void trace_range(void *data, uintptr_t start, uintptr_t end, bool foreign
 	empty_stack(t);
 }
 
+static bool is_reached(struct gu_verifier *v, uintptr_t object)
+{
+	const struct shadow *s = shadow_at(&v->set, object);
+	uint64_t number = s ? (uint64_t)s->first + (object - s->start) / s->cell : 0;
+	return s && has_bit(v->set.reached[number / 64], number % 64);
+}
+
+/* Values of reached keys, until there are no more. */
+static void trace_values(struct tracing *t)
+{
+	const struct gcuffd_weak *slots;
+	size_t n = gu_weak_slots(t->heap, &slots), more = 1;
+	while (more) {
+		more = 0;
+		for (size_t i = 0; i < n; i++) {
+			if (slots[i].value && is_reached(t->v, slots[i].key))
+				reach(t->v, slots[i].value, slots[i].key, false);
+			more += t->v->depth;
+			empty_stack(t);
+		}
+	}
+}
+
 static int trace(struct gcuffd_heap *h)
 {
 	struct gu_verifier *v = h->verifier;
@@ -310,6 +334,7 @@ static int trace(struct gcuffd_heap *h)
 	struct tracing t = {h, v};
 	struct gu_root_visit visit = {trace_range, &t};
 	gu_verify_roots_each(h, v->roots, &visit);
+	trace_values(&t);
 	gu_meta_unmap(v->stack, v->stack_len);
 	v->stack = NULL;
 	return 0;

@@ -7,15 +7,18 @@
 
 #include "base/meta.h"
 #include "gc/alloc.h"
+#include "gc/mark.h"
 
 #define SLOTS_MOST ((size_t)1 << 26)
 #define SLOTS_STEP ((size_t)4096)
 #define BUCKETS_LEAST 64u
+#define LAST UINT32_MAX
 
 struct gu_weaks {
 	struct gcuffd_weak *slot; /* reserved for SLOTS_MOST */
 	uint32_t *bucket;         /* the first slot of each chain, + 1; .inv.weak.index */
 	uint32_t free;            /* the first free slot, + 1 */
+	uint32_t late;            /* the first late slot, + 1; LAST behind the last */
 	size_t committed, made, used, buckets;
 };
 
@@ -69,6 +72,7 @@ static int make_weaks_locked(struct gcuffd_heap *h)
 		gu_meta_free(w, sizeof(*w));
 		return -ENOMEM;
 	}
+	w->late = LAST;
 	gu_store_release(&h->weaks, w); /* pairs with find_slot() */
 	return 0;
 }
@@ -116,16 +120,32 @@ static bool find_object(const struct gcuffd_heap *h, uintptr_t object, struct gu
 	return gu_object_find(h, object, f) && f->base == object;
 }
 
-/* .inv.weak.flag: who frees the object later sees it, by whatever told that thread of the object. */
-static void point_locked(struct gu_weaks *w, struct gcuffd_weak *s, const struct gu_found *f)
+static void store_pair_locked(struct gcuffd_weak *s, struct gu_weak_pair pair)
 {
+	gu_store_seqcst(&s->seq, s->seq + 1);
+	gu_store_release(&s->key, pair.key); /* not before seq is odd; pairs with read_pair() */
+	gu_store_release(&s->value, pair.value);
+	gu_store_release(&s->seq, s->seq + 1);
+}
+
+/*
+ * .inv.weak.flag: who frees the object later sees it, by whatever told that thread of the object. .inv.weak.late: the phase is MARK
+ * from a stop on, and this is a section: who marks the key later finds the slot, or the slot is late.
+ */
+static void point_locked(struct gcuffd_heap *h, struct gcuffd_weak *s, const struct gu_found *f, uintptr_t value)
+{
+	struct gu_weaks *w = h->weaks;
 	if (s->key)
 		unlink_locked(w, s);
-	gu_store_release(&s->key, f ? f->base : 0); /* pairs with gu_weak_read() */
+	store_pair_locked(s, f ? (struct gu_weak_pair){f->base, value} : (struct gu_weak_pair){0, 0});
 	if (!f)
 		return;
 	gu_store_relaxed(&f->block->weak, 1);
 	link_locked(w, s);
+	if (value && !s->late && gu_load_acquire(&h->phase) == GU_PHASE_MARK) {
+		s->late = w->late;
+		w->late = (uint32_t)(s - w->slot) + 1;
+	}
 }
 
 int gu_weak_add(struct gcuffd_heap *h, uintptr_t object, struct gcuffd_weak **out)
@@ -137,23 +157,23 @@ int gu_weak_add(struct gcuffd_heap *h, uintptr_t object, struct gcuffd_weak **ou
 	int err = make_room_locked(h);
 	if (!err) {
 		*out = take_slot_locked(h->weaks);
-		point_locked(h->weaks, *out, &f);
+		point_locked(h, *out, &f, 0);
 	}
 	gu_unlock(&h->weak_lock);
 	return err;
 }
 
-int gu_weak_set(struct gcuffd_heap *h, struct gcuffd_weak *s, uintptr_t object)
+int gu_weak_set(struct gcuffd_heap *h, struct gcuffd_weak *s, struct gu_weak_pair pair)
 {
 	struct gu_found f;
 	if (!find_slot(h, s))
 		return -EINVAL;
-	if (object && !find_object(h, object, &f))
+	if (pair.key && !find_object(h, pair.key, &f))
 		return -ENOENT;
 	gu_lock(&h->weak_lock);
 	int err = s->used ? 0 : -EINVAL;
 	if (!err)
-		point_locked(h->weaks, s, object ? &f : NULL);
+		point_locked(h, s, pair.key ? &f : NULL, pair.value);
 	gu_unlock(&h->weak_lock);
 	return err;
 }
@@ -166,7 +186,7 @@ int gu_weak_remove(struct gcuffd_heap *h, struct gcuffd_weak *s)
 	struct gu_weaks *w = h->weaks;
 	int err = s->used ? 0 : -EINVAL;
 	if (!err) {
-		point_locked(w, s, NULL);
+		point_locked(h, s, NULL, 0);
 		s->used = 0;
 		s->next = w->free;
 		w->free = (uint32_t)(s - w->slot) + 1;
@@ -185,24 +205,84 @@ static bool is_marked(const struct gcuffd_heap *h, uintptr_t object)
 	return b && gu_block_cell(b, object, &cell) && gu_load_acquire(&b->bits[cell >> 6].mark) >> (cell & 63) & 1;
 }
 
+/* As they were together: with the lock, if they change just now. */
+static struct gu_weak_pair read_pair(struct gcuffd_heap *h, const struct gcuffd_weak *s)
+{
+	uint32_t seq = gu_load_acquire(&s->seq);
+	struct gu_weak_pair pair = {gu_load_acquire(&s->key), gu_load_acquire(&s->value)};
+	if (gu_likely(!(seq & 1) && gu_load_relaxed(&s->seq) == seq))
+		return pair;
+	gu_lock(&h->weak_lock);
+	pair = (struct gu_weak_pair){s->key, s->value};
+	gu_unlock(&h->weak_lock);
+	return pair;
+}
+
 /*
  * .inv.weak.decided. OPEN was stored before the first object could be made that is not marked though it lives: who reads the key of
  * such a one reads OPEN after it. The section keeps the next cycle, which clears the marks, from passing.
  */
-int gu_weak_read(struct gcuffd_heap *h, const struct gcuffd_weak *s, uintptr_t *object)
+int gu_weak_read(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_weak_pair *pair)
 {
 	if (!find_slot(h, s))
 		return -EINVAL;
 	for (;;) {
 		uint32_t state = gu_load_acquire(&h->weak_state);
-		*object = gu_load_acquire(&s->key);
-		if (state == GU_WEAK_OPEN || !*object || is_marked(h, *object))
+		*pair = read_pair(h, s);
+		if (state == GU_WEAK_OPEN || !pair->key || is_marked(h, pair->key))
 			return 0;
-		if (gu_load_acquire(&h->weak_state) != state || gu_load_acquire(&s->key) != *object)
+		if (gu_load_acquire(&h->weak_state) != state || gu_load_acquire(&s->key) != pair->key)
 			continue;
-		*object = 0;
+		*pair = (struct gu_weak_pair){0, 0};
 		return state == GU_WEAK_MAYBE;
 	}
+}
+
+/* ---- values ---- */
+
+/* Marking only pushes what it finds: nothing comes back here, nor to the lock. */
+void gu_weak_mark_values(struct gcuffd_heap *h, struct gu_marker *m, uintptr_t key)
+{
+	gu_lock(&h->weak_lock);
+	const struct gu_weaks *w = h->weaks;
+	for (uint32_t at = w->bucket[bucket_of(w, key)]; at; at = w->slot[at - 1].next)
+		if (w->slot[at - 1].key == key)
+			gu_mark_word(m, w->slot[at - 1].value, true);
+	gu_unlock(&h->weak_lock);
+}
+
+static void mark_value_locked(struct gcuffd_heap *h, struct gu_marker *m, const struct gcuffd_weak *s)
+{
+	if (s->value && is_marked(h, s->key))
+		gu_mark_word(m, s->value, true);
+}
+
+void gu_weak_mark_late(struct gcuffd_heap *h, struct gu_marker *m)
+{
+	gu_lock(&h->weak_lock);
+	struct gu_weaks *w = h->weaks;
+	while (w && w->late != LAST) {
+		struct gcuffd_weak *s = &w->slot[w->late - 1];
+		w->late = s->late;
+		s->late = 0;
+		mark_value_locked(h, m, s);
+	}
+	gu_unlock(&h->weak_lock);
+}
+
+void gu_weak_mark_all(struct gcuffd_heap *h, struct gu_marker *m)
+{
+	gu_lock(&h->weak_lock);
+	for (size_t i = 0; h->weaks && i < h->weaks->made; i++)
+		mark_value_locked(h, m, &h->weaks->slot[i]);
+	gu_unlock(&h->weak_lock);
+}
+
+size_t gu_weak_slots(const struct gcuffd_heap *h, const struct gcuffd_weak **slots)
+{
+	const struct gu_weaks *w = h->weaks;
+	*slots = w ? w->slot : NULL;
+	return w ? w->made : 0;
 }
 
 /* ---- clearing ---- */
@@ -220,7 +300,7 @@ static void clear_object_locked(struct gu_weaks *w, uintptr_t object)
 		}
 		*at = s->next;
 		s->next = 0;
-		gu_store_release(&s->key, 0);
+		store_pair_locked(s, (struct gu_weak_pair){0, 0});
 	}
 }
 
@@ -239,7 +319,7 @@ void gu_weak_clear_arena(struct gcuffd_heap *h, const struct gcuffd_arena *a)
 	for (size_t i = 0; w && i < w->made; i++) {
 		const struct gu_block *b = w->slot[i].key ? gu_block_at(&h->space, w->slot[i].key) : NULL;
 		if (b && b->arena == a)
-			point_locked(w, &w->slot[i], NULL);
+			point_locked(h, &w->slot[i], NULL, 0);
 	}
 	gu_unlock(&h->weak_lock);
 }

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * weak.h - weak references: slots with an object's address that do not keep it alive. Slots, and an index of them by object, lie in
- * metadata, which is no root. A block that has such an object has a flag, so that others need no look at the index.
+ * weak.h - weak references: slots with an object's address, the key, that do not keep it alive. Slots, and an index of them by key, lie in
+ * metadata, which is no root. A block that has such an object has a flag, so that others need no look at the index. A slot with a value
+ * too is an ephemeron: the value is reachable if the key is.
+ *
+ * Whoever marks a key makes the values of its slots gray, once: so chains and cycles of ephemerons take linear time. Slots
+ * that are written while marking goes on are late: the collector looks at them again (.inv.weak.late).
  *
  * Nothing is done to a slot in a stop. What the second stop leaves unmarked is dead from its end on (.inv.weak.decided): until the sweep
  * has cleared the slots (.inv.weak.swept), whoever reads one looks at the object's mark. Guard: the slots' lock (rank PAGES); keys
@@ -13,10 +17,19 @@
 #include "gc/heap.h"
 
 struct gcuffd_weak {
-	uintptr_t key; /* atomic; an object's base. 0: cleared */
-	uint32_t next; /* guard: lock; in the chain of the key's bucket, or of free slots: a slot's number + 1 */
-	uint32_t used; /* guard: lock */
+	uintptr_t key;   /* atomic; an object's base. 0: cleared */
+	uintptr_t value; /* atomic; 0: none */
+	uint32_t seq;    /* atomic; odd while key and value change */
+	uint32_t next;   /* guard: lock; in the chain of the key's bucket, or of free slots: a slot's number + 1 */
+	uint32_t late;   /* guard: lock; not 0: on the list of late ones */
+	uint32_t used;   /* guard: lock */
 };
+
+struct gu_weak_pair {
+	uintptr_t key, value;
+};
+
+struct gu_marker;
 
 enum gu_weak_state {
 	GU_WEAK_OPEN,    /* marks say nothing, or what is not marked may be yet */
@@ -26,11 +39,18 @@ enum gu_weak_state {
 
 /* Inside a section. -ENOENT: not the base of a live object; -ENOMEM. */
 int gu_weak_add(struct gcuffd_heap *heap, uintptr_t object, struct gcuffd_weak **weak);
-/* object 0: cleared. -EINVAL: no slot in use of this heap. */
-int gu_weak_set(struct gcuffd_heap *heap, struct gcuffd_weak *weak, uintptr_t object);
+/* key 0: cleared. -EINVAL: no slot in use of this heap. */
+int gu_weak_set(struct gcuffd_heap *heap, struct gcuffd_weak *weak, struct gu_weak_pair pair);
 int gu_weak_remove(struct gcuffd_heap *heap, struct gcuffd_weak *weak);
 /* 1: not known yet; leave the section and try again. -EINVAL as above. */
-int gu_weak_read(struct gcuffd_heap *heap, const struct gcuffd_weak *weak, uintptr_t *object);
+int gu_weak_read(struct gcuffd_heap *heap, const struct gcuffd_weak *weak, struct gu_weak_pair *pair);
+
+/* Markers: the values of a key that was marked; of late slots with marked keys; of all slots with such. */
+void gu_weak_mark_values(struct gcuffd_heap *heap, struct gu_marker *m, uintptr_t key);
+void gu_weak_mark_late(struct gcuffd_heap *heap, struct gu_marker *m);
+void gu_weak_mark_all(struct gcuffd_heap *heap, struct gu_marker *m);
+/* For the verifier, in a stop: all slots. */
+size_t gu_weak_slots(const struct gcuffd_heap *heap, const struct gcuffd_weak **slots);
 
 /* The collector: in the second stop MAYBE, after it DECIDED, before marks lose their meaning OPEN. */
 void gu_weak_state_set(struct gcuffd_heap *heap, enum gu_weak_state state);
