@@ -116,6 +116,7 @@ struct gcuffd_options {
 	unsigned pressure_percent; /* GCUFFD_COOL_PRESSURE: of time that threads may wait for memory. Default 1 */
 	unsigned fault_percent;    /* of a processor's time that waiting for pages may cost before fewer are taken out. Default 5 */
 	unsigned hang_seconds;     /* with GCUFFD_COLD: when a page, or a call on the store's file, has been waited for so long, a line says so and the process aborts. gcuffd_options_init() sets 60; 0: never */
+	unsigned resolver_threads; /* with GCUFFD_COLD: threads that bring back pages that are touched, at most 16. Several where that waits for a disk. Default 1 */
 };
 
 /* Fills *options with defaults and its size. */

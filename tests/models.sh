@@ -39,6 +39,7 @@ fails() {
 holds resolver
 holds page
 holds cold
+holds cold -DRESOLVERS=2 -DSTEPS=2 -DROUNDS=1
 holds fence
 for rule in LOOP SHORTAGE ONCE LATE QUIT; do
 	fails resolver -DBREAK_$rule

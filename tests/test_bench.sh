@@ -50,7 +50,7 @@ for mode in sleep sigbus threads4; do
 done
 
 "$run" --build "$build" restore --systems "$systems,raw,sigbus" --runs 1 --scale 16 --source memory >"$out/memory" || fail "restore --source memory"
-"$run" --build "$build" restore --systems "$systems,raw,sigbus" --runs 1 --live 4 --source file --sequential --gap 0 >"$out/file" || fail "restore --source file"
+"$run" --build "$build" restore --systems "$systems,raw,sigbus" --runs 1 --live 4 --source file --sequential --gap 0 --mode threads4 >"$out/file" || fail "restore --source file"
 
 for options in "--memory shmem --sequential --empty 5" "--empty 5" "--thp" "--memory hugetlb"; do
 	# shellcheck disable=SC2086 # words

@@ -37,6 +37,7 @@ START_TEST(options)
 	REFUSED(-EINVAL, "rung", o.rung = (enum gcuffd_rung)5);
 	REFUSED(-EINVAL, "rung", o.rung = (enum gcuffd_rung)-1);
 	REFUSED(-EINVAL, "mark_threads", o.mark_threads = 9);
+	REFUSED(-EINVAL, "resolver_threads", o.resolver_threads = 17);
 	REFUSED(-EINVAL, "growth_percent", o.growth_percent = 10001);
 	REFUSED(-EINVAL, "reservation", o.reservation = (size_t)1 << 47);
 	REFUSED(-EINVAL, "reservation", o.reservation = SIZE_MAX);

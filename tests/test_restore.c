@@ -413,6 +413,18 @@ END_TEST
 /* ---- under load ---- */
 
 static uint32_t quit;
+static const uint64_t *shared; /* a root */
+static uint32_t inside, most_inside; /* atomic */
+
+static long read_and_wait(int fd, void *buffer, size_t len, off_t at)
+{
+	uint32_t now = gu_add_seqcst(&inside, 1) + 1, most = gu_load_seqcst(&most_inside);
+	while (now > most && !gu_cas_seqcst(&most_inside, &most, now))
+		;
+	usleep(1000);
+	gu_sub_seqcst(&inside, 1);
+	return gu_os_linux.pread(fd, buffer, len, at);
+}
 
 /* Sweeps over its pages and counts its sweeps on each. */
 static void *sweep(void *arg)
@@ -421,6 +433,8 @@ static void *sweep(void *arg)
 	must_ok(gcuffd_thread_attach());
 	uint64_t *pages = gcuffd_alloc_aligned(heap, 300 * GU_PAGE, GU_PAGE, GCUFFD_CONSERVATIVE);
 	must(pages != NULL, "errno %d", errno);
+	for (size_t i = 0; i < 300 * 512; i++) /* which don't compress away */
+		pages[i] = i % 512 == 5 ? 0 : test_rand(&rng) >> 32;
 	for (uint64_t round = 0; !gu_load_relaxed(&quit); round++) {
 		bool down = test_below(&rng, 2);
 		for (size_t i = 0; i < 300; i++) {
@@ -449,15 +463,14 @@ static void *record(void *unused)
 	return unused;
 }
 
-START_TEST(against_eviction)
+static void sweep_against_eviction(void)
 {
 	pthread_t threads[4];
-	cold_heap(",start_size=1M,decay_ms=50");
 	quit = 0;
 	for (uintptr_t i = 0; i < GU_ARRAY_LEN(threads); i++)
 		must_ok(pthread_create(&threads[i], NULL, i ? sweep : record, (void *)i));
 	uint64_t end = test_now_ns() + check_seconds() * 1000000000ull / 2;
-	for (unsigned round = 0; goes_on(heap, end, 3); round++) {
+	for (unsigned round = 0; goes_on(heap, end, 3) || (!cold_of(heap).early_pages && test_now_ns() < end + 60000000000ull); round++) {
 		cool_all();
 		if (round % 8 == 0)
 			ck_ok(gcuffd_collect(heap));
@@ -471,6 +484,87 @@ START_TEST(against_eviction)
 	ck_assert_uint_eq(cold_of(heap).collector_pages, 0);
 	checked();
 	ck_ok(gcuffd_heap_destroy(heap));
+}
+
+START_TEST(against_eviction)
+{
+	cold_heap(",start_size=1M,decay_ms=50");
+	sweep_against_eviction();
+}
+END_TEST
+
+START_TEST(several_against_eviction)
+{
+	cold_heap(",start_size=1M,decay_ms=50,resolver_threads=4");
+	sweep_against_eviction();
+}
+END_TEST
+
+/* Much of it in the file, so that threads wait for the same pages, and for neighbours, while they are read. */
+START_TEST(several_against_a_file)
+{
+	cold_heap(",start_size=1M,decay_ms=50,resolver_threads=16,store_memory=1M,store_file=256M");
+	fake_install();
+	fake_os.pread = read_and_wait;
+	most_inside = 0;
+	sweep_against_eviction();
+	fake_remove();
+	ck_assert_uint_gt(most_inside, 1);
+}
+END_TEST
+
+/* ---- several threads ---- */
+
+static void *touch_quarter(void *arg)
+{
+	const uint64_t *words = gu_load_relaxed(&shared);
+	must_ok(gcuffd_thread_attach());
+	for (size_t i = (uintptr_t)arg; i < PAGES; i += 4)
+		touch(words, i);
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+static void touch_by_four(void)
+{
+	pthread_t threads[4];
+	for (uintptr_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_create(&threads[i], NULL, touch_quarter, (void *)i));
+	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++)
+		must_ok(pthread_join(threads[i], NULL));
+}
+
+/* As many reads are under way as there are threads, and threads of the program that wait. */
+START_TEST(read_at_once)
+{
+	cold_heap(",resolver_threads=3,store_memory=1M,store_file=64M,without=neighbours");
+	shared = make_pages(PAGES);
+	cool_all();
+	ck_assert_uint_gt(cold_of(heap).store_file_bytes, 0);
+	fake_install();
+	fake_os.pread = read_and_wait;
+	most_inside = 0;
+	touch_by_four();
+	ck_assert_uint_eq(most_inside, 3);
+	ck_assert_uint_eq(cold_of(heap).out_pages, 0);
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+START_TEST(as_many_as_asked_for)
+{
+	NEED_RUNG(_i);
+	for (unsigned n = 1; n <= GU_RESOLVERS; n *= 4) {
+		heap = heap_make("rung=%s,cold=1,reservation=1G,resolver_threads=%u", rung_names[_i], n);
+		shared = make_pages(PAGES);
+		cool_all();
+		ck_assert_uint_eq(heap->restore->nthreads, n);
+		touch_by_four();
+		checked();
+		ck_ok(gcuffd_heap_destroy(heap));
+	}
 }
 END_TEST
 
@@ -491,12 +585,11 @@ static void be_a_child(const uint64_t *words, const uint64_t *offsets)
 	gu_space_check(&heap->space);
 }
 
-START_TEST(forks)
+static void fork_while_out(void)
 {
 	uint64_t offsets[PAGES];
 	size_t n;
 	int status;
-	cold_heap("");
 	const uint64_t *words = make_pages(PAGES);
 	note_offsets(words, offsets);
 	for (int i = 0; i < 5; i++) {
@@ -519,12 +612,25 @@ START_TEST(forks)
 	checked();
 	ck_ok(gcuffd_heap_destroy(heap));
 }
+
+START_TEST(forks)
+{
+	cold_heap("");
+	fork_while_out();
+}
+END_TEST
+
+START_TEST(several_and_forks)
+{
+	cold_heap(",resolver_threads=4,store_memory=1M,store_file=64M");
+	fork_while_out();
+}
 END_TEST
 
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("restore");
-	TCase *streams = test_case(suite, "streams"), *neighbours = test_case(suite, "neighbours"), *order = test_case(suite, "order"), *load = test_case(suite, "load");
+	TCase *streams = test_case(suite, "streams"), *neighbours = test_case(suite, "neighbours"), *order = test_case(suite, "order"), *load = test_case(suite, "load"), *several = test_case(suite, "several");
 	tcase_add_test(streams, streams_go_on);
 	tcase_add_test(streams, streams_side_by_side);
 	tcase_add_test(streams, streams_that_end);
@@ -541,6 +647,11 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(order, not_above_the_target, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, against_eviction, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, forks, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(several, several_against_eviction, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(several, several_against_a_file, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(several, several_and_forks, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(several, read_at_once, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(several, as_many_as_asked_for, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	return suite;
 }
 

@@ -8,6 +8,7 @@
 
 #include "api/api.h"
 #include "base/without.h"
+#include "gc/restore.h"
 #include "sys/valgrind.h"
 
 #define LEAST_LIMIT ((size_t)2 << 20)
@@ -37,6 +38,7 @@ static const struct field fields[] = {
 	FIELD(mark_threads, NUMBER), FIELD(growth_percent, NUMBER), FIELD(decay_ms, NUMBER), FIELD(stop_timeout_ms, NUMBER),
 	FIELD(resident_target, SIZE), FIELD(store_memory, SIZE), FIELD(store_file, SIZE), FIELD(store_codec, CODEC),
 	FIELD(cool_mode, COOL), FIELD(cool_after_ms, NUMBER), FIELD(pressure_percent, NUMBER), FIELD(fault_percent, NUMBER), FIELD(hang_seconds, NUMBER),
+	FIELD(resolver_threads, NUMBER),
 	FIELD(rung, RUNG), FIELD(log_level, LEVEL), FIELD(without, WITHOUT),
 	{"interior", NOT_FLAG, GCUFFD_NO_INTERIOR}, {"huge", NOT_FLAG, GCUFFD_NO_HUGE}, {"pacing", NOT_FLAG, GCUFFD_NO_PACING},
 	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},
@@ -207,6 +209,7 @@ static void fill_defaults(struct gcuffd_options *o)
 	o->pressure_percent = o->pressure_percent ? o->pressure_percent : 1;
 	o->fault_percent = o->fault_percent ? o->fault_percent : 5;
 	o->mark_threads = o->mark_threads ? o->mark_threads : default_markers();
+	o->resolver_threads = o->resolver_threads ? o->resolver_threads : 1;
 	o->growth_percent = o->growth_percent ? o->growth_percent : 100;
 	o->decay_ms = o->decay_ms ? o->decay_ms : 1000;
 	size_t most = o->resident_target ? o->resident_target : (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
@@ -263,6 +266,8 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 		return refuse(o, "pressure_percent or fault_percent: more than 100");
 	if (o->mark_threads > 8)
 		return refuse(o, "mark_threads: more than 8");
+	if (o->resolver_threads > GU_RESOLVERS)
+		return refuse(o, "resolver_threads: more than 16");
 	if (o->growth_percent > 10000)
 		return refuse(o, "growth_percent: more than 10000");
 	if (o->reservation > (size_t)1 << 46)

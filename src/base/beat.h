@@ -9,7 +9,7 @@
 
 #include "base/atomic.h"
 
-#define GU_BEATS 8 /* at a time: further ones go unseen */
+#define GU_BEATS 16 /* at a time: further ones go unseen */
 
 struct gu_beats {
 	uint64_t since[GU_BEATS];    /* atomic; 0: free */

@@ -39,7 +39,7 @@
 #define STACK ((size_t)256 << 10)
 #define SAVING_ROOM ((uint64_t)64 << 20) /* bytes allocated before that */
 #define REPACE_NS 200000000
-#define THREADS (GU_MARKERS + 4) /* the collector, its workers, one that brings in regions ahead, the resolver, the evictor, the watchdog */
+#define THREADS (GU_MARKERS + GU_RESOLVERS + 3) /* the collector, its workers, one that brings in regions ahead, the resolvers, the evictor, the watchdog */
 
 struct saving {
 	const char *path;
@@ -647,12 +647,25 @@ static int start_thread(struct gu_service *s, void *(*fn)(void *))
 	return err;
 }
 
+/* As many as there are to be, or can be. */
+static int start_resolvers(struct gu_service *s, struct gu_restore *re)
+{
+	unsigned n = s->heap->options.resolver_threads;
+	int err = 0;
+	re->resolver.several = n > 1;
+	while (re->nthreads < n && !(err = start_thread(s, resolver_main)))
+		re->nthreads++;
+	return err;
+}
+
 /* Before any other thread of the heap's, and in a child before the program goes on. */
 static void start_resolver(struct gu_service *s)
 {
 	struct gcuffd_heap *h = s->heap;
-	int err = h->restore ? start_thread(s, resolver_main) : 0;
-	if (err) {
+	int err = h->restore ? start_resolvers(s, h->restore) : 0;
+	if (err && h->restore->nthreads) {
+		gu_log(&h->log, GU_LOG_WARN, "no more than %u threads for the fault resolver (error %d)", h->restore->nthreads, -err);
+	} else if (err) {
 		gu_restore_free(h->restore);
 		h->restore = NULL;
 		gu_log(&h->log, GU_LOG_WARN, "no thread for the fault resolver (error %d): no page is taken out", -err);

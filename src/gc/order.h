@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * order.h - in which order pages that were out came back because they were touched: recorded by the resolver's thread alone, into a table of bounded
+ * order.h - in which order pages that were out came back because they were touched: recorded by the resolver's threads one at a time, into a table of bounded
  * size that is mapped with the first recording and stays. Recordings begin and end on any thread, without a lock: what the resolver adds
  * to a recording that has ended meanwhile is in none (.inv.order.word).
  */
@@ -18,7 +18,7 @@
 
 struct gu_order {
 	uint64_t word;     /* atomic; number of the recording << 32 | entries; odd numbers are under way */
-	uint64_t *offsets; /* atomic, set once; entries are the resolver's, and read up to what word said */
+	uint64_t *offsets; /* atomic, set once; entries are the resolver's, whose threads have a lock of theirs for it, and read up to what word said */
 };
 
 /* -EBUSY: one is under way; -ENOMEM. */
@@ -27,7 +27,7 @@ int gu_order_begin(struct gu_order *order);
 int gu_order_end(struct gu_order *order, uint64_t *offsets, size_t max, size_t *count);
 void gu_order_free(struct gu_order *order);
 
-/* The resolver's thread. */
+/* The resolver's threads, one at a time. */
 void gu_order_add(struct gu_order *order, uint64_t word, uint64_t offset);
 static inline void gu_order_note(struct gu_order *order, uint64_t offset)
 {

@@ -140,9 +140,11 @@ static void note_touch(struct gu_restore *re, const struct touch *t)
 	}
 	if (!t->loaded)
 		count_touch(counts, t);
+	gu_lock(&re->notes);
 	gu_order_note(&re->order, t->page << GU_PAGE_SHIFT);
 	if (re->neighbours)
 		gu_add_relaxed(&counts->followed, gu_streams_touched(&re->streams, t->page));
+	gu_unlock(&re->notes);
 }
 
 /* A hole of the park: mlockall(2), or a debugger, looks at all that is mapped. The evictor drops what it gets. */
@@ -183,25 +185,46 @@ static void resolve(void *data, const struct gu_fault *fault, char *buffer)
 		gu_resolver_relieved(&re->resolver);
 }
 
+static bool next_ahead(struct gu_restore *re, size_t *page)
+{
+	gu_lock(&re->notes);
+	bool any = gu_streams_next(&re->streams, re->space->size >> GU_PAGE_SHIFT, page);
+	gu_unlock(&re->notes);
+	return any;
+}
+
+/* done: as of fill_early(). Of what another thread has noted meanwhile the stream may be another: then that one is said to have brought it. */
+static void note_ahead(struct gu_restore *re, size_t page, int done)
+{
+	gu_lock(&re->notes);
+	if (done < 0)
+		gu_streams_stop(&re->streams);
+	if (done > 0) {
+		gu_streams_brought(&re->streams);
+		gu_order_note(&re->order, page << GU_PAGE_SHIFT);
+		gu_add_relaxed(&re->space->cold.counts.ahead, 1);
+	}
+	gu_unlock(&re->notes);
+}
+
 /* When nobody waits: a page. */
 static bool bring_next(void *data, char *buffer)
 {
 	struct gu_restore *re = data;
 	size_t page;
-	if (!gu_streams_next(&re->streams, re->space->size >> GU_PAGE_SHIFT, &page))
+	if (!next_ahead(re, &page))
 		return false;
 	int done = fill_early(re, page, buffer, false);
-	if (done < 0)
-		gu_streams_stop(&re->streams);
-	if (done <= 0)
-		return true;
-	gu_streams_brought(&re->streams);
-	gu_order_note(&re->order, page << GU_PAGE_SHIFT);
-	gu_add_relaxed(&re->space->cold.counts.ahead, 1);
+	if (done)
+		note_ahead(re, page, done);
 	return true;
 }
 
-void gu_restore_run(struct gu_restore *re) { gu_resolver_run(&re->resolver, re->thread_buffer); }
+void gu_restore_run(struct gu_restore *re)
+{
+	size_t i = gu_add_relaxed(&re->index, 1);
+	gu_resolver_run(&re->resolver, re->buffers + i * GU_PAGE);
+}
 
 /* ---- without a touch ---- */
 
@@ -246,7 +269,7 @@ void gu_restore_free(struct gu_restore *re)
 	gu_order_free(&re->order);
 	gu_meta_unmap(re->zeros, GU_PAGE);
 	gu_meta_unmap(re->buffer, GU_PAGE);
-	gu_meta_unmap(re->thread_buffer, GU_PAGE);
+	gu_meta_unmap(re->buffers, GU_RESOLVERS * GU_PAGE);
 	gu_meta_free(re, sizeof(*re));
 }
 
@@ -259,10 +282,11 @@ int gu_restore_open(struct gu_space *s, int uffd, bool neighbours, struct gu_res
 	re->neighbours = neighbours;
 	re->zeros = gu_meta_map(GU_PAGE);
 	re->buffer = gu_meta_map(GU_PAGE);
-	re->thread_buffer = gu_meta_map(GU_PAGE);
+	re->buffers = gu_meta_map(GU_RESOLVERS * GU_PAGE);
+	gu_lock_init(&re->notes, GU_RANK_MARK);
 	re->resolver = (struct gu_resolver){.uffd = uffd, .resolve = resolve, .ahead = neighbours ? bring_next : NULL, .data = re, .spin_ns = SPIN_NS};
 	re->resolver.bell = (uintptr_t)gu_meta_map(GU_PAGE);
-	int err = re->zeros && re->buffer && re->thread_buffer && re->resolver.bell ? 0 : -ENOMEM;
+	int err = re->zeros && re->buffer && re->buffers && re->resolver.bell ? 0 : -ENOMEM;
 	if (!err)
 		err = gu_uffd_register(uffd, re->resolver.bell, GU_PAGE, GU_UFFD_REGISTER_MISSING, NULL);
 	if (err)
@@ -274,7 +298,7 @@ int gu_restore_open(struct gu_space *s, int uffd, bool neighbours, struct gu_res
 
 void gu_restore_close(struct gu_restore *re)
 {
-	if (re)
+	for (uint32_t i = 0; re && i < re->nthreads; i++)
 		(void)gu_resolver_ask(&re->resolver, NULL, 0, 0);
 }
 

@@ -16,30 +16,34 @@
 #include "space/space.h"
 
 #define GU_RESTORE_TIDS 16
+#define GU_RESOLVERS 16 /* threads, at most */
 
 struct gu_restore {
 	struct gu_resolver resolver;
 	struct gu_space *space;
 	bool neighbours;                 /* constant; pages come back ahead of touches that go on in order */
-	struct gu_streams streams;       /* guard: the resolver's thread */
-	struct gu_order order;
-	struct gu_beats beats;           /* the fault that is being resolved */
+	struct gu_lock notes;            /* rank MARK: among the resolver's threads; nothing is waited for under it */
+	struct gu_streams streams;       /* guard: notes */
+	struct gu_order order;           /* guard of its entries: notes */
+	struct gu_beats beats;           /* the faults that are being resolved */
 	char *zeros;                     /* a page */
 	char *buffer;                    /* a page; guard: the evictor */
-	char *thread_buffer;             /* a page; guard: the resolver's thread */
+	char *buffers;                   /* a page for each thread of the resolver; guard: that thread */
+	uint32_t nthreads;               /* guard: the collector; of the resolver */
+	uint32_t index;                  /* atomic; hands out the buffers */
 	uint32_t tids[GU_RESTORE_TIDS];  /* atomic; service threads, that should cause no fault */
 	uint32_t ntids;                  /* atomic */
 };
 
 /* uffd: the heap's, whose faults come to the resolver. -ENOMEM, or what registering said. The collector. */
 int gu_restore_open(struct gu_space *space, int uffd, bool neighbours, struct gu_restore **restore);
-/* Ends the resolver's thread, if there is one. */
+/* Ends the resolver's threads, if there are any. */
 void gu_restore_close(struct gu_restore *restore);
 /* In a forked child, or if no thread was started. */
 void gu_restore_free(struct gu_restore *restore);
 /* The calling thread is the collector or works for it. */
 void gu_restore_own(struct gu_restore *restore, uint32_t tid);
-/* The resolver's thread's whole life. */
+/* The whole life of a thread of the resolver, of which there are at most GU_RESOLVERS. */
 void gu_restore_run(struct gu_restore *restore);
 
 /* Fills pages [from, to) of a region that are out. The evictor. 0, -ENOMEM, -EIO: one was poisoned. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * stream.h - touches that go on in order: which pages are likely to be touched next. Arithmetic alone; the resolver's thread.
+ * stream.h - touches that go on in order: which pages are likely to be touched next. Arithmetic alone; one thread at a time.
  *
  * A stream's run is the page that was touched last and those brought back behind it. A fault right behind the run, or right before it, says that
  * these have been passed, and continues the stream with a window twice as large, up to 32 pages; any other fault begins a stream with no

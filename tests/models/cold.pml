@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * cold.pml - a page that goes out and comes back (.inv.cold.leftover, .inv.cold.live, .inv.cold.put, .inv.cold.reading), for spin. The
- * evictor tidies, claims, moves, puts and settles; the resolver answers faults, reading the store without the region's lock; a mutator
+ * evictor tidies, claims, moves, puts and settles; the resolver, or two of its threads, answers faults, reading the store without the region's lock; a mutator
  * writes to the page, and releases its block and takes it anew; somebody else's faults come late; a marker looks at it in cycles.
  *
  * The mutator finds what it wrote, or zero on a page taken anew; park and slot are there as long as somebody reads them: assert. BREAK_x
  * takes a rule away, and the model must fail then (tests/models.sh).
  */
+#ifndef RESOLVERS
+#define RESOLVERS 1
+#endif
 #define ZERO 9
 #define NONE 0
+#ifndef STEPS
 #define STEPS 3
 #define ROUNDS 2
+#endif
 
 mtype = { LIVE, PARKED, EVICTED };
 mtype state = LIVE;
@@ -89,7 +94,7 @@ active proctype evictor()
 	ended = true
 }
 
-active proctype resolver()
+active [RESOLVERS] proctype resolver()
 {
 	byte buffer;
 end:	do
