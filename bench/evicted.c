@@ -2,7 +2,7 @@
 /*
  * evicted.c - what the first touch of a page costs that is out, compressed in memory or in a file. Pages of a heap that
  * gcuffd_cool() has taken out ("gcuffd"), beside the least that such a fault can take: UFFDIO_COPY of contents that lie ready
- * in memory, by a thread, or four, that does nothing but spin for messages ("raw"), or by the touching thread itself, in its handler of
+ * in memory, by a thread that does nothing but spin for messages ("raw"), or by the touching thread itself, in its handler of
  * SIGBUS ("sigbus"), which no system call can be helped by. They take turns in one process, with the same contents, in the
  * same order, touched by 1, 2 and 4 threads.
  *
@@ -30,7 +30,6 @@
 #define PER_PAGE (PAGE / sizeof(struct node))
 #define SPARE 8192      /* nodes that come after: blocks that are allocated from are not taken out */
 #define TOUCHERS_MOST 4
-#define RESOLVERS_MOST 4
 
 struct node {
 	uint64_t word[NODE_WORDS];
@@ -47,8 +46,6 @@ static const struct bench_args *args;
 static size_t pages;
 static char *source;   /* contents of the pages, one after the other */
 static uint32_t *order;
-
-static unsigned resolvers(void) { return args->mode == BENCH_THREADS4 ? RESOLVERS_MOST : 1; }
 
 static void *map(size_t bytes)
 {
@@ -95,7 +92,7 @@ static void make_heap(void)
 	o.flags = GCUFFD_COLD | GCUFFD_NO_PACING;
 	o.store_memory = args->store_memory;
 	o.store_file = args->store_file;
-	o.resolver_threads = resolvers();
+	o.resolver_threads = args->mode == BENCH_THREADS4 ? 4 : 1;
 	int err = args->options ? gcuffd_options_parse(&o, args->options, NULL) : 0;
 	if (!err)
 		err = gcuffd_heap_create(&o, &heap);
@@ -142,8 +139,12 @@ static struct gcuffd_cold_stats before;
 
 static bool begin_gcuffd(void)
 {
-	int err = gcuffd_cool(heap, NULL, 0, NULL);
+	int err = 0;
 
+	for (int ms = 0; ms < 10000 && !err && cold_stats().out_pages < pages; ms++) { /* what a thread still reads stays */
+		usleep(ms ? 1000 : 0);
+		err = gcuffd_cool(heap, NULL, 0, NULL);
+	}
 	if (err && err != -EOPNOTSUPP)
 		bench_fail("gcuffd_cool", -err);
 	before = cold_stats();
@@ -198,7 +199,7 @@ struct bare {
 };
 
 static struct bare raw, sigbus;
-static pthread_t resolver[RESOLVERS_MOST];
+static pthread_t resolver;
 static uint32_t quit;
 
 static void copy_page(const struct bare *b, uintptr_t page)
@@ -245,18 +246,13 @@ static bool empty(struct bare *b, uint64_t features)
 static bool begin_raw(void)
 {
 	__atomic_store_n(&quit, 0, __ATOMIC_RELAXED);
-	bool can = empty(&raw, 0);
-	for (unsigned i = 0; can && i < resolvers(); i++)
-		if (pthread_create(&resolver[i], NULL, resolve_faults, NULL))
-			bench_fail("a thread", EAGAIN);
-	return can;
+	return empty(&raw, 0) && !pthread_create(&resolver, NULL, resolve_faults, NULL);
 }
 
 static void end_raw(void)
 {
 	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
-	for (unsigned i = 0; i < resolvers(); i++)
-		pthread_join(resolver[i], NULL);
+	pthread_join(resolver, NULL);
 }
 
 static char *page_raw(size_t number) { return raw.memory + number * PAGE; }

@@ -21,11 +21,14 @@
 
 enum baton { BATON_FREE, BATON_TAKEN, BATON_AWAITED };
 
-static void take_baton(struct gu_resolver *r)
+static bool try_baton(struct gu_resolver *r)
 {
 	uint32_t was = BATON_FREE;
-	if (gu_cas_seqcst(&r->baton, &was, BATON_TAKEN))
-		return;
+	return gu_cas_seqcst(&r->baton, &was, BATON_TAKEN);
+}
+
+static void take_baton(struct gu_resolver *r)
+{
 	while (gu_swap_seqcst(&r->baton, BATON_AWAITED) != BATON_FREE)
 		gu_os->futex_wait(&r->baton, BATON_AWAITED, -1);
 }
@@ -66,6 +69,16 @@ static bool work_ahead(struct gu_resolver *r, char *buffer)
 	for (uint64_t until = gu_os->clock_ns() + AHEAD_NS; gu_os->clock_ns() < until && r->ahead(r->data, buffer);)
 		;
 	return true;
+}
+
+/* What a fault that this thread resolved has made worth doing is done by it, as long as another thread looks for messages. */
+static void take_baton_or_work(struct gu_resolver *r, char *buffer)
+{
+	while (!try_baton(r))
+		if (!work_ahead(r, buffer)) {
+			take_baton(r);
+			return;
+		}
 }
 
 /*
@@ -239,7 +252,7 @@ void gu_resolver_run(struct gu_resolver *r, char *buffer)
 	bool has = false;
 	for (bool quit = false; !quit;) {
 		if (!has)
-			take_baton(r);
+			take_baton_or_work(r, buffer);
 		has = true;
 		int n = wait_batch(r, msgs, is_slow(r) || gu_is_without(GU_WITHOUT_batch) ? 1 : BATCH, buffer);
 		if (n)

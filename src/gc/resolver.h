@@ -52,7 +52,7 @@ struct gu_resolver {
 	uint32_t spin_ns; /* most of it; constant */
 	bool several;     /* threads; constant */
 	void (*resolve)(void *data, const struct gu_fault *fault, char *buffer);
-	bool (*ahead)(void *data, char *buffer); /* NULL, or fills a page that nobody waits for; false: there was none */
+	bool (*ahead)(void *data, char *buffer); /* NULL, or fills a page that nobody waits for, on any thread; false: there was none */
 	void *data;
 	struct gu_resolver_counts counts; /* atomic */
 
