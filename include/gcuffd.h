@@ -417,8 +417,8 @@ struct gcuffd_image_options {
 
 /*
  * Writes the heap as it is at one moment to the file at path, which is replaced when all is written, or not at all (path.tmp-PID-N may be left
- * by a process that dies). Mutators run on, but for a stop of a few ms at that moment; where pages can't be tracked (rung stop), for all of it. A collection
- * comes first; none runs meanwhile, nor does fork(). Conservative words that lead into any mapping of the process but the heap count as
+ * by a process that dies). Mutators run on, but for a stop of a few ms at that moment; where pages can't be tracked (rung stop), for all of it. What the named
+ * roots don't reach is left out; where there are none a collection comes first, and all objects stay. No collection runs meanwhile, nor does fork(). Conservative words that lead into any mapping of the process but the heap count as
  * pointers out of it. options may be NULL. -EXDEV: a pointer out of the heap into no external (the log says where); -EINVAL: options, or a root
  * that is no object; -EIO: a page could not be brought back; -ETIMEDOUT: a thread did not stop; -ENOMEM; or what writing said.
  */
@@ -449,7 +449,7 @@ enum gcuffd_reason {
 	GCUFFD_REASON_ALLOCATION, /* so much was allocated */
 	GCUFFD_REASON_ASKED,      /* gcuffd_collect() */
 	GCUFFD_REASON_NO_MEMORY,  /* allocation would have failed */
-	GCUFFD_REASON_SAVE,       /* gcuffd_heap_save() begins with one */
+	GCUFFD_REASON_SAVE,       /* gcuffd_heap_save() without roots begins with one */
 };
 
 /* Times in ns, sizes in bytes. "last" fields are of the last finished cycle, the rest are sums. */

@@ -21,7 +21,7 @@
 
 enum fake_call {
 	FAKE_ANY, FAKE_MMAP, FAKE_MUNMAP, FAKE_MPROTECT, FAKE_MADVISE, FAKE_OPEN, FAKE_READ, FAKE_PREAD, FAKE_IOCTL,
-	FAKE_CREATE, FAKE_UNLINK, FAKE_RENAME, FAKE_SET_FLAGS, FAKE_FLOCK, FAKE_PWRITEV, FAKE_FALLOCATE, FAKE_FDATASYNC, FAKE_FADVISE,
+	FAKE_CREATE, FAKE_UNLINK, FAKE_RENAME, FAKE_SET_FLAGS, FAKE_FLOCK, FAKE_PWRITEV, FAKE_FALLOCATE, FAKE_FTRUNCATE, FAKE_FDATASYNC, FAKE_FADVISE,
 	FAKE_USERFAULTFD, FAKE_UNSHARE, FAKE_FUTEX_WAIT, FAKE_TGKILL, FAKE_VM_READV, FAKE_COUNT
 };
 
@@ -106,6 +106,7 @@ static int fake_fallocate(int fd, int mode, off_t at, off_t len)
 	FAKE_OR_REAL(FAKE_FALLOCATE, 0, NULL, gu_os_linux.fallocate(fd, mode, at, len));
 }
 
+static int fake_ftruncate(int fd, off_t len) { FAKE_OR_REAL(FAKE_FTRUNCATE, 0, NULL, gu_os_linux.ftruncate(fd, len)); }
 static int fake_fdatasync(int fd) { FAKE_OR_REAL(FAKE_FDATASYNC, 0, NULL, gu_os_linux.fdatasync(fd)); }
 
 static int fake_fadvise(int fd, off_t at, off_t len, int advice)
@@ -158,6 +159,7 @@ __attribute__((unused)) static void fake_install(void)
 	fake_os.flock = fake_flock;
 	fake_os.pwritev = fake_pwritev;
 	fake_os.fallocate = fake_fallocate;
+	fake_os.ftruncate = fake_ftruncate;
 	fake_os.fdatasync = fake_fdatasync;
 	fake_os.fadvise = fake_fadvise;
 	fake_os.ioctl = fake_ioctl;

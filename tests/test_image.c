@@ -498,6 +498,158 @@ START_TEST(while_pages_go_and_come)
 }
 END_TEST
 
+/* ---- what is not reachable ---- */
+
+static size_t image_size(void)
+{
+	struct stat st;
+	must_ok(stat(path, &st));
+	return (size_t)st.st_size;
+}
+
+/* One node of sixteen is in a list, so that there is one on most pages; and much that is dead altogether, or points out of the heap. */
+START_TEST(dead_is_left_out)
+{
+	enum { KEPT = 30000 };
+	new_heap("");
+	static struct node *list; /* a root, so that there is no other one */
+	list = NULL;
+	for (uint64_t i = 0; i < KEPT * 16; i++) {
+		struct node *node = make_list(1, i);
+		if (i % 16)
+			continue;
+		node->number = i / 16;
+		for (size_t k = 0; k < GU_ARRAY_LEN(node->filler); k++)
+			node->filler[k] = ~(i + k) | 1ull << 63;
+		node->next = list;
+		list = node;
+	}
+	gcuffd_alloc_atomic(heap, 20 << 20);
+	((void **)gcuffd_alloc(heap, 64))[1] = path;
+	save(list);
+	must(image_size() <= KEPT * sizeof(struct node) / 2 * 3, "%zu bytes of %zu", image_size(), KEPT * sizeof(struct node));
+	checked();
+	list = NULL;
+	end_heap();
+	load(_i);
+	ck_ok(gcuffd_collect(heap));
+	checked();
+	uint64_t number = KEPT;
+	for (const struct node *node = hidden_root(); node; node = node->next) {
+		must(node->number == --number);
+		for (size_t k = 0; k < GU_ARRAY_LEN(node->filler); k++)
+			must(node->filler[k] == (~(number * 16 + k) | 1ull << 63));
+	}
+	ck_assert_uint_eq(number, 0);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+/* Typed, atomic, large, and by pointers to the middle; with no root at all, everything. */
+START_TEST(reachable_by_all_sorts)
+{
+	new_heap("");
+	make_shapes();
+	char *middle = gcuffd_alloc(heap, 1000);
+	struct node **root = gcuffd_alloc(heap, 64);
+	*(struct node **)(void *)(middle + 8) = make_list(100, 9);
+	root[0] = (void *)shapes;
+	root[1] = (void *)(middle + 500);
+	save(root);
+	save(root);
+	size_t named = image_size();
+	void *kept = make_list(2000, 3);
+	ck_ok(gcuffd_heap_save(heap, path, NULL));
+	ck_assert_uint_gt(image_size(), named);
+	checked();
+	must(kept != NULL);
+	save(root);
+	shapes = NULL;
+	end_heap();
+	load(_i);
+	root = hidden_root();
+	shapes = (void *)root[0];
+	check_shapes();
+	check_list(*(struct node **)(void *)((char *)root[1] - 492), 100, 9);
+	ck_ok(gcuffd_collect(heap));
+	check_shapes();
+	checked();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+#define CHURNED 40000u
+
+static struct node **churned; /* a root */
+
+/* At full speed: each node is replaced again and again, and old ones are written to. */
+static void *churn(void *arg)
+{
+	struct test_rng rng = test_rng((uintptr_t)arg);
+	size_t first = (uintptr_t)arg * (CHURNED / 2);
+	must_ok(gcuffd_thread_attach());
+	while (!__atomic_load_n(&over, __ATOMIC_RELAXED)) {
+		size_t at = first + test_below(&rng, CHURNED / 2);
+		struct node *node = gcuffd_alloc(heap, sizeof(*node));
+		must(node != NULL, "errno %d", errno);
+		node->number = at;
+		for (size_t k = 0; k < GU_ARRAY_LEN(node->filler); k++)
+			node->filler[k] = (at + k) | 1ull << 63;
+		churned[at] = node;
+		node = churned[first + test_below(&rng, CHURNED / 2)];
+		node->filler[0] = node->number | 1ull << 63;
+	}
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+/* What is written meanwhile is in the file but for what lives; and nobody is stopped until all of it is copied. */
+START_TEST(no_larger_beside_writers)
+{
+	pthread_t threads[2];
+	const size_t live = CHURNED * (sizeof(struct node) + sizeof(struct node *));
+	new_heap(",log_level=info");
+	churned = gcuffd_alloc(heap, CHURNED * sizeof(*churned));
+	for (size_t i = 0; i < CHURNED; i++) {
+		churned[i] = make_list(1, i);
+		churned[i]->number = i;
+		for (size_t k = 0; k < GU_ARRAY_LEN(churned[i]->filler); k++)
+			churned[i]->filler[k] = (i + k) | 1ull << 63;
+	}
+	over = false;
+	for (uintptr_t i = 0; i < 2; i++)
+		must_ok(pthread_create(&threads[i], NULL, churn, (void *)i));
+	usleep(50000);
+	core_forget_log();
+	save(churned);
+	size_t size = image_size();
+	__atomic_store_n(&over, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < 2; i++)
+		must_ok(pthread_join(threads[i], NULL));
+	must(size <= live / 2 * 3, "%zu bytes of %zu", size, live);
+	const char *saved = strstr(core_log, "saved to"), *copied = saved ? strstr(saved, " us, ") : NULL;
+	unsigned pages = 0;
+	ck_assert_ptr_nonnull(copied);
+	ck_assert_int_eq(sscanf(copied, " us, %u pages copied", &pages), 1);
+	if (_i > GCUFFD_RUNG_STOP)
+		ck_assert_uint_le(pages, 4096);
+	checked();
+	churned = NULL;
+	end_heap();
+	load(_i);
+	churned = hidden_root();
+	for (size_t i = 0; i < CHURNED; i++) {
+		must(churned[i]->number == i);
+		for (size_t k = 0; k < GU_ARRAY_LEN(churned[i]->filler); k++)
+			must(churned[i]->filler[k] == ((i + k) | 1ull << 63));
+	}
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
 /* ---- forks of others meanwhile ---- */
 
 static void *save_again_and_again(void *arg)
@@ -659,7 +811,7 @@ START_TEST(flipped_page)
 		const struct gu_image_page *e = (const void *)(bytes + head.parts[GU_IMAGE_PAGES].at + p * sizeof(*e));
 		if (!e->at || e->at == GU_IMAGE_WORD)
 			continue;
-		bytes[((size_t)e->at << GU_PAGE_SHIFT) + 5] ^= 4;
+		bytes[e->at + 5] ^= 4;
 		bad++;
 	}
 	ck_assert_uint_gt(bad, 10);
@@ -765,8 +917,8 @@ static void forge_sums(struct forged *f)
 	const struct gu_image_section *index = &h->parts[GU_IMAGE_PAGES];
 	for (size_t i = 0; lies_in(f, index->at, index->len) && index->at % 8 == 0 && i < pages_of(f); i++) {
 		struct gu_image_page *e = page_of(f, i);
-		if (e->at && e->at != GU_IMAGE_WORD && lies_in(f, (uint64_t)e->at << GU_PAGE_SHIFT, GU_PAGE))
-			e->sum = gu_bytes_sum(f->bytes + ((size_t)e->at << GU_PAGE_SHIFT), GU_PAGE);
+		if (e->at && e->at != GU_IMAGE_WORD && lies_in(f, e->at, gu_image_len(e)))
+			e->sum = gu_bytes_sum(f->bytes + e->at, gu_image_len(e));
 		if (e->summary_len && e->at != GU_IMAGE_WORD && lies_in(f, e->more, e->summary_len))
 			e->summary_sum = gu_bytes_sum(f->bytes + e->more, e->summary_len);
 	}
@@ -811,7 +963,7 @@ static void forge_page(struct forged *f, struct test_rng *rng, bool summary)
 		const struct gu_image_page *e = page_of(f, test_below(rng, n));
 		if (!e->at || e->at == GU_IMAGE_WORD || (summary && !e->summary_len))
 			continue;
-		forge_in(f, rng, summary ? e->more : (uint64_t)e->at << GU_PAGE_SHIFT, summary ? gu_min(e->summary_len, 16u) : GU_PAGE);
+		forge_in(f, rng, summary ? e->more : e->at, summary ? gu_min(e->summary_len, 16u) : gu_image_len(e));
 		return;
 	}
 }
@@ -1007,7 +1159,7 @@ START_TEST(writing_fails)
 {
 	static const struct { enum fake_call call; unsigned nth; int err; } faults[] = {
 		{FAKE_CREATE, 1, -EACCES}, {FAKE_PWRITEV, 1, -ENOSPC}, {FAKE_PWRITEV, 2, -EIO}, {FAKE_PWRITEV, 5, -ENOSPC},
-		{FAKE_FDATASYNC, 1, -EIO}, {FAKE_RENAME, 1, -EXDEV}, {FAKE_PREAD, 1, 0},
+		{FAKE_PREAD, 1, -EIO}, {FAKE_PREAD, 9, -EIO}, {FAKE_FTRUNCATE, 1, -EFBIG}, {FAKE_FDATASYNC, 1, -EIO}, {FAKE_RENAME, 1, -EXDEV}, {FAKE_PREAD, 1, 0},
 	};
 	new_heap("");
 	struct node *list = make_list(NODES, 0);
@@ -1188,10 +1340,9 @@ START_TEST(room_afterwards)
 	for (int i = 0; i < 60; i++)
 		memset(root[i] = gcuffd_alloc_atomic(heap, 1 << 20), i, 1 << 20);
 	was_saved = false;
-	uint64_t cycles = stats_of(heap).cycles;
 	must_ok(pthread_create(&thread, NULL, save_once, root));
-	while (!__atomic_load_n(&was_saved, __ATOMIC_ACQUIRE) && (stats_of(heap).cycles == cycles || gu_load_seqcst(&heap->phase) != GU_PHASE_WINDOW))
-		sched_yield(); /* until after the cycle that comes first */
+	while (!__atomic_load_n(&was_saved, __ATOMIC_ACQUIRE) && !(gu_load_relaxed(&heap->saving_pace) && gu_load_seqcst(&heap->phase) == GU_PHASE_WINDOW))
+		sched_yield();
 	for (int i = 0; i < 25000 && gu_load_seqcst(&heap->phase) == GU_PHASE_WINDOW; i++) /* the ceiling is set after that */
 		must(gcuffd_alloc_atomic(heap, 16000) != NULL);
 	must_ok(pthread_join(thread, NULL));
@@ -1206,7 +1357,7 @@ END_TEST
 
 static const struct { enum fake_call call; int err; } refusals[] = {
 	{FAKE_MMAP, -ENOMEM}, {FAKE_MPROTECT, -ENOMEM}, {FAKE_MADVISE, -ENOMEM}, {FAKE_IOCTL, -ENOMEM}, {FAKE_OPEN, -EMFILE}, {FAKE_READ, -EIO}, {FAKE_PREAD, -EIO},
-	{FAKE_CREATE, -ENOSPC}, {FAKE_PWRITEV, -EDQUOT}, {FAKE_FDATASYNC, -EIO}, {FAKE_RENAME, -EPERM}, {FAKE_FUTEX_WAIT, -EINTR}, {FAKE_TGKILL, -EAGAIN},
+	{FAKE_CREATE, -ENOSPC}, {FAKE_PWRITEV, -EDQUOT}, {FAKE_FTRUNCATE, -EIO}, {FAKE_FDATASYNC, -EIO}, {FAKE_RENAME, -EPERM}, {FAKE_FUTEX_WAIT, -EINTR}, {FAKE_TGKILL, -EAGAIN},
 };
 
 START_TEST(saving_refused)
@@ -1287,7 +1438,7 @@ START_TEST(read_at_once)
 		for (size_t p = 0; damaged && p < head.top >> GU_PAGE_SHIFT; p++) {
 			const struct gu_image_page *e = (const void *)(bytes + head.parts[GU_IMAGE_PAGES].at + p * sizeof(*e));
 			if (e->at && e->at != GU_IMAGE_WORD)
-				bytes[((size_t)e->at << GU_PAGE_SHIFT) + 5] ^= 4;
+				bytes[e->at + 5] ^= 4;
 		}
 		write_image(bytes, len);
 		free(bytes);
@@ -1371,6 +1522,10 @@ static Suite *image_suite(void)
 	tcase_add_loop_test(c, while_pages_go_and_come, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, forked_while_saving, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, while_mutators_run, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, no_larger_beside_writers, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	c = test_case(s, "reachable");
+	tcase_add_loop_test(c, dead_is_left_out, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, reachable_by_all_sorts, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "others");
 	tcase_add_loop_test(c, names_taken, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, unprivileged, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);

@@ -127,7 +127,9 @@ START_TEST(naps)
 	ck_assert_uint_eq(gu_pacer_nap(1150 * MIB, trigger, ceiling, 4096), 288000);
 	ck_assert_uint_eq(gu_pacer_nap(ceiling, trigger, ceiling, 4096), GU_PACER_WAIT);
 	ck_assert_uint_eq(gu_pacer_nap(1100 * MIB, trigger, ceiling, 16), 50000);
-	ck_assert_uint_eq(gu_pacer_nap_saving(65536), 4000000);
+	ck_assert_uint_eq(gu_pacer_nap_saving(65536, 1), 4000000);
+	ck_assert_uint_eq(gu_pacer_nap_saving(4096, 4), 1000000);
+	ck_assert_uint_eq(gu_pacer_nap_saving(4096, 64), 5000000);
 	ck_assert_uint_eq(gu_pacer_nap(15 * MIB, 0, 16 * MIB, 4096), 0); /* a small heap */
 	ck_assert_uint_eq(gu_pacer_nap(15 * MIB, 0, 20 * MIB, 4096), 0);
 	ck_assert_uint_gt(gu_pacer_nap(17 * MIB, 0, 20 * MIB, 4096), 0);

@@ -98,4 +98,4 @@ uint64_t gu_pacer_nap(uint64_t allocated, uint64_t trigger, uint64_t ceiling, ui
 	return nap(bytes, NAP_NS_PER_KIB * (1 + NAP_GROWS * (double)(allocated - from) / (double)room));
 }
 
-uint64_t gu_pacer_nap_saving(uint64_t bytes) { return nap(bytes, SAVING_NS_PER_KIB); }
+uint64_t gu_pacer_nap_saving(uint64_t bytes, uint32_t pace) { return nap(bytes, SAVING_NS_PER_KIB * (double)pace); }

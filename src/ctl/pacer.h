@@ -53,7 +53,7 @@ uint64_t gu_pacer_ceiling(uint64_t next);
 #define GU_PACER_WAIT UINT64_MAX
 /* How long, in ns, who wants bytes more naps, with so much allocated; GU_PACER_WAIT: until the cycle ends. */
 uint64_t gu_pacer_nap(uint64_t allocated, uint64_t trigger, uint64_t ceiling, uint64_t bytes);
-/* The same while the heap is saved, which writes all that is new. */
-uint64_t gu_pacer_nap_saving(uint64_t bytes);
+/* The same while the heap is saved, which writes all that is new. pace: naps are so many times as long. */
+uint64_t gu_pacer_nap_saving(uint64_t bytes, uint32_t pace);
 
 #endif

@@ -249,7 +249,7 @@ void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 		return;
 	if (gu_load_relaxed(&s->writes)) {
 		if (ns == GU_PACER_WAIT)
-			nap(h, gu_pacer_nap_saving(bytes));
+			nap(h, gu_pacer_nap_saving(bytes, gu_load_relaxed(&h->saving_pace)));
 		return;
 	}
 	if (!is_coming(s, gu_load_seqcst(&s->in_cycle)))
@@ -471,7 +471,8 @@ static void save(struct gcuffd_heap *h)
 	struct saving *a = gu_load_acquire(&h->service->saving);
 	if (!a)
 		return;
-	run_cycle(h, GCUFFD_REASON_SAVE);
+	if (!a->options->nroots) /* else what is dead is found in what was written */
+		run_cycle(h, GCUFFD_REASON_SAVE);
 	lock_cycle(h);
 	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + SAVING_ROOM), room = ceiling - gu_load_relaxed(&h->trigger);
 	gu_store_relaxed(&h->service->writes, 1);

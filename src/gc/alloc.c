@@ -62,6 +62,8 @@ int gu_alloc_refill(struct gu_thread *t, struct gu_cache *c, unsigned kind, unsi
 	uint32_t phase = gu_load_relaxed(&c->arena->heap->phase); /* constant for this section's purposes: see heap.h */
 	bool idle = phase == GU_PHASE_IDLE, black = phase == GU_PHASE_MARK;
 	(void)t;
+	if (phase == GU_PHASE_WINDOW)
+		flush_allocated(c); /* each group counts: a heap that is saved may want it slower than by blocks */
 	while (!run->block || !next_group(run, idle, black)) {
 		int err = next_block(c, run, kind, class, idle);
 		if (err)

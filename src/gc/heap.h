@@ -67,6 +67,7 @@ struct gcuffd_heap {
 	uint64_t allocated;            /* atomic; bytes of cells and large objects taken so far */
 	uint64_t trigger;              /* atomic; a cycle is due when allocated reaches it */
 	uint64_t ceiling;              /* atomic; during a cycle mutators are slowed down on the way there, and wait for its end when allocated reaches it */
+	uint32_t saving_pace;          /* atomic, the collector's; while the heap is saved: naps are so many times as long */
 	uint64_t stall_ns;             /* atomic */
 	uint32_t stalled;              /* atomic; mutators waiting for the collector */
 	bool verify_frees;             /* constant: the verifier wants to know of each free */

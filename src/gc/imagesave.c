@@ -12,84 +12,36 @@
 #include "gc/accessed.h"
 #include "gc/mark.h"
 #include "gc/mutator.h"
+#include "gc/saver.h"
 #include "gc/stop.h"
-#include "gc/summary.h"
 #include "gc/track.h"
 #include "space/image.h"
 #include "space/storecodec.h"
-#include "sys/maps.h"
 #include "sys/os.h"
 
-#define BATCH 256u                  /* pages in a write */
-#define SUMS ((size_t)256 << 10)    /* bytes of summaries in a write */
 #define ENOUGH 512u                 /* so many written pages are left to the stop */
 #define STOP_PAGES 4096u            /* no more are copied in a stop, unless it won't get less */
 #define ROUNDS 32
 #define STOPS 4                     /* the last one takes what there is */
-#define MAPS ((size_t)64 << 10)
+#define SLOWER 4u                   /* times longer naps after a round that left no less than the last one */
+#define SLOWEST 256u
 #define NAMES 1000                  /* tried for the file */
-
-enum { TO_EXTERNAL = 1, OUT = 2 };  /* what a page has */
-
-struct range {
-	uintptr_t start, end;
-};
-
-struct saver {
-	struct gcuffd_heap *heap;
-	const struct gcuffd_image_options *options;
-	char *name;                    /* of the file that is written */
-	int fd;
-	uint32_t next;                 /* the file's pages from here on are free */
-	struct gu_image_page *pages;   /* of the heap's pages, as its part of the image */
-	uint8_t *outside;              /* by page */
-	size_t known;                  /* pages that these are there for */
-	char *batch;
-	uint32_t batch_at, batch_n;
-	char *sums;
-	uint32_t sums_at;
-	size_t sums_len;
-	uint64_t *packed;
-	uintptr_t *page;
-	struct range *maps;            /* mappings of the process, by address; those that adjoin are one */
-	size_t nmaps;
-	uint64_t rounds, written, stop_ns;
-	/* of the moment */
-	size_t top, live;
-	char *kept;                    /* pages copied, and which these are */
-	uint32_t *kept_page;
-	size_t nkept, most_kept;
-	uint32_t most_blocks;          /* room */
-	size_t most_bits;
-	size_t *bits_of;               /* by number of descriptor: 1 + where its bits are; 0: not in the image */
-	uint64_t *bits;
-	size_t nbits;
-	struct gu_image_head head;
-	/* made of it */
-	struct gu_image_relocation *relocations;
-	size_t nrelocations, most_relocations;
-};
-
-static struct gu_space *space_of(const struct saver *s) { return &s->heap->space; }
 
 /* ---- memory ---- */
 
-static size_t tables_len(const struct saver *s, size_t entry) { return gu_align_up((space_of(s)->size >> GU_PAGE_SHIFT) * entry, GU_PAGE); }
+static size_t tables_len(const struct gu_saver *s, size_t entry) { return gu_align_up((gu_saver_space(s)->size >> GU_PAGE_SHIFT) * entry, GU_PAGE); }
 
-static int reserve(struct saver *s)
+static int reserve(struct gu_saver *s)
 {
 	s->name = gu_meta_map(PATH_MAX);
 	s->pages = gu_meta_reserve(tables_len(s, sizeof(*s->pages)));
-	s->outside = gu_meta_reserve(tables_len(s, 1));
-	s->batch = gu_meta_map(BATCH << GU_PAGE_SHIFT);
-	s->sums = gu_meta_map(SUMS);
-	s->packed = gu_meta_map(gu_align_up(GU_SUMMARY_MOST, GU_PAGE));
+	s->batch = gu_meta_map(GU_SAVER_BATCH << GU_PAGE_SHIFT);
 	s->page = gu_meta_map(GU_PAGE);
-	s->maps = gu_meta_map(MAPS * sizeof(*s->maps));
-	return s->name && s->pages && s->outside && s->batch && s->sums && s->packed && s->page && s->maps ? 0 : -ENOMEM;
+	s->maps = gu_meta_map(GU_SAVER_MAPS * sizeof(*s->maps));
+	return s->name && s->pages && s->batch && s->page && s->maps ? 0 : -ENOMEM;
 }
 
-static void drop_kept(struct saver *s)
+static void drop_kept(struct gu_saver *s)
 {
 	gu_meta_unmap(s->kept, s->most_kept << GU_PAGE_SHIFT);
 	gu_meta_unmap(s->kept_page, s->most_kept * sizeof(*s->kept_page));
@@ -98,7 +50,7 @@ static void drop_kept(struct saver *s)
 }
 
 /* For pages copied in a stop, in which there are no faults then. */
-static int make_kept(struct saver *s, size_t most)
+static int make_kept(struct gu_saver *s, size_t most)
 {
 	most = gu_align_up(most, 1024);
 	if (s->kept && most <= s->most_kept)
@@ -114,10 +66,10 @@ static int make_kept(struct saver *s, size_t most)
 	return 0;
 }
 
-static size_t bits_len(const struct saver *s) { return gu_align_up(s->most_bits * sizeof(*s->bits), GU_PAGE); }
-static size_t bits_of_len(const struct saver *s) { return gu_align_up(s->most_blocks * sizeof(*s->bits_of), GU_PAGE); }
+static size_t bits_len(const struct gu_saver *s) { return gu_align_up(s->most_bits * sizeof(*s->bits), GU_PAGE); }
+static size_t bits_of_len(const struct gu_saver *s) { return gu_align_up(s->most_blocks * sizeof(*s->bits_of), GU_PAGE); }
 
-static void drop_bits(struct saver *s)
+static void drop_bits(struct gu_saver *s)
 {
 	gu_meta_unmap(s->bits, bits_len(s));
 	gu_meta_unmap(s->bits_of, bits_of_len(s));
@@ -125,33 +77,26 @@ static void drop_bits(struct saver *s)
 	s->bits_of = NULL;
 }
 
-static void release(struct saver *s)
+static void release(struct gu_saver *s)
 {
 	drop_bits(s);
 	gu_meta_unmap(s->name, PATH_MAX);
 	if (s->pages)
 		gu_meta_unreserve(s->pages, tables_len(s, sizeof(*s->pages)));
-	if (s->outside)
-		gu_meta_unreserve(s->outside, tables_len(s, 1));
-	gu_meta_unmap(s->batch, BATCH << GU_PAGE_SHIFT);
-	gu_meta_unmap(s->sums, SUMS);
-	gu_meta_unmap(s->packed, gu_align_up(GU_SUMMARY_MOST, GU_PAGE));
+	gu_meta_unmap(s->batch, GU_SAVER_BATCH << GU_PAGE_SHIFT);
 	gu_meta_unmap(s->page, GU_PAGE);
-	gu_meta_unmap(s->maps, MAPS * sizeof(*s->maps));
+	gu_meta_unmap(s->maps, GU_SAVER_MAPS * sizeof(*s->maps));
 	drop_kept(s);
 	gu_meta_unmap(s->relocations, s->most_relocations * sizeof(*s->relocations));
 }
 
 /* Entries for all pages that the heap has by now. */
-static int know_pages(struct saver *s)
+static int know_pages(struct gu_saver *s)
 {
-	size_t pages = gu_load_acquire(&space_of(s)->top) >> GU_PAGE_SHIFT; /* a multiple of 512 */
+	size_t pages = gu_load_acquire(&gu_saver_space(s)->top) >> GU_PAGE_SHIFT; /* a multiple of 512 */
 	if (pages <= s->known)
 		return 0;
-	uintptr_t from = gu_align_down((uintptr_t)&s->outside[s->known], GU_PAGE), to = gu_align_up((uintptr_t)&s->outside[pages], GU_PAGE);
 	int err = gu_meta_commit(&s->pages[s->known], (pages - s->known) * sizeof(*s->pages));
-	if (!err)
-		err = gu_meta_commit((void *)from, to - from);
 	if (!err)
 		s->known = pages;
 	return err ? -ENOMEM : 0;
@@ -159,7 +104,7 @@ static int know_pages(struct saver *s)
 
 /* ---- the file ---- */
 
-static int write_at(struct saver *s, uint64_t at, const void *from, size_t len)
+int gu_saver_write(struct gu_saver *s, uint64_t at, const void *from, size_t len)
 {
 	for (size_t done = 0; done < len;) {
 		struct iovec piece = {(char *)(uintptr_t)from + done, gu_min(len - done, (size_t)1 << 30)};
@@ -173,33 +118,25 @@ static int write_at(struct saver *s, uint64_t at, const void *from, size_t len)
 	return 0;
 }
 
-static int take_pages(struct saver *s, size_t n, uint32_t *at)
+static int take_pages(struct gu_saver *s, size_t n, uint32_t *at)
 {
-	if (n >= GU_IMAGE_WORD - s->next)
+	if (n >= UINT32_MAX - s->next)
 		return -EFBIG;
 	*at = s->next;
 	s->next += (uint32_t)n;
 	return 0;
 }
 
-static int flush_batch(struct saver *s)
+static int flush_batch(struct gu_saver *s)
 {
-	int err = write_at(s, (uint64_t)s->batch_at << GU_PAGE_SHIFT, s->batch, (size_t)s->batch_n << GU_PAGE_SHIFT);
+	int err = gu_saver_write(s, (uint64_t)s->batch_at << GU_PAGE_SHIFT, s->batch, (size_t)s->batch_n << GU_PAGE_SHIFT);
 	s->batch_n = 0;
 	return err;
 }
 
-static int flush_sums(struct saver *s)
+static int put_contents(struct gu_saver *s, uint32_t at, const void *contents)
 {
-	int err = write_at(s, (uint64_t)s->sums_at << GU_PAGE_SHIFT, s->sums, s->sums_len);
-	s->sums_len = 0;
-	s->sums_at = 0;
-	return err;
-}
-
-static int put_contents(struct saver *s, uint32_t at, const void *contents)
-{
-	bool next = s->batch_n < BATCH && at == s->batch_at + s->batch_n;
+	bool next = s->batch_n < GU_SAVER_BATCH && at == s->batch_at + s->batch_n;
 	int err = s->batch_n && !next ? flush_batch(s) : 0;
 	if (!s->batch_n)
 		s->batch_at = at;
@@ -207,116 +144,47 @@ static int put_contents(struct saver *s, uint32_t at, const void *contents)
 	return err;
 }
 
-static int put_summary(struct saver *s, struct gu_image_page *e, const uintptr_t *words, const struct gu_page_words *which)
-{
-	size_t len = gu_summary_pack(s->heap, words, which, s->packed);
-	int err = len && s->sums_at && s->sums_len + len > SUMS ? flush_sums(s) : 0;
-	if (!err && len && !s->sums_at)
-		err = take_pages(s, SUMS >> GU_PAGE_SHIFT, &s->sums_at);
-	if (err || !len)
-		return err;
-	memcpy(s->sums + s->sums_len, s->packed, len);
-	e->summary_len = (uint32_t)len;
-	e->summary_sum = gu_bytes_sum(s->packed, len);
-	e->more = ((uint64_t)s->sums_at << GU_PAGE_SHIFT) + s->sums_len;
-	s->sums_len += gu_align_up(len, 8);
-	return 0;
-}
-
-/* ---- pointers out of the heap ---- */
-
-static bool note_map(void *data, const struct gu_map *map)
-{
-	struct saver *s = data;
-	struct range *last = s->nmaps ? &s->maps[s->nmaps - 1] : NULL;
-	if (last && (last->end == map->start || s->nmaps == MAPS)) /* more than that: what lies between counts as mapped */
-		last->end = map->end;
-	else
-		s->maps[s->nmaps++] = (struct range){map->start, map->end};
-	return true;
-}
-
-static int list_maps(struct saver *s)
-{
-	s->nmaps = 0;
-	return gu_maps_each(note_map, s);
-}
-
-static bool is_mapped(const struct saver *s, uintptr_t at)
-{
-	size_t lo = 0, hi = s->nmaps;
-	if (!hi || at < s->maps[0].start)
-		return false;
-	while (lo < hi) {
-		size_t mid = (lo + hi) / 2;
-		if (s->maps[mid].end <= at)
-			lo = mid + 1;
-		else
-			hi = mid;
-	}
-	return lo < s->nmaps && s->maps[lo].start <= at;
-}
-
-/* Its number, or that of externals. */
-static size_t external_of(const struct saver *s, uintptr_t word)
-{
-	size_t i = 0;
-	while (i < s->options->nexternals && word - (uintptr_t)s->options->externals[i].start >= s->options->externals[i].length)
-		i++;
-	return i;
-}
-
-static unsigned judge(const struct saver *s, size_t page, uintptr_t word)
-{
-	const struct gu_block *b = gu_block_at(space_of(s), gu_space_address(space_of(s), page));
-	if (external_of(s, word) < s->options->nexternals)
-		return TO_EXTERNAL;
-	return (b && b->kind == GCUFFD_TYPED) || is_mapped(s, word) ? OUT : 0;
-}
-
-static uint8_t outside_of(const struct saver *s, size_t page, const uintptr_t *words, const struct gu_page_words *which)
-{
-	unsigned has = 0;
-	for (size_t e = 0; e < GU_PAGE_WORDS / 64; e++)
-		for (uint64_t m = which->outside[e]; m; m &= m - 1)
-			has |= judge(s, page, words[e * 64 + (size_t)__builtin_ctzll(m)]);
-	return (uint8_t)has;
-}
-
 /* ---- pages ---- */
 
-static int put_page(struct saver *s, size_t page, const uintptr_t *words, const uint64_t *objects)
+static bool leads_nowhere(const struct gu_saver *s, uint64_t word) { return word - gu_saver_space(s)->base >= gu_saver_space(s)->size; }
+
+static int put_page(struct gu_saver *s, size_t page, const uintptr_t *words)
 {
 	struct gu_image_page *e = &s->pages[page];
-	uint32_t at = e->at == GU_IMAGE_WORD ? 0 : e->at;
-	struct gu_page_words which;
-	uint64_t word, inside = 0;
-	gu_summary_words(s->heap, page, words, objects, &which);
-	s->outside[page] = outside_of(s, page, words, &which);
+	uint32_t at = e->at == GU_IMAGE_WORD ? 0 : (uint32_t)(e->at >> GU_PAGE_SHIFT);
+	uint64_t word;
 	s->written++;
-	for (size_t i = 0; i < GU_PAGE_WORDS / 64; i++)
-		inside |= which.inside[i];
-	if (!inside && gu_page_is_word(words, &word)) {
+	if (gu_page_is_word(words, &word) && leads_nowhere(s, word)) {
 		*e = (struct gu_image_page){.at = word ? GU_IMAGE_WORD : 0, .more = word};
 		return 0;
 	}
 	int err = at ? 0 : take_pages(s, 1, &at);
-	*e = (struct gu_image_page){.at = at, .sum = gu_bytes_sum(words, GU_PAGE)};
-	if (!err)
-		err = put_summary(s, e, words, &which);
+	*e = (struct gu_image_page){.at = (uint64_t)at << GU_PAGE_SHIFT, .lines = GU_IMAGE_ALL, .sum = gu_bytes_sum(words, GU_PAGE)};
 	return err ? err : put_contents(s, at, words);
 }
 
-/* Wherever it is. It may come back meanwhile, and is written then as far as tracking knows. */
-static int read_page(struct saver *s, size_t page, void *to)
+int gu_saver_read(struct gu_saver *s, size_t page)
 {
-	const struct gu_cold *c = &space_of(s)->cold;
+	const struct gu_image_page *e = &s->pages[page];
+	const struct gu_image im = {.fd = s->fd};
+	if (!e->at || e->at == GU_IMAGE_WORD) {
+		gu_page_fill(s->page, e->at ? e->more : 0);
+		return 0;
+	}
+	int err = gu_image_read(&im, e->at, s->page, GU_PAGE);
+	return err || gu_bytes_sum(s->page, GU_PAGE) == e->sum ? err : -EIO;
+}
+
+/* Wherever it is. It may come back meanwhile, and is written then as far as tracking knows. */
+static int read_page(struct gu_saver *s, size_t page, void *to)
+{
+	const struct gu_cold *c = &gu_saver_space(s)->cold;
 	enum gu_cold_state state = c->on && gu_cold_is_out(c, page) ? gu_cold_state(c, page) : GU_COLD_LIVE;
 	if (state == GU_COLD_EVICTED)
 		return gu_cold_get(c, gu_cold_region(c, page)->slot[page % GU_REGION_PAGES], to) ? -EIO : 0;
 	if (state == GU_COLD_POISONED)
 		return -EIO;
-	memcpy(to, (const void *)(state == GU_COLD_PARKED ? gu_cold_park(c, page) : gu_space_address(space_of(s), page)), GU_PAGE);
+	memcpy(to, (const void *)(state == GU_COLD_PARKED ? gu_cold_park(c, page) : gu_space_address(gu_saver_space(s), page)), GU_PAGE);
 	return 0;
 }
 
@@ -326,19 +194,19 @@ static bool is_saved(const struct gu_block *b)
 	return state != GU_BLOCK_FREE && state != GU_BLOCK_BUSY;
 }
 
-static bool has_block(const struct saver *s, size_t page)
+static bool has_block(const struct gu_saver *s, size_t page)
 {
-	uint32_t index = gu_load_acquire(&space_of(s)->block_of[page]);
-	return index && is_saved(&space_of(s)->blocks[index]);
+	uint32_t index = gu_load_acquire(&gu_saver_space(s)->block_of[page]);
+	return index && is_saved(&gu_saver_space(s)->blocks[index]);
 }
 
 /* Pages with a card, which is cleared first. */
-static int each_card(struct saver *s, int (*visit)(struct saver *s, size_t page))
+static int each_card(struct gu_saver *s, int (*visit)(struct gu_saver *s, size_t page))
 {
 	size_t n = s->known / 64;
 	int err = 0;
 	for (size_t i = 0; i < n && !err; i++) {
-		uint64_t cards = gu_load_relaxed(&space_of(s)->cards[i]) ? gu_swap_seqcst(&space_of(s)->cards[i], 0) : 0;
+		uint64_t cards = gu_load_relaxed(&gu_saver_space(s)->cards[i]) ? gu_swap_seqcst(&gu_saver_space(s)->cards[i], 0) : 0;
 		for (; cards && !err; cards &= cards - 1) {
 			size_t page = i * 64 + (size_t)__builtin_ctzll(cards);
 			err = has_block(s, page) ? visit(s, page) : 0;
@@ -347,45 +215,40 @@ static int each_card(struct saver *s, int (*visit)(struct saver *s, size_t page)
 	return err;
 }
 
-static size_t count_cards(const struct saver *s)
+static size_t count_cards(const struct gu_saver *s)
 {
 	size_t n = 0;
 	for (size_t i = 0; i < s->known / 64; i++)
-		for (uint64_t cards = gu_load_relaxed(&space_of(s)->cards[i]); cards; cards &= cards - 1)
+		for (uint64_t cards = gu_load_relaxed(&gu_saver_space(s)->cards[i]); cards; cards &= cards - 1)
 			n += has_block(s, i * 64 + (size_t)__builtin_ctzll(cards));
 	return n;
 }
 
-static int write_card(struct saver *s, size_t page)
+static int write_card(struct gu_saver *s, size_t page)
 {
 	int err = read_page(s, page, s->page);
-	return err ? err : put_page(s, page, s->page, NULL);
+	return err ? err : put_page(s, page, s->page);
 }
 
-static int keep_card(struct saver *s, size_t page)
+static int keep_card(struct gu_saver *s, size_t page)
 {
 	s->kept_page[s->nkept] = (uint32_t)page;
 	return read_page(s, page, s->kept + (s->nkept++ << GU_PAGE_SHIFT));
 }
 
-/* Mappings first: a pointer to a later one was written after the page was armed. */
-static int write_cards(struct saver *s)
-{
-	int err = list_maps(s);
-	return err ? err : each_card(s, write_card);
-}
+static int write_cards(struct gu_saver *s) { return each_card(s, write_card); }
 
 static void card_range(void *data, uintptr_t start, uintptr_t end)
 {
-	struct saver *s = data;
-	for (size_t p = gu_space_page(space_of(s), start); p < gu_space_page(space_of(s), end); p++)
-		gu_card_set(space_of(s), p);
+	struct gu_saver *s = data;
+	for (size_t p = gu_space_page(gu_saver_space(s), start); p < gu_space_page(gu_saver_space(s), end); p++)
+		gu_card_set(gu_saver_space(s), p);
 }
 
 /* All that hold something. Those that are out before those in place: they may come back. */
-static void card_all(struct saver *s)
+static void card_all(struct gu_saver *s)
 {
-	struct gu_space *space = space_of(s);
+	struct gu_space *space = gu_saver_space(s);
 	uintptr_t end = space->base + (s->known << GU_PAGE_SHIFT);
 	for (size_t p = 0; space->cold.on && p < s->known; p++)
 		if (gu_cold_is_out(&space->cold, p))
@@ -397,9 +260,9 @@ static void card_all(struct saver *s)
 /* ---- the moment ---- */
 
 /* Room for the bits, and some for what comes. */
-static int make_room(struct saver *s)
+static int make_room(struct gu_saver *s)
 {
-	const struct gu_space *space = space_of(s);
+	const struct gu_space *space = gu_saver_space(s);
 	uint32_t n = gu_block_count(space);
 	drop_bits(s);
 	s->most_bits = 4096;
@@ -413,7 +276,7 @@ static int make_room(struct saver *s)
 }
 
 /* true: there is an object in it. */
-static bool copy_bits(struct saver *s, const struct gu_block *b)
+static bool copy_bits(struct gu_saver *s, const struct gu_block *b)
 {
 	uint64_t any = 0;
 	for (uint32_t g = 0; g < gu_block_groups(b); g++) {
@@ -425,9 +288,9 @@ static bool copy_bits(struct saver *s, const struct gu_block *b)
 }
 
 /* -EAGAIN: there are more than there is room for. */
-static int copy_blocks(struct saver *s)
+static int copy_blocks(struct gu_saver *s)
 {
-	const struct gu_space *space = space_of(s);
+	const struct gu_space *space = gu_saver_space(s);
 	uint32_t n = gu_block_count(space);
 	s->nbits = s->live = 0;
 	for (uint32_t i = 1; i <= n; i++) {
@@ -451,7 +314,7 @@ static int copy_blocks(struct saver *s)
 	return 0;
 }
 
-static int look(struct saver *s, bool rearm)
+static int look(struct gu_saver *s, bool rearm)
 {
 	struct gu_track_counts counts = {0, 0};
 	int err = gu_track_works(s->heap) ? gu_track_collect(s->heap, rearm, &counts) : 0;
@@ -459,7 +322,7 @@ static int look(struct saver *s, bool rearm)
 }
 
 /* World stopped. -EAGAIN: not this time. at_any_cost: what is more than there is room for is written here. */
-static int take_moment(struct saver *s, bool at_any_cost)
+static int take_moment(struct gu_saver *s, bool at_any_cost)
 {
 	bool tracked = gu_track_works(s->heap);
 	int err = look(s, false);
@@ -469,14 +332,20 @@ static int take_moment(struct saver *s, bool at_any_cost)
 	if (!err && !few && tracked && !at_any_cost)
 		return -EAGAIN;
 	if (!err)
-		err = list_maps(s);
+		err = gu_saver_list_maps(s);
 	if (!err)
 		err = copy_blocks(s);
 	s->nkept = 0;
 	return err ? err : each_card(s, few ? keep_card : write_card);
 }
 
-static int stop_once(struct saver *s, bool at_any_cost)
+static int write_once(struct gu_saver *s)
+{
+	int err = write_cards(s);
+	return err ? err : look(s, true);
+}
+
+static int stop_once(struct gu_saver *s, bool at_any_cost)
 {
 	uint64_t timeout = s->heap->options.stop_timeout_ms * 1000000ull;
 	int err = make_room(s);
@@ -485,6 +354,9 @@ static int stop_once(struct saver *s, bool at_any_cost)
 	if (!err)
 		err = copy_blocks(s); /* so that memory for it is there */
 	if (err && err != -EAGAIN)
+		return err;
+	err = gu_track_works(s->heap) && !at_any_cost ? write_once(s) : 0; /* what was written since: all that took its time */
+	if (err)
 		return err;
 	uint64_t since = gu_os->clock_ns();
 	err = gu_world_stop(gu_heap_is(s->heap, GCUFFD_PROCESS_ROOTS), timeout);
@@ -496,30 +368,32 @@ static int stop_once(struct saver *s, bool at_any_cost)
 	return err;
 }
 
-static const uint64_t *objects_on(const struct saver *s, size_t page)
+/* From here on whoever allocates is slowed down, however little it was; more each time. false: it has been enough. */
+static bool slow_down(struct gcuffd_heap *h)
 {
-	uint32_t index = gu_load_acquire(&space_of(s)->block_of[page]);
-	size_t at = index && index < s->most_blocks ? s->bits_of[index] : 0;
-	return at ? s->bits + at - 1 : NULL;
+	uint32_t pace = gu_load_relaxed(&h->saving_pace);
+	if (pace >= SLOWEST)
+		return false;
+	gu_store_relaxed(&h->saving_pace, pace * SLOWER);
+	gu_store_relaxed(&h->ceiling, 0);
+	return true;
 }
 
-/* Until little is left, or it gets no less: each round is shorter than the last, for less was written in it. */
-static int write_rounds(struct saver *s)
+/* Until little is left, or it gets no less even so: each round is shorter than the last, for less was written in it. */
+static int write_rounds(struct gu_saver *s)
 {
 	size_t last = SIZE_MAX;
 	for (; s->rounds < ROUNDS; s->rounds++) {
-		int err = write_cards(s);
-		if (!err)
-			err = look(s, true);
+		int err = write_once(s);
 		size_t n = count_cards(s);
-		if (err || n <= ENOUGH || n > last / 4 * 3)
+		if (err || n <= ENOUGH || (n > last / 4 * 3 && !slow_down(s->heap)))
 			return err;
 		last = n;
 	}
 	return 0;
 }
 
-static int write_pages(struct saver *s)
+static int write_pages(struct gu_saver *s)
 {
 	int err = know_pages(s);
 	if (!err && gu_track_works(s->heap)) {
@@ -533,114 +407,39 @@ static int write_pages(struct saver *s)
 	for (int tries = 1; !err && (err = stop_once(s, tries >= STOPS)) == -EAGAIN; tries++)
 		err = gu_track_works(s->heap) ? write_rounds(s) : 0;
 	for (size_t i = 0; i < s->nkept && !err; i++) {
-		const uint64_t *objects = objects_on(s, s->kept_page[i]);
-		err = objects ? put_page(s, s->kept_page[i], (const uintptr_t *)(s->kept + (i << GU_PAGE_SHIFT)), objects) : 0;
+		const uintptr_t *words = (const uintptr_t *)(s->kept + (i << GU_PAGE_SHIFT));
+		err = gu_saver_bits(s, s->kept_page[i]) ? put_page(s, s->kept_page[i], words) : 0;
 	}
-	if (!err)
-		err = flush_batch(s);
-	return err ? err : flush_sums(s);
-}
-
-/* ---- what the pages say ---- */
-
-static int read_written(struct saver *s, size_t page)
-{
-	const struct gu_image_page *e = &s->pages[page];
-	const struct gu_image im = {.fd = s->fd};
-	if (e->at && e->at != GU_IMAGE_WORD)
-		return gu_image_read(&im, (uint64_t)e->at << GU_PAGE_SHIFT, s->page, GU_PAGE);
-	gu_page_fill(s->page, e->at ? e->more : 0);
-	return 0;
-}
-
-static int add_relocation(struct saver *s, uintptr_t word, size_t external)
-{
-	if (s->nrelocations == s->most_relocations) {
-		size_t most = gu_max(s->most_relocations * 2, GU_PAGE);
-		struct gu_image_relocation *more = gu_meta_map(most * sizeof(*more));
-		if (!more)
-			return -ENOMEM;
-		if (s->nrelocations)
-			memcpy(more, s->relocations, s->nrelocations * sizeof(*more));
-		gu_meta_unmap(s->relocations, s->most_relocations * sizeof(*more));
-		s->relocations = more;
-		s->most_relocations = most;
-	}
-	s->relocations[s->nrelocations++] = (struct gu_image_relocation){word, external};
-	return 0;
-}
-
-static int refuse_word(struct saver *s, uintptr_t at, uintptr_t word)
-{
-	const struct gu_block *b = gu_block_at(space_of(s), at);
-	struct gu_map map;
-	uint32_t cell = 0;
-	if (gu_maps_find(word, &map))
-		snprintf(map.name, sizeof(map.name), "no mapping");
-	uintptr_t object = b && gu_block_cell(b, at, &cell) ? gu_block_cell_addr(b, cell) : at;
-	gu_log(&s->heap->log, GU_LOG_ERROR, "not saved: word %lu of the object at %#lx points out of the heap, to %#lx in %s, which is in no external",
-	       (unsigned long)(at - object) / 8, (unsigned long)object, (unsigned long)word, map.name[0] ? map.name : "memory without a name");
-	return -EXDEV;
-}
-
-static int settle_outside(struct saver *s, size_t page, const uint64_t *objects)
-{
-	struct gu_page_words which;
-	uintptr_t start = gu_space_address(space_of(s), page);
-	int err = read_written(s, page);
-	if (!err)
-		gu_summary_words(s->heap, page, s->page, objects, &which);
-	for (size_t i = 0; i < GU_PAGE_WORDS && !err; i++) {
-		unsigned has = which.outside[i / 64] >> i % 64 & 1 ? judge(s, page, s->page[i]) : 0;
-		if (has == TO_EXTERNAL)
-			err = add_relocation(s, start + i * 8, external_of(s, s->page[i]));
-		else if (has)
-			err = refuse_word(s, start + i * 8, s->page[i]);
-	}
-	return err;
-}
-
-/* Pages without an object are left out. */
-static int settle_pages(struct saver *s)
-{
-	int err = 0;
-	for (size_t p = 0; p < s->top >> GU_PAGE_SHIFT && !err; p++) {
-		const uint64_t *objects = objects_on(s, p);
-		if (!objects)
-			s->pages[p] = (struct gu_image_page){0};
-		else if (s->outside[p])
-			err = settle_outside(s, p, objects);
-	}
-	return err;
+	return err ? err : flush_batch(s);
 }
 
 /* ---- sections ---- */
 
-static int put_part(struct saver *s, enum gu_image_part part, const void *bytes, size_t len)
+static int put_part(struct gu_saver *s, enum gu_image_part part, const void *bytes, size_t len)
 {
 	uint32_t at = 0;
 	int err = take_pages(s, gu_align_up(len, GU_PAGE) >> GU_PAGE_SHIFT, &at);
 	s->head.parts[part] = (struct gu_image_section){(uint64_t)at << GU_PAGE_SHIFT, len, gu_image_sum(bytes, len)};
-	return err ? err : write_at(s, (uint64_t)at << GU_PAGE_SHIFT, bytes, len);
+	return err ? err : gu_saver_write(s, (uint64_t)at << GU_PAGE_SHIFT, bytes, len);
 }
 
 /* The next block of the image from page *p on, by address. */
-static const struct gu_block *next_block(const struct saver *s, size_t *p)
+static const struct gu_block *next_block(const struct gu_saver *s, size_t *p)
 {
 	for (; *p < s->top >> GU_PAGE_SHIFT; ++*p)
-		if (objects_on(s, *p)) {
-			const struct gu_block *b = gu_block_at(space_of(s), gu_space_address(space_of(s), *p));
+		if (gu_saver_bits(s, *p)) {
+			const struct gu_block *b = gu_block_at(gu_saver_space(s), gu_space_address(gu_saver_space(s), *p));
 			*p += b->bytes >> GU_PAGE_SHIFT;
 			return b;
 		}
 	return NULL;
 }
 
-static const uint64_t *bits_of(const struct saver *s, const struct gu_block *b) { return s->bits + s->bits_of[b - space_of(s)->blocks] - 1; }
+static const uint64_t *bits_of(const struct gu_saver *s, const struct gu_block *b) { return s->bits + s->bits_of[b - gu_saver_space(s)->blocks] - 1; }
 static size_t types_len(const struct gu_block *b) { return b->types ? gu_align_up(b->ncells * 2, 8) : 0; }
 
 /* A descriptor's worth of one of the three parts that describe blocks: how many bytes, and into to unless NULL. */
-static size_t describe(const struct saver *s, enum gu_image_part part, const struct gu_block *b, char *to)
+static size_t describe(const struct gu_saver *s, enum gu_image_part part, const struct gu_block *b, char *to)
 {
 	const struct gu_image_block record = {b->start, b->bytes, b->ncells, b->kind, b->class, gu_block_is_large(b), 0};
 	const void *from = part == GU_IMAGE_BLOCKS ? (const void *)&record : part == GU_IMAGE_BITS ? (const void *)bits_of(s, b) : b->types;
@@ -652,7 +451,7 @@ static size_t describe(const struct saver *s, enum gu_image_part part, const str
 	return len;
 }
 
-static int put_blocks(struct saver *s, enum gu_image_part part)
+static int put_blocks(struct gu_saver *s, enum gu_image_part part)
 {
 	const struct gu_block *b;
 	size_t len = 0, at = 0;
@@ -670,7 +469,7 @@ static int put_blocks(struct saver *s, enum gu_image_part part)
 
 static size_t type_words(const struct gcuffd_type *t) { return 1 + (t->words + 63) / 64; }
 
-static int put_types(struct saver *s)
+static int put_types(struct gu_saver *s)
 {
 	uint32_t n = gu_load_acquire(&s->heap->ntypes);
 	size_t words = 0, at = 0;
@@ -691,15 +490,15 @@ static int put_types(struct saver *s)
 	return err;
 }
 
-static bool is_object(const struct saver *s, uintptr_t at)
+static bool is_object(const struct gu_saver *s, uintptr_t at)
 {
-	const struct gu_block *b = gu_block_at(space_of(s), at);
-	const uint64_t *objects = b ? objects_on(s, gu_space_page(space_of(s), at)) : NULL;
+	const struct gu_block *b = gu_block_at(gu_saver_space(s), at);
+	const uint64_t *objects = b ? gu_saver_bits(s, gu_space_page(gu_saver_space(s), at)) : NULL;
 	uint32_t cell;
 	return objects && gu_block_cell(b, at, &cell) && (objects[cell >> 6] >> (cell & 63) & 1);
 }
 
-static int name_root(const struct saver *s, size_t i, struct gu_image_name *out)
+static int name_root(const struct gu_saver *s, size_t i, struct gu_image_name *out)
 {
 	const struct gcuffd_named *r = &s->options->roots[i];
 	out->address = (uintptr_t)r->object;
@@ -710,7 +509,7 @@ static int name_root(const struct saver *s, size_t i, struct gu_image_name *out)
 	return -EINVAL;
 }
 
-static int name_external(const struct saver *s, size_t i, struct gu_image_name *out)
+static int name_external(const struct gu_saver *s, size_t i, struct gu_image_name *out)
 {
 	const struct gcuffd_external *e = &s->options->externals[i];
 	out->address = (uintptr_t)e->start;
@@ -719,7 +518,7 @@ static int name_external(const struct saver *s, size_t i, struct gu_image_name *
 	return 0;
 }
 
-static int put_names(struct saver *s, enum gu_image_part part, size_t n, int (*name)(const struct saver *s, size_t i, struct gu_image_name *out))
+static int put_names(struct gu_saver *s, enum gu_image_part part, size_t n, int (*name)(const struct gu_saver *s, size_t i, struct gu_image_name *out))
 {
 	size_t len = n * sizeof(struct gu_image_name);
 	struct gu_image_name *names = gu_meta_map(gu_align_up(len + 1, GU_PAGE));
@@ -732,7 +531,7 @@ static int put_names(struct saver *s, enum gu_image_part part, size_t n, int (*n
 	return err;
 }
 
-static int put_parts(struct saver *s)
+static int put_parts(struct gu_saver *s)
 {
 	int err = put_blocks(s, GU_IMAGE_BLOCKS);
 	if (!err)
@@ -764,31 +563,31 @@ static void put_options(struct gu_image_head *h, const struct gcuffd_options *o)
 	};
 }
 
-/* The last byte of the file is there too: who finds it cut off must not take it for short sections. */
-static int put_head(struct saver *s)
+/* The file ends a byte behind its sections: who finds it cut off must not take it for short ones. */
+static int put_head(struct gu_saver *s)
 {
 	struct gu_image_head *h = &s->head;
-	char *page = memset(s->page, 0, GU_PAGE), end = 0;
+	char *page = memset(s->page, 0, GU_PAGE);
 	memcpy(h->magic, GU_IMAGE_MAGIC, sizeof(h->magic));
 	h->version = GU_IMAGE_VERSION;
 	h->order = GU_IMAGE_ORDER;
 	h->page = GU_PAGE;
 	put_options(h, &s->heap->options);
 	h->length = ((uint64_t)s->next << GU_PAGE_SHIFT) + 1;
-	h->base = space_of(s)->base;
-	h->size = space_of(s)->size;
+	h->base = gu_saver_space(s)->base;
+	h->size = gu_saver_space(s)->size;
 	h->top = s->top;
 	memcpy(page, h, sizeof(*h));
 	uint64_t sum = gu_image_sum(page, GU_PAGE - 8);
 	memcpy(page + GU_PAGE - 8, &sum, 8);
-	int err = write_at(s, h->length - 1, &end, 1);
-	return err ? err : write_at(s, 0, page, GU_PAGE);
+	int err = gu_os->ftruncate(s->fd, (off_t)h->length);
+	return err ? err : gu_saver_write(s, 0, page, GU_PAGE);
 }
 
 /* ---- all of it ---- */
 
 /* So that the new name outlasts a crash of the machine too; a file system may not know how. */
-static void sync_directory(struct saver *s, const char *path)
+static void sync_directory(struct gu_saver *s, const char *path)
 {
 	const char *slash = strrchr(path, '/');
 	snprintf(s->name, PATH_MAX, "%.*s", slash ? (int)gu_max((size_t)(slash - path), 1) : 1, slash ? path : ".");
@@ -800,7 +599,7 @@ static void sync_directory(struct saver *s, const char *path)
 }
 
 /* A new one: what has the name already may be written by another heap, or be a trap. */
-static int open_file(struct saver *s, const char *path)
+static int open_file(struct gu_saver *s, const char *path)
 {
 	s->fd = -EEXIST;
 	for (unsigned i = 0; i < NAMES && s->fd == -EEXIST; i++) {
@@ -811,10 +610,11 @@ static int open_file(struct saver *s, const char *path)
 	return s->fd < 0 ? s->fd : 0;
 }
 
-static int save_pages(struct saver *s)
+static int save_pages(struct gu_saver *s)
 {
 	struct gcuffd_heap *h = s->heap;
 	bool tracked = gu_track_works(h);
+	gu_store_relaxed(&h->saving_pace, 1);
 	gu_store_seqcst(&h->phase, GU_PHASE_WINDOW); /* .inv.image.window */
 	int err = gu_world_quiesce(h->options.stop_timeout_ms * 1000000ull);
 	gu_mark_cards_drop(h);
@@ -823,18 +623,21 @@ static int save_pages(struct saver *s)
 	if (!err)
 		err = write_pages(s);
 	if (!err)
-		err = settle_pages(s);
+		err = gu_saver_trace(s);
+	if (!err)
+		err = gu_saver_pack(s);
 	if (!err)
 		err = put_parts(s);
 	if (tracked)
 		gu_track_all(h, false);
 	gu_store_seqcst(&h->phase, GU_PHASE_IDLE);
+	gu_store_relaxed(&h->saving_pace, 0);
 	if (tracked)
 		gu_track_disarm(h);
 	return err;
 }
 
-static int save(struct saver *s, const char *path)
+static int save(struct gu_saver *s, const char *path)
 {
 	int err = reserve(s);
 	if (!err)
@@ -858,7 +661,7 @@ static int save(struct saver *s, const char *path)
 
 int gu_image_save(struct gcuffd_heap *h, const char *path, const struct gcuffd_image_options *options)
 {
-	struct saver s = {.heap = h, .options = options, .fd = -1, .next = 1};
+	struct gu_saver s = {.heap = h, .options = options, .fd = -1, .next = 1};
 	uint64_t since = gu_os->clock_ns();
 	int err = gu_accessed_end_all(h); /* .inv.track.rwp */
 	if (!err)

@@ -3,8 +3,8 @@
  * imagesave.h - a heap written to a file while mutators run.
  *
  * All pages are write-protected, and written out as a cycle precleans: what was written meanwhile is written again, until little is left.
- * In a stop that little is copied, and the bits of all blocks are: that moment is what the image shows. What was copied, and all tables, are
- * written after it. As in a cycle's window, no freed cell is handed out and no block is released meanwhile (.inv.image.window): a cell that was an
+ * In a stop that little is copied, and the bits of all blocks are: that moment is what the image shows. What was copied is written after it; then
+ * what can't be reached from the named roots is left out (saver.h), and tables are written. As in a cycle's window, no freed cell is handed out and no block is released meanwhile (.inv.image.window): a cell that was an
  * object at the stop has its type and its words until the end.
  */
 #ifndef GU_GC_IMAGESAVE_H

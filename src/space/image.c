@@ -95,6 +95,42 @@ int gu_image_read_part(struct gu_image *im, enum gu_image_part part)
 	return err || gu_image_sum(im->parts[part], p->len) == p->sum ? err : -EBADMSG;
 }
 
+/* ---- lines ---- */
+
+static bool is_zero(const char *line)
+{
+	static const char zeros[GU_IMAGE_LINE];
+	return !memcmp(line, zeros, sizeof(zeros));
+}
+
+size_t gu_lines_gather(const void *page, uint64_t *lines, void *out)
+{
+	const char *from = page;
+	char *to = out;
+	for (uint64_t m = *lines; m; m &= m - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(m);
+		if (is_zero(from + i * GU_IMAGE_LINE)) {
+			*lines &= ~(1ull << i);
+			continue;
+		}
+		memcpy(to, from + i * GU_IMAGE_LINE, GU_IMAGE_LINE);
+		to += GU_IMAGE_LINE;
+	}
+	return (size_t)(to - (char *)out);
+}
+
+/* From the last one on: none is overwritten before it was moved. */
+void gu_lines_spread(void *page, uint64_t lines)
+{
+	char *at = page;
+	unsigned from = (unsigned)__builtin_popcountll(lines);
+	for (unsigned i = GU_PAGE / GU_IMAGE_LINE; i-- > 0;)
+		if (!(lines >> i & 1))
+			memset(at + i * GU_IMAGE_LINE, 0, GU_IMAGE_LINE);
+		else if (--from != i)
+			memcpy(at + i * GU_IMAGE_LINE, at + from * GU_IMAGE_LINE, GU_IMAGE_LINE);
+}
+
 /* ---- pages ---- */
 
 int gu_image_get(const struct gu_image *im, gu_slot slot, void *page)
@@ -104,8 +140,11 @@ int gu_image_get(const struct gu_image *im, gu_slot slot, void *page)
 		gu_page_fill(page, p->at ? p->more : 0);
 		return 0;
 	}
-	int err = gu_image_read(im, (uint64_t)p->at << GU_PAGE_SHIFT, page, GU_PAGE);
-	return err || gu_bytes_sum(page, GU_PAGE) == p->sum ? err : -EBADMSG;
+	int err = p->at < im->head.length ? gu_image_read(im, p->at, page, gu_image_len(p)) : -EBADMSG;
+	if (err || gu_bytes_sum(page, gu_image_len(p)) != p->sum)
+		return err ? err : -EBADMSG;
+	gu_lines_spread(page, p->lines);
+	return 0;
 }
 
 /* ---- what sections say ---- */

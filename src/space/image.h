@@ -3,7 +3,8 @@
  * image.h - the file that a heap is saved to, and pages read from it.
  *
  *	page 0      the header: what it is, and where the sections are; its last word is a checksum of the page
- *	pages ...   contents of pages of the heap, each aligned to 4 KiB, among them pieces with summaries
+ *	pages ...   contents of pages of the heap that are full of objects, each aligned to 4 KiB
+ *	the pack    of the other ones the lines with something in them, and summaries
  *	sections    each begins at a page and has a checksum in the header
  *
  * An entry of the page index says for each page of the heap where its contents are, and their checksum: nothing that is read later, page
@@ -22,10 +23,12 @@
 #include "space/store.h"
 
 #define GU_IMAGE_MAGIC "gcuffd\x1a\n"
-#define GU_IMAGE_VERSION 2u
+#define GU_IMAGE_VERSION 3u
 #define GU_IMAGE_ORDER 0x01020304u
 #define GU_IMAGE_NAME 64 /* bytes of a name, with the zero */
-#define GU_IMAGE_WORD UINT32_MAX
+#define GU_IMAGE_WORD UINT64_MAX
+#define GU_IMAGE_LINE 64 /* bytes */
+#define GU_IMAGE_ALL (~0ull)
 
 enum gu_image_part {
 	GU_IMAGE_BLOCKS,      /* struct gu_image_block */
@@ -65,11 +68,13 @@ struct gu_image_block {
 	uint8_t kind, class, large, unused;
 };
 
-/* at: the page of the file; 0: the page is zero; GU_IMAGE_WORD: it is the word more, over and over; else more: where its summary is. */
+/*
+ * at: where in the file its lines are, one after the other; 0: the page is zero; GU_IMAGE_WORD: it is the word more, over and over; else more: where
+ * its summary is. lines: a bit for each that is there; the other ones are zero.
+ */
 struct gu_image_page {
-	uint32_t at, sum;
-	uint32_t summary_len, summary_sum;
-	uint64_t more;
+	uint64_t at, lines, more;
+	uint32_t sum, summary_len, summary_sum, unused;
 };
 
 struct gu_image_name {
@@ -114,6 +119,14 @@ static inline const struct gu_image_page *gu_image_page(const struct gu_image *i
 {
 	return (const struct gu_image_page *)image->parts[GU_IMAGE_PAGES] + page;
 }
+/* Bytes that a page which is neither zero nor a word has in the file. */
+static inline size_t gu_image_len(const struct gu_image_page *page) { return (size_t)__builtin_popcountll(page->lines) * GU_IMAGE_LINE; }
+
+/* Lines of a page that are named and not zero, into out, one after the other; *lines: which; how many bytes. */
+size_t gu_lines_gather(const void *page, uint64_t *lines, void *out);
+/* Those at the front of the page to where they belong; all others are zero. */
+void gu_lines_spread(void *page, uint64_t lines);
+
 static inline size_t gu_image_count(const struct gu_image *image, enum gu_image_part part, size_t size) { return image->head.parts[part].len / size; }
 static inline size_t gu_image_room(const struct gu_image *image, enum gu_image_part part) { return gu_align_up(image->head.parts[part].len + 8, GU_PAGE); }
 

@@ -71,6 +71,7 @@ static long os_pwritev(int fd, const struct iovec *pieces, int n, off_t at)
 	return RAW(SYS_pwritev, fd, pieces, n, at, 0L);
 }
 
+static int os_ftruncate(int fd, off_t len) { return (int)RAW(SYS_ftruncate, fd, len); }
 static int os_fallocate(int fd, int mode, off_t at, off_t len) { return (int)RAW(SYS_fallocate, fd, mode, at, len); }
 static int os_fdatasync(int fd) { return (int)RAW(SYS_fdatasync, fd); }
 static int os_fadvise(int fd, off_t at, off_t len, int advice) { return (int)RAW(SYS_fadvise64, fd, at, len, advice); }
@@ -132,6 +133,7 @@ const struct gu_os gu_os_linux = {
 	.pread = os_pread,
 	.pwritev = os_pwritev,
 	.fallocate = os_fallocate,
+	.ftruncate = os_ftruncate,
 	.fdatasync = os_fdatasync,
 	.fadvise = os_fadvise,
 	.ioctl = os_ioctl,

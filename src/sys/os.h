@@ -34,6 +34,7 @@ struct gu_os {
 	long (*pread)(int fd, void *buffer, size_t len, off_t offset);
 	long (*pwritev)(int fd, const struct iovec *pieces, int n, off_t offset);
 	int (*fallocate)(int fd, int mode, off_t offset, off_t len);
+	int (*ftruncate)(int fd, off_t len);
 	int (*fdatasync)(int fd);
 	int (*fadvise)(int fd, off_t offset, off_t len, int advice);
 	long (*ioctl)(int fd, unsigned long request, void *arg);
