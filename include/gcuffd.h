@@ -352,6 +352,26 @@ struct gcuffd_cold_stats {
 	uint64_t peeked_pages;     /* read in compressed memory by the collector so far: a summary would be large, and is not kept where there is no file */
 	uint64_t watched_regions;  /* of 2 MiB, that stayed in place while the kernel told of accesses (rung rwp), each time one was */
 	uint64_t accessed_pages;   /* found to be in use in this way: they were not taken out */
+	/* restored_pages by cause: these and collector_pages, ahead_pages and early_pages are all of them */
+	uint64_t read_pages;       /* a read, by the program or by the kernel for it, which nobody tells apart */
+	uint64_t write_pages;      /* a write, likewise */
+	uint64_t warmed_pages;     /* gcuffd_warm() */
+	uint64_t exempted_pages;   /* their memory was marked to be kept out of dumps or children */
+	uint64_t undone_pages;     /* gcuffd_cool() had taken them out, and the store did not take them */
+	uint64_t forked_pages;     /* in a child that can't be told of touches */
+	/* restored_pages by where they were */
+	uint64_t from_park_pages;  /* on their way to the store */
+	uint64_t from_store_pages;
+	uint64_t from_image_pages; /* gcuffd_heap_load() */
+	/* pages that were to be taken out, and left; each time. The first four are busy_pages */
+	uint64_t left_pinned_pages;   /* gcuffd_pin() while it was about to be moved */
+	uint64_t left_shared_pages;   /* with a child, or pinned by the kernel */
+	uint64_t left_locked_pages;   /* mlock(2) */
+	uint64_t left_failed_pages;   /* another error of the kernel's */
+	uint64_t left_touched_pages;  /* it had come back meanwhile */
+	uint64_t left_exempt_pages;   /* the memory is marked to be kept out of dumps or children */
+	uint64_t left_no_room_pages;  /* in the store */
+	uint64_t left_unstored_pages; /* an error of the store's */
 };
 
 /* -EINVAL: size. Any thread. */

@@ -468,6 +468,129 @@ START_TEST(pinned)
 }
 END_TEST
 
+/* ---- counted by cause ---- */
+
+/* A large atomic object, each page of which is another one. */
+static char *make_noise(size_t n)
+{
+	uint64_t *p = gcuffd_alloc_aligned(heap, n * GU_PAGE, GU_PAGE, GCUFFD_ATOMIC);
+	must(p != NULL, "errno %d", errno);
+	for (size_t i = 0; i < n * GU_PAGE / 8; i++)
+		p[i] = i * 0x9e3779b97f4a7c15u;
+	return (char *)p;
+}
+
+static void cool_pages(char *p, size_t n)
+{
+	ck_ok(gcuffd_cool(heap, p, n * GU_PAGE, NULL));
+	for (size_t i = 0; i < n; i++)
+		must(is_out(p + i * GU_PAGE), "page %zu", i);
+}
+
+static uint64_t by_causes(const struct gcuffd_cold_stats *s)
+{
+	return s->read_pages + s->write_pages + s->collector_pages + s->ahead_pages + s->early_pages + s->warmed_pages + s->exempted_pages + s->undone_pages + s->forked_pages;
+}
+
+static void check_causes(void)
+{
+	struct gcuffd_cold_stats s = cold_of(heap);
+	ck_assert_uint_eq(by_causes(&s), s.restored_pages);
+	ck_assert_uint_eq(s.from_park_pages + s.from_store_pages + s.from_image_pages, s.restored_pages);
+	ck_assert_uint_eq(s.left_pinned_pages + s.left_shared_pages + s.left_locked_pages + s.left_failed_pages, s.busy_pages);
+	checked();
+}
+
+/* Far apart, so that nothing comes ahead of it. */
+START_TEST(restored_by_cause)
+{
+	uint64_t offset;
+	int status = -1, null;
+	cold_heap("");
+	char *p = make_noise(256);
+	cool_pages(p, 256);
+	struct gcuffd_cold_stats s = cold_of(heap);
+	ck_assert_uint_eq(by_causes(&s), s.restored_pages);
+	ck_assert_int_eq(((volatile char *)p)[10 * GU_PAGE], p[10 * GU_PAGE]);
+	p[100 * GU_PAGE] = 1;
+	ck_assert_uint_eq(cold_of(heap).read_pages, s.read_pages + 1);
+	ck_assert_uint_eq(cold_of(heap).write_pages, s.write_pages + 1);
+	null = open("/dev/zero", O_RDONLY); /* the kernel's writes count like the program's */
+	ck_assert_int_eq(read(null, p + 200 * GU_PAGE, 8), 8);
+	close(null);
+	ck_assert_uint_eq(cold_of(heap).write_pages, s.write_pages + 2);
+	ck_ok(gcuffd_warm(heap, p + 30 * GU_PAGE, 3 * GU_PAGE));
+	ck_assert_uint_eq(cold_of(heap).warmed_pages, s.warmed_pages + 3);
+	offset = (uintptr_t)p + 60 * GU_PAGE - heap->space.base;
+	ck_ok(gcuffd_order_prefetch(heap, &offset, 1));
+	for (int ms = 0; cold_of(heap).early_pages == s.early_pages && ms < 20000; ms++)
+		usleep(1000);
+	ck_assert_uint_eq(cold_of(heap).early_pages, s.early_pages + 1);
+	ck_ok(madvise(p + 80 * GU_PAGE, 2 * GU_PAGE, MADV_DONTDUMP) ? -errno : 0);
+	ck_ok(gcuffd_cool(heap, p, 256 * GU_PAGE, NULL)); /* looks */
+	ck_assert_uint_eq(cold_of(heap).exempted_pages, s.exempted_pages + 2);
+	ck_assert_uint_ge(cold_of(heap).left_exempt_pages, 2);
+	s = cold_of(heap);
+	for (size_t i = 90; i < 250; i++)
+		ck_assert_int_eq(((volatile char *)p)[i * GU_PAGE], p[i * GU_PAGE]);
+	ck_assert_uint_gt(cold_of(heap).ahead_pages, s.ahead_pages);
+	ck_assert_uint_eq(cold_of(heap).collector_pages, 0);
+	ck_assert_uint_eq(cold_of(heap).from_image_pages, 0);
+	ck_assert_uint_gt(cold_of(heap).from_store_pages, 160);
+	check_causes();
+	fflush(stdout);
+	pid_t pid = fork(); /* comes with its pages out; whoever brings them back there, each is counted */
+	ck_assert_int_ge(pid, 0);
+	if (!pid) {
+		limit_child();
+		for (size_t i = 0; i < 256; i++)
+			(void)((volatile char *)p)[i * GU_PAGE];
+		check_causes();
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* What the kernel says is planted; the rest is brought about. */
+START_TEST(left_in_by_cause)
+{
+	static const struct { int err; size_t field; } moves[] = {
+		{-EBUSY, offsetof(struct gcuffd_cold_stats, left_shared_pages)},
+		{-EINVAL, offsetof(struct gcuffd_cold_stats, left_locked_pages)},
+		{-ENOMEM, offsetof(struct gcuffd_cold_stats, left_failed_pages)},
+	};
+	cold_heap(",store_memory=1M,store_file=0");
+	char *p = make_noise(16);
+	ck_ok(gcuffd_pin(p + 3 * GU_PAGE, 2 * GU_PAGE));
+	ck_ok(gcuffd_cool(heap, p, 16 * GU_PAGE, NULL));
+	ck_assert_uint_eq(cold_of(heap).left_pinned_pages, 2);
+	ck_ok(gcuffd_unpin(p + 3 * GU_PAGE, 2 * GU_PAGE));
+	fake_install();
+	for (size_t i = 0; i < GU_ARRAY_LEN(moves); i++) {
+		ck_ok(gcuffd_warm(heap, p, 16 * GU_PAGE));
+		fake_fail_ioctl(GU_UFFDIO_MOVE, 1, moves[i].err);
+		fake.sticky = true;
+		ck_ok(gcuffd_cool(heap, p, 16 * GU_PAGE, NULL));
+		ck_assert_uint_gt(fake.fired, 0);
+		fake_clear();
+		struct gcuffd_cold_stats s = cold_of(heap);
+		ck_assert_uint_eq(*(uint64_t *)(void *)((char *)&s + moves[i].field), 16);
+		ck_assert(!is_out(p));
+		check_causes();
+	}
+	fake_remove();
+	char *large = make_noise(600); /* random, and more than the store has room for */
+	ck_assert_int_eq(gcuffd_cool(heap, large, 600 * GU_PAGE, NULL), -ENOSPC);
+	ck_assert_uint_gt(cold_of(heap).left_no_room_pages, 0);
+	ck_assert_uint_gt(cold_of(heap).undone_pages, 0);
+	check_causes();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 START_TEST(freed_and_resized)
 {
 	cold_heap("");
@@ -1189,6 +1312,8 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(basic, summaries_beside_a_file, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, system_calls, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, pinned, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, restored_by_cause, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(use, left_in_by_cause, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, freed_and_resized, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, arenas, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(use, refused);

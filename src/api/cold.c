@@ -55,6 +55,23 @@ static void read_store(struct gcuffd_heap *h, struct gcuffd_cold_stats *s)
 	s->store_read_errors = n.reads_failed;
 }
 
+static void read_causes(const struct gu_cold_counts *c, struct gcuffd_cold_stats *s)
+{
+	uint64_t *const by[GU_COLD_CAUSES] = {&s->read_pages, &s->write_pages, &s->collector_pages, &s->ahead_pages, &s->early_pages, &s->warmed_pages,
+					      &s->exempted_pages, &s->undone_pages, &s->forked_pages};
+	uint64_t *const stays[GU_COLD_STAYS] = {&s->left_pinned_pages, &s->left_shared_pages, &s->left_locked_pages, &s->left_failed_pages,
+						&s->left_touched_pages, &s->left_exempt_pages, &s->left_no_room_pages, &s->left_unstored_pages};
+	for (int i = 0; i < GU_COLD_CAUSES; i++)
+		*by[i] = gu_load_relaxed(&c->by[i]);
+	for (int i = 0; i < GU_COLD_STAYS; i++) {
+		*stays[i] = gu_load_relaxed(&c->stays[i]);
+		s->busy_pages += i < GU_COLD_STAYS_BUSY ? *stays[i] : 0;
+	}
+	s->from_park_pages = gu_load_relaxed(&c->from_park);
+	s->from_store_pages = gu_load_relaxed(&c->from_store);
+	s->from_image_pages = gu_load_relaxed(&c->from_image);
+}
+
 int gcuffd_cold_stats(struct gcuffd_heap *h, struct gcuffd_cold_stats *out)
 {
 	const struct gu_cold_counts *c = &h->space.cold.counts;
@@ -64,15 +81,11 @@ int gcuffd_cold_stats(struct gcuffd_heap *h, struct gcuffd_cold_stats *out)
 	s.out_pages = gu_load_relaxed(&h->space.cold.nout);
 	s.evicted_pages = gu_load_relaxed(&c->evicted);
 	s.restored_pages = gu_load_relaxed(&c->restored);
-	s.collector_pages = gu_load_relaxed(&c->restored_by_collector);
 	s.dropped_pages = gu_load_relaxed(&c->dropped);
 	s.bounced_pages = gu_load_relaxed(&c->bounced);
-	s.busy_pages = gu_load_relaxed(&c->busy);
 	s.poisoned_pages = gu_load_relaxed(&c->poisoned);
 	s.summary_bytes = gu_load_relaxed(&h->space.cold.slab.bytes);
-	s.ahead_pages = gu_load_relaxed(&c->ahead);
 	s.followed_pages = gu_load_relaxed(&c->followed);
-	s.early_pages = gu_load_relaxed(&c->early);
 	s.touched_pages = gu_load_relaxed(&c->touched);
 	s.refaulted_pages = gu_load_relaxed(&c->refaulted);
 	s.touch_ns = gu_load_relaxed(&c->touch_ns);
@@ -83,6 +96,7 @@ int gcuffd_cold_stats(struct gcuffd_heap *h, struct gcuffd_cold_stats *out)
 	s.probation_ns = tier.probation_ns;
 	s.backoffs = tier.backoffs;
 	s.peeked_pages = gu_load_relaxed(&c->peeked);
+	read_causes(c, &s);
 	struct gu_thread *t = gu_enter();
 	read_store(h, &s);
 	gu_leave(t);

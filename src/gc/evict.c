@@ -21,6 +21,8 @@
 
 static struct gu_cold *cold_of(struct gcuffd_heap *h) { return &h->space.cold; }
 
+static void count_stay(struct gu_cold *c, enum gu_cold_stay why, size_t pages) { gu_add_relaxed(&c->counts.stays[why], pages); }
+
 /* A cycle that is due goes first: who gives a lock back and takes it again gets it before anybody who sleeps for it. */
 void gu_evict_lock(struct gcuffd_heap *h)
 {
@@ -173,7 +175,7 @@ static void bring_back(struct gcuffd_heap *h, const struct gu_cold_range *range)
 	for (size_t p = gu_space_page(&h->space, range->start), to; p < end; p = to) {
 		to = gu_min(gu_align_down(p, GU_REGION_PAGES) + GU_REGION_PAGES, end);
 		if (gu_cold_any(cold_of(h), p, to))
-			(void)gu_evict_undo(h, p, to); /* what can't be read is reported; where there is no memory, the next time */
+			(void)gu_restore_pages(h->restore, p, to, GU_COLD_BY_EXEMPTION); /* what can't be read is reported; where there is no memory, the next time */
 	}
 }
 
@@ -213,8 +215,10 @@ static void claim_page(void *data, size_t page)
 	uint8_t *heat = &c->region->heat[page % GU_REGION_PAGES];
 	if (!(c->space->state[page] & GU_PAGE_USED) || gu_cold_is_out(&c->space->cold, page))
 		return;
-	if (is_kept(&c->space->cold, gu_space_address(c->space, page)))
+	if (is_kept(&c->space->cold, gu_space_address(c->space, page))) {
+		count_stay(&c->space->cold, GU_COLD_STAYS_EXEMPT, 1);
 		return;
+	}
 	if (gu_shed_in_place(c->space, c->region, c->block, page))
 		return;
 	if (c->which == GU_EVICT_STANDING && !gu_accessed_stands(c->region, page))
@@ -269,16 +273,22 @@ static size_t movable_locked(struct gcuffd_heap *h, const struct gu_cold_region 
 static int move_out(struct gcuffd_heap *h, size_t from, size_t n, size_t *done)
 {
 	if (gu_os->madvise((void *)gu_cold_park(cold_of(h), from), n << GU_PAGE_SHIFT, MADV_DONTNEED))
-		return -EBUSY;
+		return -EINVAL;
 	int err = gu_track_move_out(h, from, n, done);
 	return err == -EINVAL && n > 1 ? gu_track_move_out(h, from, 1, done) : err; /* of several mappings, one locked, say */
+}
+
+static enum gu_cold_stay stay_of(int err)
+{
+	return err == -EBUSY ? GU_COLD_STAYS_SHARED : err == -EINVAL ? GU_COLD_STAYS_LOCKED : GU_COLD_STAYS_FAILED;
 }
 
 /* Moves what it can of a claimed run; what the kernel won't move is given up. Where to go on. */
 static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to)
 {
 	size_t n = movable_locked(h, r, from, to), done = 0;
-	int err = n ? move_out(h, from, n, &done) : r->left[from % GU_REGION_PAGES] ? -ENOENT : -EBUSY;
+	bool back = r->left[from % GU_REGION_PAGES];
+	int err = n ? move_out(h, from, n, &done) : -EAGAIN;
 	uint32_t now = gu_cold_seen(gu_os->clock_ns());
 	done >>= GU_PAGE_SHIFT;
 	for (size_t p = from; p < from + done; p++) {
@@ -288,8 +298,8 @@ static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 	if (!err)
 		return from + done;
 	unclaim_locked(h, r, from + done, from + done + 1);
-	if (err != -ENOENT) /* a hole is no page, one that came back no wonder */
-		gu_add_relaxed(&cold_of(h)->counts.busy, 1);
+	if (err != -ENOENT) /* a hole is no page */
+		count_stay(cold_of(h), n ? stay_of(err) : back ? GU_COLD_STAYS_TOUCHED : GU_COLD_STAYS_PINNED, 1);
 	return from + done + 1;
 }
 
@@ -395,6 +405,7 @@ static int store_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t fro
 	if (!err)
 		stored = gu_store_put(cold_of(h)->store, (const void *)gu_cold_park(cold_of(h), from), n, slots, &err);
 	settle_run(h, r, from, stored, slots, summaries);
+	count_stay(cold_of(h), err == -ENOSPC ? GU_COLD_STAYS_NO_ROOM : GU_COLD_STAYS_UNSTORED, n - stored);
 	for (size_t i = stored; i < n; i++) /* nobody has seen them */
 		gu_summary_free(h, summaries[i]);
 	*out += stored;
@@ -421,7 +432,7 @@ int gu_evict_store(struct gcuffd_heap *h, size_t from, size_t to, size_t *out)
 	return err;
 }
 
-int gu_evict_undo(struct gcuffd_heap *h, size_t from, size_t to) { return gu_restore_pages(h->restore, from, to); }
+int gu_evict_undo(struct gcuffd_heap *h, size_t from, size_t to) { return gu_restore_pages(h->restore, from, to, GU_COLD_BY_REQUEST); }
 
 int gu_evict(struct gcuffd_heap *h, size_t from, size_t to, size_t *out)
 {
@@ -431,7 +442,7 @@ int gu_evict(struct gcuffd_heap *h, size_t from, size_t to, size_t *out)
 	struct gu_cold_region *r = err ? gu_cold_region(cold_of(h), from) : NULL;
 	for (size_t p = from; r && p < to; p++)
 		if (is_parked(r, p))
-			(void)gu_evict_undo(h, p, p + 1);
+			(void)gu_restore_pages(h->restore, p, p + 1, GU_COLD_BY_FAILURE);
 	return err;
 }
 
@@ -520,13 +531,17 @@ static void fill_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t
 {
 	uintptr_t at = gu_space_address(&h->space, page);
 	size_t i = page % GU_REGION_PAGES;
+	bool bad = r->state[i] == GU_COLD_POISONED || (r->state[i] == GU_COLD_EVICTED && read_by_hand(h, r, page));
 	if (r->state[i] == GU_COLD_PARKED)
 		memcpy((void *)at, (const void *)gu_cold_park(cold_of(h), page), GU_PAGE);
-	else if (r->state[i] == GU_COLD_POISONED || read_by_hand(h, r, page))
+	else if (bad)
 		gu_os->mprotect((void *)at, GU_PAGE, PROT_NONE);
 	gu_lock(&r->lock);
-	if (r->state[i] != GU_COLD_LIVE) /* else the store was a fault: registering failed, but not for this page */
+	if (r->state[i] != GU_COLD_LIVE) { /* else the store was a fault: registering failed, but not for this page */
+		if (!bad)
+			gu_cold_count_restored(cold_of(h), GU_COLD_BY_FORK, r->state[i], r->slot[i], 1);
 		gu_cold_set_live_locked(cold_of(h), r, page, GU_COLD_WARMED);
+	}
 	gu_unlock(&r->lock);
 }
 

@@ -48,17 +48,20 @@ static int read_unlocking(const struct gu_restore *re, struct gu_cold_region *r,
 	return err;
 }
 
+static enum gu_cold_left left_by(enum gu_cold_cause cause) { return cause <= GU_COLD_BY_COLLECTOR ? GU_COLD_TOUCHED : GU_COLD_WARMED; }
+
 /* What is out, with its contents at hand. */
-static int place_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, enum gu_cold_left why, const void *contents)
+static int place_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, enum gu_cold_cause cause, const void *contents)
 {
 	struct gu_cold *c = &re->space->cold;
-	enum gu_cold_state state = gu_load_relaxed(&r->state[page % GU_REGION_PAGES]);
-	gu_store_release(&r->filling, (uint16_t)(page % GU_REGION_PAGES + 1)); /* before its bit is clear: pairs with gu_cold_is_on_its_way() */
-	gu_cold_set_live_locked(c, r, page, why);
-	gu_add_relaxed(&c->counts.restored, 1); /* before whoever waits can ask */
+	size_t i = page % GU_REGION_PAGES;
+	enum gu_cold_state state = gu_load_relaxed(&r->state[i]);
+	gu_store_release(&r->filling, (uint16_t)(i + 1)); /* before its bit is clear: pairs with gu_cold_is_on_its_way() */
+	gu_cold_set_live_locked(c, r, page, left_by(cause));
+	gu_cold_count_restored(c, cause, state, r->slot[i], 1); /* before whoever waits can ask */
 	int err = copy_in(re, page, contents);
 	if (err) {
-		gu_sub_relaxed(&c->counts.restored, 1);
+		gu_cold_count_restored(c, cause, state, r->slot[i], -1ull);
 		gu_cold_set_back_locked(c, r, page, state);
 	}
 	gu_store_release(&r->filling, 0); /* after it is there, or its bit is set again */
@@ -66,7 +69,7 @@ static int place_locked(struct gu_restore *re, struct gu_cold_region *r, size_t 
 }
 
 /* From where the page is: 0 when it is in place, or poisoned. */
-static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, enum gu_cold_left why, char *buffer)
+static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t page, enum gu_cold_cause cause, char *buffer)
 {
 	struct gu_cold *c = &re->space->cold;
 	size_t i = page % GU_REGION_PAGES;
@@ -78,14 +81,14 @@ static int fill_locked(struct gu_restore *re, struct gu_cold_region *r, size_t p
 		return copy_in(re, page, re->zeros);
 	int bad = state == GU_COLD_EVICTED ? read_unlocking(re, r, i, buffer) : 0;
 	if (gu_load_relaxed(&r->state[i]) != state) /* brought back, poisoned or released: once, for it does not go out while it is read */
-		return fill_locked(re, r, page, why, buffer);
+		return fill_locked(re, r, page, cause, buffer);
 	if (bad)
 		return poison_locked(re, r, page);
-	return place_locked(re, r, page, why, contents);
+	return place_locked(re, r, page, cause, contents);
 }
 
 /* One that nobody has touched (.inv.cold.ahead): 1 if it was filled, 0 if it was left as it is, -ENOMEM. */
-static int fill_early(struct gu_restore *re, size_t page, char *buffer, bool wait)
+static int fill_early(struct gu_restore *re, size_t page, enum gu_cold_cause cause, char *buffer, bool wait)
 {
 	struct gu_cold *c = &re->space->cold;
 	size_t i = page % GU_REGION_PAGES;
@@ -97,7 +100,7 @@ static int fill_early(struct gu_restore *re, size_t page, char *buffer, bool wai
 	enum gu_cold_state state = gu_load_relaxed(&r->state[i]);
 	int err = 0, done = 0, bad = state == GU_COLD_EVICTED ? read_unlocking(re, r, i, buffer) : state != GU_COLD_PARKED;
 	if (!bad && gu_load_relaxed(&r->state[i]) == state) {
-		err = place_locked(re, r, page, GU_COLD_WARMED, state == GU_COLD_PARKED ? (const void *)gu_cold_park(c, page) : buffer);
+		err = place_locked(re, r, page, cause, state == GU_COLD_PARKED ? (const void *)gu_cold_park(c, page) : buffer);
 		done = !err;
 	}
 	gu_unlock(&r->lock);
@@ -116,7 +119,7 @@ static bool is_own(const struct gu_restore *re, uint32_t tid)
 
 struct touch {
 	size_t page;
-	uint32_t tid;
+	enum gu_cold_cause cause;
 	enum gu_cold_state state; /* until then */
 	bool loaded;              /* from an image: it had not been taken out */
 	uint64_t ns;
@@ -134,10 +137,8 @@ static void count_touch(struct gu_cold_counts *c, const struct touch *t)
 static void note_touch(struct gu_restore *re, const struct touch *t)
 {
 	struct gu_cold_counts *counts = &re->space->cold.counts;
-	if (is_own(re, t->tid)) {
-		gu_add_relaxed(&counts->restored_by_collector, 1);
+	if (t->cause == GU_COLD_BY_COLLECTOR)
 		return;
-	}
 	if (!t->loaded)
 		count_touch(counts, t);
 	gu_lock(&re->notes);
@@ -155,6 +156,11 @@ static int fill_park(const struct gu_restore *re, const struct gu_fault *fault)
 	return err == -EEXIST ? gu_uffd_wake(re->resolver.uffd, fault->page, GU_PAGE) : err;
 }
 
+static enum gu_cold_cause cause_of(const struct gu_restore *re, const struct gu_fault *fault)
+{
+	return is_own(re, fault->tid) ? GU_COLD_BY_COLLECTOR : fault->write ? GU_COLD_BY_WRITE : GU_COLD_BY_READ;
+}
+
 static int fill_heap(struct gu_restore *re, const struct gu_fault *fault, char *buffer)
 {
 	struct gu_space *s = re->space;
@@ -164,8 +170,8 @@ static int fill_heap(struct gu_restore *re, const struct gu_fault *fault, char *
 	uint64_t since = gu_os->clock_ns();
 	int beat = gu_beat_begin(&re->beats, since, "the bringing back of a page that is touched");
 	gu_lock(&r->lock);
-	struct touch touch = {page, fault->tid, gu_load_relaxed(&r->state[i]), gu_image_has(r->slot[i]), 0};
-	int err = fill_locked(re, r, page, GU_COLD_TOUCHED, buffer);
+	struct touch touch = {page, cause_of(re, fault), gu_load_relaxed(&r->state[i]), gu_image_has(r->slot[i]), 0};
+	int err = fill_locked(re, r, page, touch.cause, buffer);
 	gu_unlock(&r->lock);
 	gu_beat_end(&re->beats, beat);
 	touch.ns = gu_os->clock_ns() - since;
@@ -202,7 +208,6 @@ static void note_ahead(struct gu_restore *re, size_t page, int done)
 	if (done > 0) {
 		gu_streams_brought(&re->streams);
 		gu_order_note(&re->order, page << GU_PAGE_SHIFT);
-		gu_add_relaxed(&re->space->cold.counts.ahead, 1);
 	}
 	gu_unlock(&re->notes);
 }
@@ -214,7 +219,7 @@ static bool bring_next(void *data, char *buffer)
 	size_t page;
 	if (!next_ahead(re, &page))
 		return false;
-	int done = fill_early(re, page, buffer, false);
+	int done = fill_early(re, page, GU_COLD_BY_STREAM, buffer, false);
 	if (done)
 		note_ahead(re, page, done);
 	return true;
@@ -228,24 +233,24 @@ void gu_restore_run(struct gu_restore *re)
 
 /* ---- without a touch ---- */
 
-static int restore_page(struct gu_restore *re, struct gu_cold_region *r, size_t page)
+static int restore_page(struct gu_restore *re, struct gu_cold_region *r, size_t page, enum gu_cold_cause cause)
 {
 	int err = 0;
 	gu_lock(&r->lock);
 	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE)
-		err = fill_locked(re, r, page, GU_COLD_WARMED, re->buffer);
+		err = fill_locked(re, r, page, cause, re->buffer);
 	if (!err && gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) == GU_COLD_POISONED)
 		err = -EIO;
 	gu_unlock(&r->lock);
 	return err;
 }
 
-int gu_restore_pages(struct gu_restore *re, size_t from, size_t to)
+int gu_restore_pages(struct gu_restore *re, size_t from, size_t to, enum gu_cold_cause cause)
 {
 	struct gu_cold_region *r = gu_cold_region(&re->space->cold, from);
 	int result = 0;
 	for (size_t p = from; p < to && r; p++) {
-		int err = gu_cold_is_out(&re->space->cold, p) ? restore_page(re, r, p) : 0;
+		int err = gu_cold_is_out(&re->space->cold, p) ? restore_page(re, r, p, cause) : 0;
 		result = result ? result : err;
 	}
 	return result;
@@ -253,9 +258,7 @@ int gu_restore_pages(struct gu_restore *re, size_t from, size_t to)
 
 int gu_restore_early(struct gu_restore *re, size_t page)
 {
-	int done = fill_early(re, page, re->buffer, true);
-	if (done > 0)
-		gu_add_relaxed(&re->space->cold.counts.early, 1);
+	int done = fill_early(re, page, GU_COLD_BY_ORDER, re->buffer, true);
 	return done < 0 ? done : 0;
 }
 

@@ -47,7 +47,7 @@ void gu_restore_own(struct gu_restore *restore, uint32_t tid);
 void gu_restore_run(struct gu_restore *restore);
 
 /* Fills pages [from, to) of a region that are out. The evictor. 0, -ENOMEM, -EIO: one was poisoned. */
-int gu_restore_pages(struct gu_restore *restore, size_t from, size_t to);
+int gu_restore_pages(struct gu_restore *restore, size_t from, size_t to, enum gu_cold_cause cause);
 /* Fills a page that is out, unless it can't be read: nobody has touched it yet. The evictor. -ENOMEM. */
 int gu_restore_early(struct gu_restore *restore, size_t page);
 

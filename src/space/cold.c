@@ -106,6 +106,14 @@ void gu_cold_drop_summary(struct gu_cold *c, struct gu_summary *summary)
 		gu_slab_free(&c->slab, summary);
 }
 
+void gu_cold_count_restored(struct gu_cold *c, enum gu_cold_cause cause, enum gu_cold_state state, gu_slot slot, uint64_t n)
+{
+	struct gu_cold_counts *counts = &c->counts;
+	gu_add_relaxed(&counts->by[cause], n);
+	gu_add_relaxed(state == GU_COLD_PARKED ? &counts->from_park : gu_image_has(slot) ? &counts->from_image : &counts->from_store, n);
+	gu_add_relaxed(&counts->restored, n);
+}
+
 /* ---- bits and states ---- */
 
 bool gu_cold_any_slow(const struct gu_cold *c, size_t from, size_t to)
@@ -331,6 +339,16 @@ static void each_lock(const struct gu_cold *c, size_t regions, void (*fn)(struct
 			fn(&c->regions[i]->lock);
 }
 
+/* Under the locks of all regions. */
+static void check_counts(const struct gu_cold_counts *n)
+{
+	uint64_t by = 0, restored = gu_load_relaxed(&n->restored);
+	for (int i = 0; i < GU_COLD_CAUSES; i++)
+		by += gu_load_relaxed(&n->by[i]);
+	GU_INVARIANT(by == restored, ".inv.cold.causes");
+	GU_INVARIANT(gu_load_relaxed(&n->from_park) + gu_load_relaxed(&n->from_store) + gu_load_relaxed(&n->from_image) == restored, ".inv.cold.causes");
+}
+
 void gu_cold_check(struct gu_space *s)
 {
 	struct gu_cold *c = &s->cold;
@@ -350,6 +368,7 @@ void gu_cold_check(struct gu_space *s)
 		if (c->regions[i])
 			check_watch(s, c->regions[i], i, &watching, &standing);
 	GU_INVARIANT(watching == gu_load_relaxed(&c->watching) && standing == gu_load_relaxed(&c->standing), ".inv.cold.watched");
+	check_counts(&c->counts);
 	each_lock(c, regions, gu_unlock_fork);
 	gu_slab_check(&c->slab);
 }

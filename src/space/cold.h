@@ -78,12 +78,41 @@ struct gu_cold_region {
 	struct gu_summary *summary[GU_REGION_PAGES];
 };
 
+/* What has a page brought back. Whether it is the program that touches or the kernel for it is told by nobody. */
+enum gu_cold_cause {
+	GU_COLD_BY_READ,
+	GU_COLD_BY_WRITE,
+	GU_COLD_BY_COLLECTOR, /* a touch that should not be */
+	GU_COLD_BY_STREAM,    /* in order behind touches */
+	GU_COLD_BY_ORDER,     /* in a recorded order */
+	GU_COLD_BY_REQUEST,   /* gcuffd_warm() */
+	GU_COLD_BY_EXEMPTION, /* it lies in memory that was marked to be kept since */
+	GU_COLD_BY_FAILURE,   /* it was taken out on request, and the store did not take it */
+	GU_COLD_BY_FORK,      /* in a child that can't be told of faults */
+	GU_COLD_CAUSES
+};
+
+/* Why a page that was to be taken out is left where it is, each time. */
+enum gu_cold_stay {
+	GU_COLD_STAYS_PINNED, /* gcuffd_pin(), since it was chosen */
+	GU_COLD_STAYS_SHARED, /* EBUSY: shared with a child, or pinned by the kernel */
+	GU_COLD_STAYS_LOCKED, /* mlock(2) */
+	GU_COLD_STAYS_FAILED, /* another error of the kernel's */
+	GU_COLD_STAYS_BUSY,   /* so many of these */
+	GU_COLD_STAYS_TOUCHED = GU_COLD_STAYS_BUSY, /* it came back since it was chosen */
+	GU_COLD_STAYS_EXEMPT, /* the memory is marked to be kept out of dumps or children */
+	GU_COLD_STAYS_NO_ROOM, /* in the store: it goes on waiting for it, or is brought back */
+	GU_COLD_STAYS_UNSTORED, /* an error of the store's, likewise */
+	GU_COLD_STAYS
+};
+
 struct gu_cold_counts {
 	/* atomic; pages since the heap was made */
-	uint64_t evicted, restored, restored_by_collector, dropped, poisoned;
-	uint64_t ahead, followed; /* restored: in order behind touches; of these, those after which the touches went on */
-	uint64_t early;           /* restored: in a recorded order */
-	uint64_t busy;          /* left in place: shared or pinned by the kernel */
+	uint64_t evicted, restored, dropped, poisoned;
+	uint64_t by[GU_COLD_CAUSES]; /* restored: all of them (.inv.cold.causes) */
+	uint64_t from_park, from_store, from_image; /* restored: likewise */
+	uint64_t stays[GU_COLD_STAYS];
+	uint64_t followed;        /* restored by streams: those after which the touches went on */
 	uint64_t bounced;       /* touched before they were in the store */
 	uint64_t touched, refaulted; /* of those restored: by a touch; and from the store */
 	uint64_t touch_ns;      /* that it took */
@@ -178,6 +207,9 @@ void gu_cold_drop_summary(struct gu_cold *c, struct gu_summary *summary);
 
 /* In a heap that is being loaded: the page is in the image. -ENOMEM. */
 int gu_cold_load(struct gu_space *space, size_t page);
+
+/* A page that was in this state, n: 1, or less by 1. */
+void gu_cold_count_restored(struct gu_cold *c, enum gu_cold_cause cause, enum gu_cold_state state, gu_slot slot, uint64_t n);
 
 /* Under the region's lock. */
 void gu_cold_set_parked_locked(struct gu_cold *c, struct gu_cold_region *r, size_t page);
