@@ -21,7 +21,7 @@
 
 enum fake_call {
 	FAKE_ANY, FAKE_MMAP, FAKE_MUNMAP, FAKE_MPROTECT, FAKE_MADVISE, FAKE_OPEN, FAKE_READ, FAKE_PREAD, FAKE_IOCTL,
-	FAKE_CREATE, FAKE_UNLINK, FAKE_RENAME, FAKE_SET_FLAGS, FAKE_FLOCK, FAKE_PWRITEV, FAKE_FALLOCATE, FAKE_FTRUNCATE, FAKE_FDATASYNC, FAKE_FADVISE,
+	FAKE_CREATE, FAKE_UNLINK, FAKE_RENAME, FAKE_SET_FLAGS, FAKE_FLOCK, FAKE_LOCK, FAKE_STATX, FAKE_PWRITEV, FAKE_FALLOCATE, FAKE_FTRUNCATE, FAKE_FDATASYNC, FAKE_FADVISE,
 	FAKE_USERFAULTFD, FAKE_UNSHARE, FAKE_FUTEX_WAIT, FAKE_TGKILL, FAKE_VM_READV, FAKE_COUNT
 };
 
@@ -94,6 +94,8 @@ static int fake_unlink(const char *path) { FAKE_OR_REAL(FAKE_UNLINK, 0, path, gu
 static int fake_rename(const char *from, const char *to) { FAKE_OR_REAL(FAKE_RENAME, 0, from, gu_os_linux.rename(from, to)); }
 
 static int fake_set_flags(int fd, int flags) { FAKE_OR_REAL(FAKE_SET_FLAGS, 0, NULL, gu_os_linux.set_flags(fd, flags)); }
+static int fake_lock(int fd, short type) { FAKE_OR_REAL(FAKE_LOCK, 0, NULL, gu_os_linux.lock(fd, type)); }
+static int fake_statx(int fd, const char *path, struct statx *out) { FAKE_OR_REAL(FAKE_STATX, 0, path, gu_os_linux.statx(fd, path, out)); }
 static int fake_flock(int fd, int how) { FAKE_OR_REAL(FAKE_FLOCK, 0, NULL, gu_os_linux.flock(fd, how)); }
 
 static long fake_pwritev(int fd, const struct iovec *pieces, int n, off_t at)
@@ -157,6 +159,8 @@ __attribute__((unused)) static void fake_install(void)
 	fake_os.rename = fake_rename;
 	fake_os.set_flags = fake_set_flags;
 	fake_os.flock = fake_flock;
+	fake_os.lock = fake_lock;
+	fake_os.statx = fake_statx;
 	fake_os.pwritev = fake_pwritev;
 	fake_os.fallocate = fake_fallocate;
 	fake_os.ftruncate = fake_ftruncate;

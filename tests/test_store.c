@@ -388,6 +388,121 @@ START_TEST(file_with_a_name)
 }
 END_TEST
 
+static int try_store(const char *path, struct gu_store **store)
+{
+	return gu_store_open(&(struct gu_store_options){MIB, 4 * MIB, path, GU_CODEC_LZ4, 0}, store);
+}
+
+/* A process that has a store at path, with a child of its own that reads it, if asked for; ends when it is killed. */
+static pid_t start_owner(const char *path, bool with_child, pid_t *child)
+{
+	struct gu_store *store;
+	int p[2];
+	pid_t pid, grandchild = 0;
+	ck_ok(pipe(p));
+	fflush(stdout);
+	ck_assert_int_ge(pid = fork(), 0);
+	if (!pid) {
+		limit_child();
+		must_ok(try_store(path, &store));
+		static char page[GU_PAGE];
+		gu_slot slot;
+		for (uint64_t i = 0; i < 512 || counts_of(store).file_bytes == 0; i++) {
+			int err;
+			struct test_rng rng = test_rng(i);
+			for (size_t k = 0; k < GU_PAGE / 8; k++)
+				((uint64_t *)(void *)page)[k] = test_rand(&rng);
+			must(gu_store_put(store, page, 1, &slot, &err) == 1, "%d", err);
+		}
+		if (with_child) {
+			must_ok(gu_store_fork_prepare(store));
+			must((grandchild = fork()) >= 0);
+			grandchild ? gu_store_fork_parent(store) : gu_store_fork_child(store);
+		}
+		if (!with_child || grandchild)
+			must(write(p[1], &grandchild, sizeof(grandchild)) == sizeof(grandchild));
+		for (;;)
+			pause();
+	}
+	ck_assert_int_eq(read(p[0], &grandchild, sizeof(grandchild)), sizeof(grandchild));
+	close(p[0]);
+	close(p[1]);
+	*child = grandchild;
+	return pid;
+}
+
+static void end_owner(pid_t pid)
+{
+	ck_ok(kill(pid, SIGKILL));
+	ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+}
+
+/* Not of a process that lives, nor as long as a child of it does; of one that was killed, and then it is as good as a new one. */
+START_TEST(killed_and_taken_over)
+{
+	char path[64];
+	struct gu_store *store, *other;
+	struct stat st;
+	snprintf(path, sizeof(path), "%s/gu-store.%d", disk(), (int)getpid());
+	for (int with_child = 0; with_child < 2; with_child++) {
+		pid_t child, pid = start_owner(path, with_child, &child);
+		ck_assert_int_eq(try_store(path, &store), -EBUSY);
+		ck_assert(strstr(gu_store_refusal(-EBUSY), "another process"));
+		end_owner(pid);
+		ck_ok(stat(path, &st));
+		ck_assert_int_gt(st.st_size, GU_PAGE);
+		if (with_child) {
+			ck_assert_int_eq(try_store(path, &store), -EBUSY);
+			ck_ok(kill(child, SIGKILL)); /* init's, or a reaper's, from here on */
+			for (int ms = 0; ms < 20000 && try_store(path, &store) == -EBUSY; ms++)
+				usleep(1000);
+		} else
+			ck_ok(try_store(path, &store));
+		ck_ok(stat(path, &st));
+		ck_assert_int_eq(st.st_size, GU_PAGE);
+		ck_assert_int_eq(try_store(path, &other), -EBUSY);
+		gu_store_close(store);
+		ck_assert_int_eq(access(path, F_OK), -1);
+	}
+}
+END_TEST
+
+/* What looks like one and is not, or was not ours alone, is left as it is. */
+START_TEST(not_taken_over)
+{
+	static const char mine[] = "gcuffd store\nOf process 1.\n";
+	char path[64], link_to[80];
+	struct gu_store *store;
+	struct stat st;
+	snprintf(path, sizeof(path), "%s/gu-store.%d", disk(), (int)getpid());
+	snprintf(link_to, sizeof(link_to), "%s.link", path);
+	for (int i = 0; i < 7; i++) {
+		int fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+		const char *text = i == 0 ? "" : i == 1 ? "gcuffd sto" : i == 2 ? "gcuffd stare\nOf process 1.\n" : mine;
+		ck_assert_int_eq(write(fd, text, strlen(text)), (long)strlen(text));
+		ck_ok(i == 3 ? fchmod(fd, 0644) : i == 4 ? link(path, link_to) : 0);
+		if (i == 5) {
+			ck_ok(rename(path, link_to));
+			ck_ok(symlink(link_to, path));
+		}
+		fake_install();
+		if (i == 6)
+			fake_fail(FAKE_LOCK, 1, -ENOLCK);
+		ck_assert_int_eq(try_store(path, &store), -EEXIST);
+		fake_remove();
+		ck_ok(fstat(fd, &st));
+		ck_assert_int_eq(st.st_size, (long)strlen(text));
+		close(fd);
+		ck_ok(unlink(path));
+		unlink(link_to);
+	}
+	ck_ok(mkfifo(path, 0600));
+	ck_assert_int_eq(try_store(path, &store), -EEXIST);
+	ck_ok(unlink(path));
+	ck_assert(strstr(gu_store_refusal(-EEXIST), "store_path"));
+}
+END_TEST
+
 /* Where there are no files without a name, one is made and unlinked. */
 START_TEST(no_tmpfile)
 {
@@ -1054,6 +1169,8 @@ static Suite *make_suite(void)
 	ADD(no_zstd);
 	ADD_EACH(spills, 2 * DIRECTORIES);
 	ADD(file_with_a_name);
+	ADD(killed_and_taken_over);
+	ADD(not_taken_over);
 	ADD(no_tmpfile);
 	ADD(both_limits);
 	ADD_EACH(against_a_model, DIRECTORIES);

@@ -122,7 +122,7 @@ void gu_tier_open(struct gcuffd_heap *h, bool shares)
 	if (err == -EOPNOTSUPP)
 		gu_log(&h->log, GU_LOG_WARN, "cold=1: no page is taken out, for that needs rung move, and faults of system calls handled; gcuffd probe says why");
 	else if (err)
-		gu_log(&h->log, GU_LOG_WARN, "cold=1: no page is taken out: the store can't be opened (error %d)", -err);
+		gu_log(&h->log, GU_LOG_WARN, "cold=1: no page is taken out: the store can't be opened (error %d)%s", -err, gu_store_refusal(err));
 }
 
 void gu_tier_close(struct gcuffd_heap *h)

@@ -132,6 +132,11 @@ struct gu_store_outage gu_store_outage(const struct gu_store *s, bool writing)
 
 struct gu_beats *gu_store_beats(struct gu_store *s) { return &s->beats; }
 
+const char *gu_store_refusal(int err)
+{
+	return err == -EEXIST ? ": store_path is a file that no store of this user has left there" : err == -EBUSY ? ": another process has the file at store_path" : "";
+}
+
 const char *gu_store_path(const struct gu_store *s) { return s->file.path; }
 
 /* ---- what is left behind ---- */

@@ -12,6 +12,8 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/atomic.h"
 #include "base/check.h"
@@ -19,11 +21,14 @@
 #include "sys/os.h"
 
 #define EXTENTS_MOST ((size_t)1 << 30) /* 64 TiB */
+#define MAGIC "gcuffd store\n"
+#define TRIES 8                        /* files of one name, each gone before it was taken over */
 
 static uint64_t bit_of(uint32_t i) { return (uint64_t)1 << (i % 64); }
 static bool is_set(const uint64_t *bits, uint32_t i) { return bits[i / 64] & bit_of(i); }
 static void set(uint64_t *bits, uint32_t i) { bits[i / 64] |= bit_of(i); }
 static void clear(uint64_t *bits, uint32_t i) { bits[i / 64] &= ~bit_of(i); }
+static off_t place_of(uint32_t extent) { return (off_t)(((uint64_t)extent + 1) * GU_EXTENT); } /* behind the header */
 static size_t map_size(const struct gu_store_file *f) { return gu_align_up(((size_t)f->limit + 63) / 64 * 8, GU_PAGE); }
 
 /* ---- texts, without the C library's stdio ---- */
@@ -61,11 +66,88 @@ static bool make_name(struct gu_store_file *f, const char *middle, uint64_t numb
 	return at < sizeof(f->name);
 }
 
+static int read_all(int fd, char *to, size_t len, off_t at)
+{
+	while (len) {
+		long n = gu_os->pread(fd, to, len, at);
+		if (n == -EINTR)
+			continue;
+		if (n <= 0)
+			return n ? (int)n : -EIO;
+		to += n, at += n, len -= gu_min((size_t)n, len);
+	}
+	return 0;
+}
+
+/* Locked before it has a header: who sees one may trust the lock. Where there are no locks nobody can take it over either. */
+static int put_header(int fd)
+{
+	char page[GU_PAGE] = MAGIC;
+	size_t at = add_text(page, sizeof(MAGIC) - 1, sizeof(page), "Of process ");
+	at = add_number(page, at, sizeof(page), (uint64_t)gu_os->getpid());
+	add_text(page, at, sizeof(page), ". In use while somebody has it open; else it may be removed.\n");
+	struct iovec piece = {page, sizeof(page)};
+	(void)gu_os->lock(fd, F_RDLCK);
+	long n = gu_os->pwritev(fd, &piece, 1, 0);
+	return n == (long)sizeof(page) ? 0 : n < 0 ? (int)n : -EIO;
+}
+
+static bool has_header(int fd)
+{
+	char start[sizeof(MAGIC) - 1];
+	return !read_all(fd, start, sizeof(start), 0) && !memcmp(start, MAGIC, sizeof(start));
+}
+
+static bool is_same(const struct statx *a, const struct statx *b)
+{
+	return a->stx_ino == b->stx_ino && a->stx_dev_major == b->stx_dev_major && a->stx_dev_minor == b->stx_dev_minor;
+}
+
+/* Nobody else's, and nobody else may look: what was in memory goes there. */
+static bool is_private(const struct statx *st)
+{
+	return (st->stx_mode & (S_IFMT | 07777)) == (S_IFREG | 0600) && st->stx_uid == geteuid() && st->stx_nlink == 1;
+}
+
+/* -EAGAIN: it is gone, or another file by now. */
+static int check_left(const struct gu_store_file *f, int fd)
+{
+	struct statx open, named;
+	if (gu_os->statx(fd, NULL, &open) || !is_private(&open) || !has_header(fd))
+		return -EEXIST;
+	int err = gu_os->lock(fd, F_WRLCK);
+	if (err)
+		return err == -EAGAIN || err == -EACCES ? -EBUSY : -EEXIST;
+	return gu_os->statx(-1, f->name, &named) || !is_same(&open, &named) ? -EAGAIN : 0;
+}
+
+/* Whoever had it was killed. Its owner removes the name before it gives up the lock (.inv.store.owner). */
+static int take_over(const struct gu_store_file *f)
+{
+	int fd = gu_os->open(f->name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	int err = fd == -ENOENT ? -EAGAIN : fd < 0 ? -EEXIST : check_left(f, fd);
+	if (!err)
+		err = gu_os->ftruncate(fd, 0);
+	if (err && fd >= 0)
+		gu_os->close(fd);
+	return err ? err : fd;
+}
+
 static int create_named(struct gu_store_file *f, const char *middle, uint64_t number)
 {
 	if (!make_name(f, middle, number))
 		return -ENAMETOOLONG;
-	return gu_os->create(f->name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+	int fd = -EAGAIN;
+	for (int i = 0; i < TRIES && fd == -EAGAIN; i++) {
+		fd = gu_os->create(f->name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+		fd = fd == -EEXIST ? take_over(f) : fd;
+	}
+	int err = fd < 0 ? fd : put_header(fd);
+	if (fd >= 0 && err) {
+		gu_os->unlink(f->name);
+		gu_os->close(fd);
+	}
+	return err ? err : fd;
 }
 
 /* Where the file system knows no files without a name. */
@@ -252,8 +334,7 @@ void gu_file_make_hole(struct gu_store_file *f, uint32_t first, uint32_t n)
 {
 	int fd = f->files[f->own].fd, err;
 	do
-		err = gu_os->fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(first * GU_EXTENT),
-				       (off_t)(n * GU_EXTENT));
+		err = gu_os->fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, place_of(first), (off_t)(n * GU_EXTENT));
 	while (err == -EINTR);
 	f->holes_failed += err != 0;
 }
@@ -314,28 +395,16 @@ static int settle(struct gu_store_fd *d, off_t at, size_t len)
 int gu_file_write(struct gu_store_file *f, uint32_t first, struct iovec *pieces, int n)
 {
 	struct gu_store_fd *d = &f->files[f->own];
-	off_t at = (off_t)(first * GU_EXTENT);
+	off_t at = place_of(first);
 	int err = write_all(d, at, pieces, n);
 	return err || d->direct ? err : settle(d, at, (size_t)n * GU_EXTENT);
-}
-
-static int read_all(int fd, char *to, size_t len, off_t at)
-{
-	while (len) {
-		long n = gu_os->pread(fd, to, len, at);
-		if (n == -EINTR)
-			continue;
-		if (n <= 0)
-			return n ? (int)n : -EIO;
-		to += n, at += n, len -= gu_min((size_t)n, len);
-	}
-	return 0;
 }
 
 /* Whole pages are read either way: direct I/O wants them, and a page cache has no less. */
 int gu_file_read(const struct gu_store_fd *d, uint64_t offset, size_t len, void *buffer, const void **bytes)
 {
 	char *to = (char *)gu_align_up((uintptr_t)buffer, GU_PAGE);
+	offset += GU_EXTENT;
 	uint64_t from = gu_align_down(offset, GU_PAGE), end = gu_align_up(offset + len, GU_PAGE);
 	if (d->fd < 0)
 		return -EIO;
@@ -357,6 +426,8 @@ static int open_again(const struct gu_store_file *f, const struct gu_store_fd *d
 	at = add_number(name, at, sizeof(name), (uint64_t)d->fd);
 	int fd = gu_os->open(name, O_RDONLY | (d->direct ? O_DIRECT : 0));
 	int err = fd < 0 ? fd : gu_os->flock(fd, LOCK_SH | LOCK_NB);
+	if (!err)
+		(void)gu_os->lock(fd, F_RDLCK);
 	if (fd >= 0 && err)
 		gu_os->close(fd);
 	return err ? err : fd;

@@ -11,6 +11,9 @@
  * and frozen, from a fork on, while a child may read it: then it is neither made a hole nor used again (.inv.store.frozen). Whether
  * children still have the file is asked by flock(2): each holds a shared lock through the description that was opened for it.
  *
+ * A file with a name begins with an extent for who finds it there: what it is. Whoever has it open holds a lock on it that goes with the open file
+ * (fcntl(2), F_OFD_SETLK), so one that nobody has locked was left by a process that was killed: the next one takes it over (.inv.store.owner).
+ *
  * The bits are guarded by the store's lock; only who holds its spill lock takes extents, makes holes and opens files.
  */
 #ifndef GU_SPACE_STOREFILE_H
@@ -46,6 +49,7 @@ struct gu_store_file {
 	uint32_t holes_failed;
 };
 
+/* -EEXIST: path is a file that is no store's of this user; -EBUSY: one of a process that lives. */
 int gu_file_open(struct gu_store_file *file, const char *path, size_t limit);
 void gu_file_close(struct gu_store_file *file);
 void gu_file_close_files(struct gu_store_file *file);

@@ -10,6 +10,7 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -63,6 +64,15 @@ static int os_close(int fd) { return (int)RAW(SYS_close, fd); }
 static long os_read(int fd, void *buffer, size_t len) { return RAW(SYS_read, fd, buffer, len); }
 static long os_pread(int fd, void *buffer, size_t len, off_t at) { return RAW(SYS_pread64, fd, buffer, len, at); }
 static int os_set_flags(int fd, int flags) { return (int)RAW(SYS_fcntl, fd, F_SETFL, flags); }
+static int os_lock(int fd, short type)
+{
+	struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_len = 1};
+	return (int)RAW(SYS_fcntl, fd, F_OFD_SETLK, &lock);
+}
+static int os_statx(int fd, const char *path, struct statx *out)
+{
+	return path ? (int)RAW(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, out) : (int)RAW(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, out);
+}
 static int os_flock(int fd, int operation) { return (int)RAW(SYS_flock, fd, operation); }
 
 /* The offset's upper half is an argument of its own, which 64-bit kernels ignore. */
@@ -129,6 +139,8 @@ const struct gu_os gu_os_linux = {
 	.close = os_close,
 	.set_flags = os_set_flags,
 	.flock = os_flock,
+	.lock = os_lock,
+	.statx = os_statx,
 	.read = os_read,
 	.pread = os_pread,
 	.pwritev = os_pwritev,

@@ -16,6 +16,8 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+struct statx;
+
 struct gu_os {
 	/* Anonymous and private; flags are added to these two (MAP_NORESERVE, MAP_FIXED_NOREPLACE, ...). */
 	int (*mmap)(void *hint, size_t len, int prot, int flags, void **out);
@@ -30,6 +32,8 @@ struct gu_os {
 	int (*close)(int fd);
 	int (*set_flags)(int fd, int flags); /* F_SETFL */
 	int (*flock)(int fd, int operation);
+	int (*lock)(int fd, short type); /* F_OFD_SETLK of the first byte: goes with the open file, not with the process. F_RDLCK, ...; -EAGAIN: another has it */
+	int (*statx)(int fd, const char *path, struct statx *out); /* of path if there is one, a last link not followed; else of fd */
 	long (*read)(int fd, void *buffer, size_t len);
 	long (*pread)(int fd, void *buffer, size_t len, off_t offset);
 	long (*pwritev)(int fd, const struct iovec *pieces, int n, off_t offset);
