@@ -332,7 +332,7 @@ struct gcuffd_cold_stats {
 	uint64_t bounced_pages;    /* touched on their way to the store */
 	uint64_t busy_pages;       /* not taken out: shared or pinned by the kernel */
 	uint64_t poisoned_pages;
-	uint64_t summary_bytes;    /* now: where pages that are out point to */
+	uint64_t summary_bytes;    /* now, in memory: where pages that are out point to */
 	uint64_t store_pages;      /* now; of these one word over and over: */
 	uint64_t store_same_pages;
 	uint64_t store_memory_bytes;

@@ -17,6 +17,7 @@
 #include "sys/os.h"
 
 #define ROUNDS_MAX 4
+#define STOPS_MAX 3       /* until files are read in one */
 #define ENOUGH_PAGES 256u /* as many dirty pages are left to the remark */
 
 _Static_assert(ROUNDS_MAX <= GCUFFD_ROUNDS, "statistics have room for all rounds");
@@ -87,7 +88,7 @@ static void mark_concurrently(struct gcuffd_heap *h)
 	if (h->options.debug & GCUFFD_PLANT_EARLY_SWEEP)
 		gu_sweep_early(h);
 	gu_roots_scan(h, gu_mark_first(h));
-	gu_mark_drain(h, false);
+	gu_mark_drain(h, GU_DRAIN_BESIDE);
 }
 
 /* Rescans what was written, until little is left or it stops getting less. */
@@ -102,7 +103,7 @@ static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 		gu_mark_cards(h, gu_mark_first(h));
 		n.dirty += gu_roots_preclean(h, gu_mark_first(h));
 		gu_weak_mark_late(h, gu_mark_first(h));
-		gu_mark_drain(h, false);
+		gu_mark_drain(h, GU_DRAIN_BESIDE);
 		c->pages_scanned += n.scanned;
 		c->dirty_pages += n.dirty;
 		c->round_dirty[c->rounds++] = n.dirty;
@@ -113,7 +114,7 @@ static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 	return 0;
 }
 
-static int remark(struct gcuffd_heap *h, struct gu_cycle *c)
+static int remark(struct gcuffd_heap *h, struct gu_cycle *c, enum gu_drain how)
 {
 	struct gu_track_counts n = {0, 0};
 	struct gu_mark_counts before, roots, after;
@@ -127,16 +128,18 @@ static int remark(struct gcuffd_heap *h, struct gu_cycle *c)
 		c->remark_dirty_pages += gu_mark_cards(h, gu_mark_first(h));
 	c->pages_scanned += n.scanned;
 	gu_weak_mark_late(h, gu_mark_first(h));
-	gu_mark_drain(h, true);
+	gu_mark_drain(h, how);
 	gu_mark_counts(h, &after);
 	c->remark_words += roots.words - before.words + after.card_words - before.card_words;
 	c->block_words += after.block_words - before.block_words;
 	return err || gu_mark_complete(h) ? err : -EIO;
 }
 
-/* Once more if a module was loaded between the listing and the stop: only it may point to an object. */
+/* Once more if a module was loaded between the listing and the stop: only it may point to an object. Or if files have to be read, which is done beside mutators. */
 static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 {
+	unsigned stops = 0;
+	bool left;
 	int err;
 	do {
 		if (h->verifier)
@@ -154,13 +157,16 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 		if (c->in_stop && h->verifier)
 			c->wrong += gu_verify_begin(h);
 		gu_store_seqcst(&h->phase, GU_PHASE_MARK);
-		err = remark(h, c);
-		if (h->verifier && !err)
+		err = remark(h, c, c->in_stop || ++stops >= STOPS_MAX ? GU_DRAIN_STOPPED_ALL : GU_DRAIN_STOPPED);
+		left = gu_mark_is_left(h);
+		if (h->verifier && !err && !left)
 			c->wrong += gu_verify_mark(h);
-		gu_weak_state_set(h, err ? GU_WEAK_OPEN : GU_WEAK_MAYBE);
+		gu_weak_state_set(h, err || left ? GU_WEAK_OPEN : GU_WEAK_MAYBE);
 		gu_world_resume();
 		c->stop2_ns = gu_max(c->stop2_ns, lap(&since));
-	} while (!err && gu_roots_changed(h));
+		if (left && !err)
+			gu_mark_drain(h, GU_DRAIN_BESIDE);
+	} while (!err && (left || gu_roots_changed(h)));
 	gu_weak_state_set(h, err ? GU_WEAK_OPEN : GU_WEAK_DECIDED);
 	return err;
 }

@@ -245,6 +245,7 @@ static void say(struct gcuffd_heap *h, struct gu_tier *t)
 {
 	const struct gu_thermostat *th = &t->thermostat;
 	gu_store_relaxed(&t->report.target, th->target);
+	gu_store_relaxed(&h->space.cold.target, th->target == GU_NO_TARGET ? SIZE_MAX : (size_t)th->target);
 	gu_store_relaxed(&t->report.probation_ns, gu_thermostat_probation(th, 0));
 	gu_store_relaxed(&t->report.backoffs, th->backoffs);
 	if (th->slow < 2 || t->said_slow)

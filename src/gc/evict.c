@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "gc/accessed.h"
+#include "gc/pack.h"
 #include "gc/restore.h"
 #include "gc/shed.h"
 #include "gc/summary.h"
@@ -404,6 +405,8 @@ static int store_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t fro
 	gu_unlock(&h->cycle_lock);
 	if (!err)
 		stored = gu_store_put(cold_of(h)->store, (const void *)gu_cold_park(cold_of(h), from), n, slots, &err);
+	if (gu_pack_is_due(h))
+		gu_pack_put(h, from, stored, summaries);
 	settle_run(h, r, from, stored, slots, summaries);
 	count_stay(cold_of(h), err == -ENOSPC ? GU_COLD_STAYS_NO_ROOM : GU_COLD_STAYS_UNSTORED, n - stored);
 	for (size_t i = stored; i < n; i++) /* nobody has seen them */

@@ -124,13 +124,13 @@ static void scan_summary(struct gu_marker *m, const struct gu_summary *s, uintpt
 	m->words += n;
 }
 
-/* The page's contents, into the buffer. false: they can't be read; whoever touches the page is told so, and nobody else can follow what it has. */
-static bool peek(struct gu_marker *m, size_t page)
+/* The page's contents, into the buffer. An error: they can't be read; whoever touches the page is told so, and nobody else can follow what it has. */
+static int peek(struct gu_marker *m, size_t page)
 {
 	struct gu_cold *c = &m->space->cold;
 	int err = gu_cold_get(c, gu_cold_region(c, page)->slot[page % GU_REGION_PAGES], m->buffer);
 	gu_add_relaxed(&c->counts.peeked, 1);
-	return !err;
+	return err;
 }
 
 static void scan_at(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t, uintptr_t delta)
@@ -144,10 +144,19 @@ static void scan_at(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_t 
 static void scan_evicted(struct gu_marker *m, size_t page, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t)
 {
 	const struct gu_summary *s = summary_of(m, page);
+	bool filed = gu_cold_pack(s);
+	if (filed && m->at_hand != page) {
+		gu_later_note(m, page);
+		return;
+	}
+	s = filed ? m->summary : s;
+	int err = s == GU_COLD_PEEK ? peek(m, page) : 0;
 	if (s != GU_COLD_PEEK)
 		scan_summary(m, s, at, end);
-	else if (peek(m, page))
+	else if (!err)
 		scan_at(m, at, end, object, t, (uintptr_t)m->buffer - gu_space_address(m->space, page));
+	else if (filed && err != -EBADMSG) /* the file may be read again some day */
+		gu_mark_unreadable(m->heap);
 }
 
 /*
@@ -276,6 +285,10 @@ static void scan_gray(struct gu_marker *m, struct gu_gray g)
 		scan_cards(m, g.addr);
 		return;
 	}
+	if (gu_unlikely(g.type == GU_GRAY_LATER)) {
+		gu_later_scan(m, g.addr);
+		return;
+	}
 	if (gu_unlikely(g.type == GU_GRAY_VALUES)) {
 		gu_weak_mark_values(m->heap, m, g.addr);
 		return;
@@ -368,7 +381,9 @@ static int init_marker(struct gcuffd_heap *h, struct gu_marker *m)
 	m->no_interior = gu_heap_is(h, GCUFFD_NO_INTERIOR);
 	m->stack = gu_meta_map(GU_STACK * sizeof(struct gu_gray));
 	m->buffer = gu_meta_map(BUFFER);
-	return m->stack && m->buffer ? 0 : -1;
+	m->at_hand = SIZE_MAX;
+	int err = gu_pack_reader_init(&m->packs);
+	return !err && m->stack && m->buffer ? 0 : -1;
 }
 
 int gu_mark_create(struct gcuffd_heap *h, unsigned n)
@@ -396,6 +411,7 @@ void gu_mark_destroy(struct gcuffd_heap *h)
 	for (unsigned i = 0; i < mark->n; i++) {
 		gu_meta_unmap(mark->markers[i].stack, GU_STACK * sizeof(struct gu_gray));
 		gu_meta_unmap(mark->markers[i].buffer, BUFFER);
+		gu_pack_reader_destroy(&mark->markers[i].packs);
 	}
 	gu_mark_trim(h);
 	gu_meta_unmap(mark, gu_align_up(sizeof(*mark), GU_PAGE));
@@ -404,7 +420,7 @@ void gu_mark_destroy(struct gcuffd_heap *h)
 
 size_t gu_mark_memory(const struct gcuffd_heap *h)
 {
-	return h->mark->n * (GU_STACK * sizeof(struct gu_gray) + BUFFER) + gu_load_relaxed(&h->mark->packet_bytes);
+	return h->mark->n * (GU_STACK * sizeof(struct gu_gray) + BUFFER + gu_pack_reader_memory()) + gu_load_relaxed(&h->mark->packet_bytes);
 }
 
 struct gu_marker *gu_mark_first(struct gcuffd_heap *h) { return &h->mark->markers[0]; }
@@ -421,7 +437,9 @@ void gu_mark_clear(struct gcuffd_heap *h)
 	for (unsigned i = 0; i < mark->n; i++) {
 		struct gu_marker *m = &mark->markers[i];
 		m->bytes = m->objects = m->words = m->card_words = m->block_words = 0;
+		gu_pack_reader_reset(&m->packs);
 	}
+	gu_later_clear(h);
 	mark->bytes_in_stop = 0;
 	mark->unreadable = 0;
 }

@@ -58,8 +58,11 @@ void gu_mark_page(struct gu_marker *m, size_t page);
 /* Makes every page with a card gray: how many. A drain looks at them. */
 size_t gu_mark_cards(struct gcuffd_heap *heap, struct gu_marker *m);
 
-/* Until nothing is gray. in_stop: with all markers, and counted as such. */
-void gu_mark_drain(struct gcuffd_heap *heap, bool in_stop);
+/* Until nothing is gray. In a stop: with all markers, and counted as such; and ALL: also what has to be read in a file for it. */
+enum gu_drain { GU_DRAIN_BESIDE, GU_DRAIN_STOPPED, GU_DRAIN_STOPPED_ALL };
+void gu_mark_drain(struct gcuffd_heap *heap, enum gu_drain how);
+/* The last one left something to be read in a file. */
+bool gu_mark_is_left(const struct gcuffd_heap *heap);
 /* A worker's life; returns when gu_mark_quit was called. */
 void gu_mark_work(struct gcuffd_heap *heap, unsigned index);
 void gu_mark_quit(struct gcuffd_heap *heap);

@@ -4,19 +4,21 @@
 #define GU_GC_MARKER_H
 
 #include "gc/mark.h"
+#include "gc/pack.h"
 
 #define GU_PACKET 255
 #define GU_STACK  4096
 #define GU_QUEUE  16
 
-/* A gray object, or a piece of one: conservative words, or one object of a type; or a word of cards, whose pages were written. */
+/* A gray object, or a piece of one: conservative words, or one object of a type; or a word of cards, whose pages were written, or of pages put off. */
 struct gu_gray {
 	uintptr_t addr; /* or the word's index */
 	uint32_t words;
-	uint32_t type;  /* 0: conservative; GU_GRAY_CARDS; GU_GRAY_VALUES; else index + 1 */
+	uint32_t type;  /* 0: conservative; GU_GRAY_CARDS, GU_GRAY_LATER, GU_GRAY_VALUES; else index + 1 */
 };
 #define GU_GRAY_CARDS UINT32_MAX
-#define GU_GRAY_VALUES (UINT32_MAX - 1) /* what weak references to the object have as values */
+#define GU_GRAY_LATER (UINT32_MAX - 1)
+#define GU_GRAY_VALUES (UINT32_MAX - 2) /* what weak references to the object have as values */
 
 struct gu_packet {
 	struct gu_packet *next;
@@ -52,6 +54,9 @@ struct gu_marker {
 	struct gu_gray *stack;
 	uint64_t bytes, objects, words, card_words, block_words;
 	char *buffer; /* for gu_mark_foreign, and for pages read in the store */
+	struct gu_pack_reader packs;
+	size_t at_hand;                   /* page whose summary was read; SIZE_MAX: none */
+	const struct gu_summary *summary; /* that; GU_COLD_PEEK: it could not be */
 } __attribute__((aligned(GU_CACHELINE)));
 
 struct gu_mark {
@@ -71,6 +76,9 @@ struct gu_mark {
 	unsigned allowed;           /* atomic; markers that may take part */
 	unsigned background;        /* how many while mutators run */
 	uint32_t overflow;          /* atomic */
+	uint32_t later;             /* atomic; pages are put off (marklater.c) */
+	uint32_t left;              /* atomic; of these, some that wait for a file and may not in this drain */
+	bool waits;                 /* constant in a drain: that it may */
 	uint32_t unreadable;        /* atomic; roots could not be read: nothing may be swept */
 	uint64_t in_stop_base;      /* bytes marked before the stop's drain began */
 	uint64_t bytes_in_stop;     /* guard: collector */
@@ -81,5 +89,15 @@ void gu_marker_push(struct gu_marker *m, struct gu_gray gray);
 void gu_marker_run(struct gu_marker *m);
 void gu_marker_flush(struct gu_marker *m);
 void gu_marker_share(struct gu_marker *m);
+
+/* marklater.c: the page's marked objects are scanned when nothing else is gray, all at once. */
+void gu_later_note(struct gu_marker *m, size_t page);
+/* Instead of pushing it, if packets take their share of the target. */
+bool gu_later_takes(struct gu_marker *m, struct gu_gray gray);
+/* Makes what was put off gray. false: nothing was. */
+bool gu_later_push(struct gu_marker *m);
+/* Scans 64 pages of which some were put off. */
+void gu_later_scan(struct gu_marker *m, size_t word);
+void gu_later_clear(struct gcuffd_heap *heap);
 
 #endif

@@ -99,6 +99,8 @@ void gu_marker_share(struct gu_marker *m)
 
 void gu_marker_push(struct gu_marker *m, struct gu_gray gray)
 {
+	if (gu_unlikely(m->depth == GU_STACK) && gu_later_takes(m, gray))
+		return;
 	if (gu_unlikely(m->depth == GU_STACK) && !give_packet(m)) {
 		gu_store_relaxed(&m->heap->mark->overflow, 1); /* .inv.mark.overflow */
 		return;
@@ -185,19 +187,28 @@ static void set_open(struct gu_mark *mark, bool open, unsigned allowed)
 }
 
 /* Workers have left when active is 0 and the drain is closed: none can join any more. */
-void gu_mark_drain(struct gcuffd_heap *h, bool in_stop)
+void gu_mark_drain(struct gcuffd_heap *h, enum gu_drain how)
 {
 	struct gu_mark *mark = h->mark;
 	uint64_t before = bytes_marked(mark);
-	bool hurry = in_stop || gu_load_relaxed(&h->stalled);
+	bool in_stop = how != GU_DRAIN_BESIDE, hurry = in_stop || gu_load_relaxed(&h->stalled);
+	mark->waits = how != GU_DRAIN_STOPPED;
+	if (mark->waits && gu_swap_acq_rel(&mark->left, 0))
+		gu_store_relaxed(&mark->later, 1);
 	do {
 		set_open(mark, true, hurry ? mark->n : mark->background);
 		drain_with(mark, &mark->markers[0]);
 		set_open(mark, false, 0);
-	} while (gu_swap_acq_rel(&mark->overflow, 0) && (rescan_marked(h), true));
+		if (gu_swap_acq_rel(&mark->overflow, 0)) {
+			rescan_marked(h);
+			gu_store_relaxed(&mark->later, 1);
+		}
+	} while (gu_later_push(&mark->markers[0]));
 	if (in_stop)
 		mark->bytes_in_stop += bytes_marked(mark) - before;
 }
+
+bool gu_mark_is_left(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->mark->left); }
 
 static bool may_join_locked(const struct gu_mark *mark, unsigned index)
 {

@@ -192,6 +192,8 @@ int gu_summary_make(struct gcuffd_heap *h, size_t page, const uintptr_t *words, 
 	return 0;
 }
 
+size_t gu_summary_size(const struct gu_summary *s) { return size_of(s); }
+
 void gu_summary_free(struct gcuffd_heap *h, struct gu_summary *s) { gu_cold_drop_summary(&h->space.cold, s); }
 
 /* ---- reading ---- */

@@ -29,12 +29,13 @@ size_t gu_summary_pack(const struct gcuffd_heap *heap, const uintptr_t *words, c
 
 /* Of the page, whose contents are at words. *out: NULL if it points nowhere; GU_COLD_PEEK, if peeks, where that costs less memory and little time. -ENOMEM. */
 int gu_summary_make(struct gcuffd_heap *heap, size_t page, const uintptr_t *words, bool peeks, struct gu_summary **out);
+size_t gu_summary_size(const struct gu_summary *summary);
 void gu_summary_free(struct gcuffd_heap *heap, struct gu_summary *summary);
 
 /* Whether these bytes, aligned to 8 and from who knows where, are a summary: then it can be read. */
 bool gu_summary_fits(const void *bytes, size_t len);
 
-/* The pointers among words [from, to) of the page, in order: how many. summary may be NULL, not GU_COLD_PEEK. */
+/* The pointers among words [from, to) of the page, in order: how many. summary may be NULL, not GU_COLD_PEEK, nor a pack. */
 size_t gu_summary_read(const struct gcuffd_heap *heap, const struct gu_summary *summary, size_t from, size_t to, uintptr_t *pointers);
 
 #endif

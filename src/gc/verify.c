@@ -10,6 +10,7 @@
 #include "base/meta.h"
 #include "base/own.h"
 #include "gc/mutator.h"
+#include "gc/pack.h"
 #include "gc/roots.h"
 #include "gc/summary.h"
 #include "gc/verifyroots.h"
@@ -57,6 +58,7 @@ struct gu_verifier {
 	char *copies;     /* of the heap's length; NULL: none yet */
 	uint64_t *copied; /* a bit a page */
 	size_t pages;
+	struct gu_pack_reader packs;
 	struct report reports[REPORTS];
 	size_t nreports;
 };
@@ -69,9 +71,10 @@ int gu_verify_create(struct gcuffd_heap *h)
 	if (!v)
 		return -ENOMEM;
 	v->buffer = gu_meta_map(BUFFER);
+	int err = gu_pack_reader_init(&v->packs);
 	v->roots = gu_verify_roots_create();
 	h->verifier = v;
-	if (v->buffer && v->roots)
+	if (!err && v->buffer && v->roots)
 		return 0;
 	gu_verify_destroy(h);
 	return -ENOMEM;
@@ -99,6 +102,7 @@ void gu_verify_destroy(struct gcuffd_heap *h)
 		return;
 	drop_set(&h->verifier->set);
 	gu_meta_unmap(h->verifier->buffer, BUFFER);
+	gu_pack_reader_destroy(&h->verifier->packs);
 	gu_verify_roots_destroy(h->verifier->roots);
 	drop_copies(h->verifier);
 	gu_meta_free(h->verifier, sizeof(*h->verifier));
@@ -434,14 +438,15 @@ static uint64_t check_summary(struct gcuffd_heap *h, struct gu_verifier *v, cons
 	uintptr_t at = gu_space_address(&h->space, page), found;
 	const uintptr_t *words = contents(h, v, page);
 	struct shadow *s = shadow_at(&v->set, at);
+	const struct gu_summary *summary = r->summary[page % GU_REGION_PAGES];
 	uint64_t n = 0;
-	if (r->summary[page % GU_REGION_PAGES] == GU_COLD_PEEK)
+	if (summary == GU_COLD_PEEK || (gu_cold_pack(summary) && gu_pack_read(h, &v->packs, page, &summary)))
 		return 0;
 	for (size_t i = 0; i < GU_PAGE_WORDS && words && s; i++) {
 		uint32_t cell = (uint32_t)((at + i * 8 - s->start) / s->cell);
 		if (cell >= s->ncells || !is_object(s, cell))
 			continue;
-		size_t has = gu_summary_read(h, r->summary[page % GU_REGION_PAGES], i, i + 1, &found);
+		size_t has = gu_summary_read(h, summary, i, i + 1, &found);
 		bool right = has ? found == words[i] : !points(h, s, cell, (at + i * 8 - s->start) % s->cell / 8, words[i]);
 		n += right ? 0 : complain(v, "summary of a page that is out differs from its contents", s, cell);
 	}
@@ -452,6 +457,7 @@ static uint64_t check_summaries(struct gcuffd_heap *h, struct gu_verifier *v)
 {
 	const struct gu_cold *c = &h->space.cold;
 	uint64_t n = 0;
+	gu_pack_reader_reset(&v->packs);
 	size_t pages = c->on && gu_load_relaxed(&c->nout) ? gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT : 0;
 	for (size_t p = 0; p < pages; p++)
 		if (gu_cold_is_out(c, p) && gu_cold_state(c, p) == GU_COLD_EVICTED)

@@ -37,8 +37,12 @@ int gu_cold_init(struct gu_space *s)
 {
 	struct gu_cold *c = &s->cold;
 	c->out = gu_meta_reserve(out_len(s));
+	c->later = gu_meta_reserve(out_len(s));
 	c->regions = gu_meta_reserve(regions_len(s));
-	if (!c->out || !c->regions || gu_meta_commit(c->out, out_len(s)) || gu_meta_commit(c->regions, regions_len(s)))
+	c->target = SIZE_MAX;
+	if (!c->out || !c->later || !c->regions)
+		return -ENOMEM;
+	if (gu_meta_commit(c->out, out_len(s)) || gu_meta_commit(c->later, out_len(s)) || gu_meta_commit(c->regions, regions_len(s)))
 		return -ENOMEM;
 	int err = reserve_park(s);
 	c->on = !err;
@@ -60,6 +64,8 @@ void gu_cold_destroy(struct gu_space *s)
 			drop_record(c, c->regions[i]);
 	if (c->out)
 		gu_meta_unreserve(c->out, out_len(s));
+	if (c->later)
+		gu_meta_unreserve(c->later, out_len(s));
 	if (c->regions)
 		gu_meta_unreserve(c->regions, regions_len(s));
 	if (c->mapped) {
@@ -99,8 +105,21 @@ void gu_cold_drop(struct gu_cold *c, gu_slot slot)
 		gu_store_drop(c->store, slot);
 }
 
+static void drop_packed(struct gu_cold *c, struct gu_cold_pack *p)
+{
+	if (--p->left)
+		return;
+	if (c->store) /* else all of it is gone */
+		gu_store_drop(c->store, p->slot);
+	gu_slab_free(&c->slab, p);
+}
+
 void gu_cold_drop_summary(struct gu_cold *c, struct gu_summary *summary)
 {
+	if (gu_cold_pack(summary)) {
+		drop_packed(c, gu_cold_pack(summary));
+		return;
+	}
 	bool loaded = c->image && (uintptr_t)summary - (uintptr_t)c->image->summaries < c->image->summaries_len;
 	if (summary && summary != GU_COLD_PEEK && !loaded)
 		gu_slab_free(&c->slab, summary);

@@ -51,6 +51,18 @@ struct gu_summary;
 /* In place of a summary that would be large: whoever marks reads the page in the store (.inv.summary.peek). */
 #define GU_COLD_PEEK ((struct gu_summary *)1)
 
+/* In place of a summary that is in the store, with others of the region: of pages that were taken out together (.inv.summary.filed). */
+#define GU_COLD_FILED ((uintptr_t)2)
+struct gu_cold_pack {
+	gu_slot slot;
+	uint32_t left; /* guard: evictor; pages whose summaries are needed */
+};
+
+static inline struct gu_cold_pack *gu_cold_pack(const struct gu_summary *s)
+{
+	return (uintptr_t)s & GU_COLD_FILED ? (struct gu_cold_pack *)((uintptr_t)s - GU_COLD_FILED) : NULL;
+}
+
 struct gu_cold_region {
 	struct gu_lock lock;       /* rank COLD; held while a page is moved or filled */
 	uint16_t filling;          /* atomic, changes under lock; 1 + the index of a page that is LIVE and about to be filled; in one page with state */
@@ -137,6 +149,8 @@ struct gu_cold {
 	uintptr_t mapped;                 /* constant; where the park's mapping begins */
 	struct gu_cold_region **regions;  /* entries atomic, set once */
 	uint64_t *out;                    /* atomic words */
+	uint64_t *later;                  /* atomic words; pages that markers have put off (gc/marklater.c) */
+	size_t target;                    /* atomic; of the tier, in bytes; SIZE_MAX: there is none */
 	size_t nout;                      /* atomic; bits set in out */
 	size_t parked;                    /* atomic; pages PARKED */
 	size_t standing;                  /* atomic, changes under the cycle lock; bits set in regions' stood */

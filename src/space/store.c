@@ -26,7 +26,7 @@
 #define RETRY_NS 1000000000u /* a file that could not be written is tried again */
 #define HOLES_AT_ONCE 16     /* extents that a put leaves to be made holes */
 
-_Static_assert(GU_CHUNK == GU_EXTENT, "a chunk fills an extent");
+_Static_assert(GU_CHUNK == GU_EXTENT && GU_CHUNK == GU_STORE_NEAR, "a chunk fills an extent");
 
 /* atomic: written by whoever finds it so; began says that error is set */
 struct outage {
@@ -488,7 +488,9 @@ struct view {
 	struct gu_cell cell;
 	const char *memory; /* NULL: in the file */
 	struct gu_store_fd from; /* fd and direct */
-	uint64_t offset;
+	uint32_t chunk;
+	size_t at;       /* in the chunk */
+	uint64_t offset; /* of the chunk */
 };
 
 static void pin(struct gu_store *s, gu_slot slot, struct view *v)
@@ -499,11 +501,13 @@ static void pin(struct gu_store *s, gu_slot slot, struct view *v)
 	GU_INVARIANT(cell_of(slot) < c->fresh && c->cells[cell_of(slot)].len, ".inv.store.slot");
 	c->pins++;
 	v->cell = c->cells[cell_of(slot)];
+	v->chunk = chunk_of(slot);
+	v->at = offset;
 	v->memory = c->frame == GU_FRAME_NONE ? NULL : gu_frame_at(&s->chunks, c->frame) + offset;
 	if (!v->memory) {
 		v->from.fd = s->file.files[c->file].fd;
 		v->from.direct = gu_load_relaxed(&s->file.files[c->file].direct);
-		v->offset = c->extent * GU_EXTENT + offset;
+		v->offset = c->extent * GU_EXTENT;
 	}
 	gu_unlock(&s->lock);
 }
@@ -532,20 +536,34 @@ static int get_bytes(struct gu_store *s, const struct view *v, const void *bytes
 	return gu_decode(&s->coder, (enum gu_form)v->cell.form, bytes, v->cell.len, page);
 }
 
+static int read_file(struct gu_store *s, const struct view *v, size_t at, size_t len, void *buffer, const void **bytes)
+{
+	gu_add_relaxed(&s->reads, 1);
+	int beat = gu_beat_begin(&s->beats, gu_os->clock_ns(), "a read of the store's file");
+	int err = note_outage(&s->reading, gu_file_read(&v->from, v->offset + at, len, buffer, bytes));
+	gu_beat_end(&s->beats, beat);
+	return err == -EBADMSG ? -EIO : err;
+}
+
 static int get_filed(struct gu_store *s, const struct view *v, void *page)
 {
 	char buffer[GU_FILE_BUFFER];
 	const void *bytes;
-	gu_add_relaxed(&s->reads, 1);
-	int beat = gu_beat_begin(&s->beats, gu_os->clock_ns(), "a read of the store's file");
-	int err = note_outage(&s->reading, gu_file_read(&v->from, v->offset, v->cell.len, buffer, &bytes));
-	gu_beat_end(&s->beats, beat);
-	return err ? (err == -EBADMSG ? -EIO : err) : get_bytes(s, v, bytes, page);
+	int err = read_file(s, v, v->at, v->cell.len, buffer, &bytes);
+	return err ? err : get_bytes(s, v, bytes, page);
+}
+
+static int get_filed_near(struct gu_store *s, const struct view *v, struct gu_store_near *near, void *page)
+{
+	const void *bytes;
+	int err = near->chunk == v->chunk ? 0 : read_file(s, v, 0, GU_CHUNK, near->bytes, &bytes);
+	near->chunk = err ? GU_CHUNK_NONE : v->chunk;
+	return err ? err : get_bytes(s, v, (const char *)near->bytes + v->at, page);
 }
 
 bool gu_store_is_memory(const struct gu_store *s) { return !s->file.limit; }
 
-int gu_store_get(struct gu_store *s, gu_slot slot, void *page)
+static int get(struct gu_store *s, gu_slot slot, struct gu_store_near *near, void *page)
 {
 	struct view v;
 	if (is_word(slot)) {
@@ -553,12 +571,15 @@ int gu_store_get(struct gu_store *s, gu_slot slot, void *page)
 		return 0;
 	}
 	pin(s, slot, &v);
-	int err = v.memory ? get_bytes(s, &v, v.memory, page) : get_filed(s, &v, page);
+	int err = v.memory ? get_bytes(s, &v, v.memory, page) : near ? get_filed_near(s, &v, near, page) : get_filed(s, &v, page);
 	unpin(s, slot);
 	if (err)
 		gu_add_relaxed(&s->reads_failed, 1);
 	return err;
 }
+
+int gu_store_get(struct gu_store *s, gu_slot slot, void *page) { return get(s, slot, NULL, page); }
+int gu_store_get_near(struct gu_store *s, gu_slot slot, struct gu_store_near *near, void *page) { return get(s, slot, near, page); }
 
 /* ---- dropping ---- */
 

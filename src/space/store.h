@@ -26,6 +26,13 @@ struct gu_store;
 
 struct gu_beats;
 
+/* What was last read of the file, for who gets what was put at about the same time. chunk: UINT32_MAX, to forget it. */
+#define GU_STORE_NEAR ((size_t)64 << 10)
+struct gu_store_near {
+	uint32_t chunk;
+	void *bytes; /* GU_STORE_NEAR, aligned to pages */
+};
+
 struct gu_store_options {
 	size_t memory_limit; /* bytes of chunks in memory, 1 MiB at least; what exceeds it is spilled, if there is a file */
 	size_t file_limit;   /* bytes of the file; 0: there is none */
@@ -62,6 +69,9 @@ size_t gu_store_put(struct gu_store *store, const void *pages, size_t n, gu_slot
 
 /* Copies the contents out; the slot stays. -EIO: could not be read; -EBADMSG: not what was written, by its checksum. */
 int gu_store_get(struct gu_store *store, gu_slot slot, void *page);
+
+/* The same, reading as much as near holds. From one call to the next with the same near the slots so read are not dropped. */
+int gu_store_get_near(struct gu_store *store, gu_slot slot, struct gu_store_near *near, void *page);
 
 /* There is no file: get does no I/O. */
 bool gu_store_is_memory(const struct gu_store *store);

@@ -74,7 +74,7 @@ void gu_file_hole_made_locked(struct gu_store_file *file, uint32_t first, uint32
 int gu_file_ready(struct gu_store_file *file);
 /* n extents, a piece of memory for each. All of it is written, or it is an error. */
 int gu_file_write(struct gu_store_file *file, uint32_t first, struct iovec *pieces, int n);
-/* len bytes, at most a page, at an offset of file index: where they are, in a buffer of GU_FILE_BUFFER bytes. */
+/* len bytes, at most a page, at an offset: where they are, in a buffer of GU_FILE_BUFFER bytes. Or whole pages, to the buffer's start, if that is aligned to pages. */
 #define GU_FILE_BUFFER (12u << 10)
 int gu_file_read(const struct gu_store_fd *from, uint64_t offset, size_t len, void *buffer, const void **bytes);
 
