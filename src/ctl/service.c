@@ -37,7 +37,6 @@
 #include "sys/statm.h"
 
 #define STACK ((size_t)256 << 10)
-#define SAVING_ROOM ((uint64_t)64 << 20) /* bytes allocated before that */
 #define REPACE_NS 200000000
 #define THREADS (GU_MARKERS + GU_RESOLVERS + 3) /* the collector, its workers, one that brings in regions ahead, the resolvers, the evictor, the watchdog */
 
@@ -474,9 +473,10 @@ static void save(struct gcuffd_heap *h)
 	if (!a->options->nroots) /* else what is dead is found in what was written */
 		run_cycle(h, GCUFFD_REASON_SAVE);
 	lock_cycle(h);
-	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + SAVING_ROOM), room = ceiling - gu_load_relaxed(&h->trigger);
+	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + GU_SAVING_ROOM), room = ceiling - gu_load_relaxed(&h->trigger);
 	gu_store_relaxed(&h->service->writes, 1);
 	a->result = gu_image_save(h, a->path, a->options);
+	h->service->late = true; /* so that what was freed meanwhile goes */
 	gu_store_relaxed(&h->service->writes, 0);
 	gu_store_relaxed(&h->ceiling, gu_max(ceiling, gu_load_relaxed(&h->allocated) + room)); /* as if the cycle that is due were not late */
 	gu_unlock(&h->cycle_lock);

@@ -229,12 +229,12 @@ static bool wants(const struct gcuffd_heap *h, size_t page)
 	       gu_image_page(c->image, page)->at != GU_IMAGE_WORD;
 }
 
-static void read_summaries(struct gcuffd_heap *h, struct gu_image *im, struct reader *r, uint64_t *packed)
+/* Of full pages, or of the others: each sort lies in the file by itself, by address. */
+static size_t read_summaries(struct gcuffd_heap *h, struct gu_image *im, bool full, size_t at, struct reader *r, uint64_t *packed)
 {
-	size_t at = 0;
 	for (size_t p = 0; p < h->space.loaded >> GU_PAGE_SHIFT; p++) {
 		const struct gu_image_page *e = gu_image_page(im, p);
-		if (!wants(h, p))
+		if (!wants(h, p) || (e->lines == GU_IMAGE_ALL) != full)
 			continue;
 		const void *bytes = read_summary(r, e);
 		size_t len = bytes ? e->summary_len : make_summary(h, p, packed);
@@ -244,6 +244,7 @@ static void read_summaries(struct gcuffd_heap *h, struct gu_image *im, struct re
 		gu_store_release(&gu_cold_region(&h->space.cold, p)->summary[p % GU_REGION_PAGES], (struct gu_summary *)(void *)(im->summaries + at));
 		at += gu_align_up(len, 8);
 	}
+	return at;
 }
 
 int gu_image_summarise(struct gcuffd_heap *h)
@@ -260,7 +261,7 @@ int gu_image_summarise(struct gcuffd_heap *h)
 	im->summaries_len = im->summaries ? gu_align_up(len, GU_PAGE) : 0;
 	im->summarised = r.window && packed && (im->summaries || !len);
 	if (im->summarised)
-		read_summaries(h, im, &r, packed);
+		read_summaries(h, im, true, read_summaries(h, im, false, 0, &r, packed), &r, packed);
 	else if (im->summaries) {
 		gu_meta_unmap(im->summaries, im->summaries_len);
 		im->summaries = NULL;

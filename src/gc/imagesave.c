@@ -622,6 +622,8 @@ static int save_pages(struct gu_saver *s)
 		gu_track_all(h, true);
 	if (!err)
 		err = write_pages(s);
+	gu_store_relaxed(&h->saving_pace, 1); /* what is allocated from here on is not in the image */
+	gu_store_relaxed(&h->ceiling, gu_load_relaxed(&h->allocated) + GU_SAVING_ROOM);
 	if (!err)
 		err = gu_saver_trace(s);
 	if (!err)

@@ -53,31 +53,36 @@ static void find(struct trace *t, uintptr_t word, bool base_only)
 	pend_object(t, b, cell);
 }
 
+static bool unpend(struct trace *t, size_t page)
+{
+	uint64_t *word = &t->pending[page / 64], bit = 1ull << page % 64, was = *word & bit;
+	*word &= ~bit;
+	t->npending -= was != 0;
+	return was;
+}
+
+/* Again where it leads to itself, as lists do: without reading it once more. */
 static int follow(struct trace *t, size_t page)
 {
 	struct gu_page_words which;
 	const uint64_t *objects = gu_saver_bits(t->s, page);
 	bool base_only = gu_heap_is(t->s->heap, GCUFFD_NO_INTERIOR);
 	int err = gu_saver_read(t->s, page);
-	if (err)
-		return err;
-	gu_summary_words(t->s->heap, page, t->s->page, t->marks + (objects - t->s->bits), &which);
-	for (size_t e = 0; e < GU_PAGE_WORDS / 64; e++)
-		for (uint64_t m = which.inside[e]; m; m &= m - 1)
-			find(t, t->s->page[e * 64 + (size_t)__builtin_ctzll(m)], base_only);
-	return 0;
+	while (!err && unpend(t, page)) {
+		gu_summary_words(t->s->heap, page, t->s->page, t->marks + (objects - t->s->bits), &which);
+		for (size_t e = 0; e < GU_PAGE_WORDS / 64; e++)
+			for (uint64_t m = which.inside[e]; m; m &= m - 1)
+				find(t, t->s->page[e * 64 + (size_t)__builtin_ctzll(m)], base_only);
+	}
+	return err;
 }
 
 static int follow_all(struct trace *t)
 {
 	int err = 0;
 	for (size_t i = 0; t->npending && !err; i = (i + 1) % t->words)
-		while (t->pending[i] && !err) {
-			size_t page = i * 64 + (size_t)__builtin_ctzll(t->pending[i]);
-			t->pending[i] &= t->pending[i] - 1;
-			t->npending--;
-			err = follow(t, page);
-		}
+		while (t->pending[i] && !err)
+			err = follow(t, i * 64 + (size_t)__builtin_ctzll(t->pending[i]));
 	return err;
 }
 
