@@ -358,11 +358,11 @@ struct gcuffd_cold_stats {
 	uint64_t warmed_pages;     /* gcuffd_warm() */
 	uint64_t exempted_pages;   /* their memory was marked to be kept out of dumps or children */
 	uint64_t undone_pages;     /* gcuffd_cool() had taken them out, and the store did not take them */
-	uint64_t forked_pages;     /* in a child that can't be told of touches */
 	/* restored_pages by where they were */
 	uint64_t from_park_pages;  /* on their way to the store */
 	uint64_t from_store_pages;
 	uint64_t from_image_pages; /* gcuffd_heap_load() */
+	uint64_t at_once_pages;    /* besides those: filled all at once, in a child or of an image, where nobody can be told of touches */
 	/* pages that were to be taken out, and left; each time. The first four are busy_pages */
 	uint64_t left_pinned_pages;   /* gcuffd_pin() while it was about to be moved */
 	uint64_t left_shared_pages;   /* with a child, or pinned by the kernel */

@@ -489,7 +489,7 @@ static void cool_pages(char *p, size_t n)
 
 static uint64_t by_causes(const struct gcuffd_cold_stats *s)
 {
-	return s->read_pages + s->write_pages + s->collector_pages + s->ahead_pages + s->early_pages + s->warmed_pages + s->exempted_pages + s->undone_pages + s->forked_pages;
+	return s->read_pages + s->write_pages + s->collector_pages + s->ahead_pages + s->early_pages + s->warmed_pages + s->exempted_pages + s->undone_pages;
 }
 
 static void check_causes(void)

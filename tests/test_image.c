@@ -207,8 +207,11 @@ START_TEST(goes_out_by_itself)
 	shapes = hidden_root();
 	check_shapes();
 	usleep(10000); /* it is counted after who touched was woken */
-	ck_assert_int_eq(is_lazy(_i), cold_of(heap).restored_pages > 0);
-	ck_assert_uint_eq(cold_of(heap).touched_pages, 0);
+	struct gcuffd_cold_stats s = cold_of(heap);
+	ck_assert_int_eq(is_lazy(_i), s.restored_pages > 0);
+	ck_assert_int_eq(is_lazy(_i), !s.at_once_pages);
+	ck_assert_uint_eq(s.from_image_pages, s.restored_pages);
+	ck_assert_uint_eq(s.touched_pages, 0);
 	end_heap();
 	int err = try_load(_i, NULL, ",cool_mode=idle,cool_after_ms=200,store_memory=64M");
 	ck_assert_msg(!err, "%d: %s", err, core_log);

@@ -58,7 +58,7 @@ static void read_store(struct gcuffd_heap *h, struct gcuffd_cold_stats *s)
 static void read_causes(const struct gu_cold_counts *c, struct gcuffd_cold_stats *s)
 {
 	uint64_t *const by[GU_COLD_CAUSES] = {&s->read_pages, &s->write_pages, &s->collector_pages, &s->ahead_pages, &s->early_pages, &s->warmed_pages,
-					      &s->exempted_pages, &s->undone_pages, &s->forked_pages};
+					      &s->exempted_pages, &s->undone_pages};
 	uint64_t *const stays[GU_COLD_STAYS] = {&s->left_pinned_pages, &s->left_shared_pages, &s->left_locked_pages, &s->left_failed_pages,
 						&s->left_touched_pages, &s->left_exempt_pages, &s->left_no_room_pages, &s->left_unstored_pages};
 	for (int i = 0; i < GU_COLD_CAUSES; i++)
@@ -67,6 +67,7 @@ static void read_causes(const struct gu_cold_counts *c, struct gcuffd_cold_stats
 		*stays[i] = gu_load_relaxed(&c->stays[i]);
 		s->busy_pages += i < GU_COLD_STAYS_BUSY ? *stays[i] : 0;
 	}
+	s->at_once_pages = gu_load_relaxed(&c->at_once);
 	s->from_park_pages = gu_load_relaxed(&c->from_park);
 	s->from_store_pages = gu_load_relaxed(&c->from_store);
 	s->from_image_pages = gu_load_relaxed(&c->from_image);

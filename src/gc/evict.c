@@ -542,7 +542,7 @@ static void fill_by_hand(struct gcuffd_heap *h, struct gu_cold_region *r, size_t
 	gu_lock(&r->lock);
 	if (r->state[i] != GU_COLD_LIVE) { /* else the store was a fault: registering failed, but not for this page */
 		if (!bad)
-			gu_cold_count_restored(cold_of(h), GU_COLD_BY_FORK, r->state[i], r->slot[i], 1);
+			gu_add_relaxed(&cold_of(h)->counts.at_once, 1);
 		gu_cold_set_live_locked(cold_of(h), r, page, GU_COLD_WARMED);
 	}
 	gu_unlock(&r->lock);

@@ -100,7 +100,6 @@ enum gu_cold_cause {
 	GU_COLD_BY_REQUEST,   /* gcuffd_warm() */
 	GU_COLD_BY_EXEMPTION, /* it lies in memory that was marked to be kept since */
 	GU_COLD_BY_FAILURE,   /* it was taken out on request, and the store did not take it */
-	GU_COLD_BY_FORK,      /* in a child that can't be told of faults */
 	GU_COLD_CAUSES
 };
 
@@ -123,6 +122,7 @@ struct gu_cold_counts {
 	uint64_t evicted, restored, dropped, poisoned;
 	uint64_t by[GU_COLD_CAUSES]; /* restored: all of them (.inv.cold.causes) */
 	uint64_t from_park, from_store, from_image; /* restored: likewise */
+	uint64_t at_once;            /* besides: where nobody can be told of touches, in a child or of an image */
 	uint64_t stays[GU_COLD_STAYS];
 	uint64_t followed;        /* restored by streams: those after which the touches went on */
 	uint64_t bounced;       /* touched before they were in the store */
