@@ -109,7 +109,7 @@ struct gcuffd_options {
 	size_t resident_target;   /* with GCUFFD_COLD: pages that are not touched are taken out while the heap takes more than this. 0: only on request */
 	size_t store_memory;      /* compressed memory for pages taken out, at most. Default: a quarter of RAM; of resident_target an eighth with a file, else three quarters */
 	size_t store_file;        /* bytes of a file for what exceeds that; 0: no file */
-	const char *store_path;   /* directory of that file, which has no name there. Default /var/tmp. As long as the heap */
+	const char *store_path;   /* directory of that file, which has no name there, or a name for it. Default /var/tmp. As long as the heap */
 	enum gcuffd_codec store_codec;
 	enum gcuffd_cool_mode cool_mode;
 	unsigned cool_after_ms;    /* GCUFFD_COOL_IDLE: for so long a page is tried before it goes, at least 50. Default 60000 */

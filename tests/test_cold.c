@@ -468,6 +468,47 @@ START_TEST(pinned)
 }
 END_TEST
 
+/* Conservative and typed objects on two pages, of which one is out: marked through both, and nothing comes in (.inv.mark.outside). */
+START_TEST(one_half_is_out)
+{
+	enum { WORDS = 1000, LAST = WORDS - 1 };
+	struct gcuffd_type *type;
+	uint64_t bits[16] = {1}, hidden[2][2][2];
+	bits[LAST / 64] |= 1ull << LAST % 64;
+	cold_heap("");
+	ck_ok(gcuffd_type_create(heap, bits, WORDS, &type));
+	static void **objects[2][2]; /* roots */
+	for (int out = 0; out < 2; out++)
+		for (int typed = 0; typed < 2; typed++) {
+			void **object = typed ? gcuffd_alloc_typed(heap, type, 40000) : gcuffd_alloc(heap, 40000);
+			for (int end = 0; end < 2; end++) {
+				object[end ? LAST : 0] = make_list(1, 7);
+				hidden[out][typed][end] = hide(object[end ? LAST : 0]);
+			}
+			objects[out][typed] = object;
+		}
+	for (int out = 0; out < 2; out++)
+		for (int typed = 0; typed < 2; typed++) {
+			uintptr_t page = gu_align_down((uintptr_t)&objects[out][typed][out ? LAST : 0], GU_PAGE);
+			ck_ok(gcuffd_cool(heap, (void *)page, GU_PAGE, NULL));
+		}
+	for (int i = 0; i < 2; i++)
+		for (int typed = 0; typed < 2; typed++) {
+			ck_assert(is_out(&objects[i][typed][i ? LAST : 0]));
+			ck_assert((uintptr_t)&objects[i][typed][0] / GU_PAGE != (uintptr_t)&objects[i][typed][LAST] / GU_PAGE);
+		}
+	uint64_t restored = cold_of(heap).restored_pages;
+	for (int i = 0; i < 2; i++)
+		ck_ok(gcuffd_collect(heap));
+	ck_assert_uint_eq(cold_of(heap).restored_pages, restored);
+	for (int i = 0; i < 8; i++)
+		ck_assert(is_alive(heap, hidden[i / 4][i / 2 % 2][i % 2]));
+	checked();
+	memset(objects, 0, sizeof(objects));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 /* ---- counted by cause ---- */
 
 /* A large atomic object, each page of which is another one. */
@@ -1312,6 +1353,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(basic, summaries_beside_a_file, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, system_calls, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, pinned, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, one_half_is_out, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, restored_by_cause, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, left_in_by_cause, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, freed_and_resized, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

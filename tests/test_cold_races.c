@@ -10,6 +10,9 @@
 
 #include "ctl/tier.h"
 #include "fake_os.h"
+#include "gc/accessed.h"
+#include "gc/evict.h"
+#include "gc/mutator.h"
 #include "space/block.h"
 #include "sys/uapi.h"
 
@@ -814,6 +817,113 @@ START_TEST(a_fork_does_not_wait_for_all)
 }
 END_TEST
 
+/* ---- registered anew ---- */
+
+static struct gu_cold_region *told;  /* its record */
+static size_t told_region;
+static unsigned unregistered;
+
+/*
+ * A kernel that tells of accesses. From UNREGISTER on a hole reads as zeros, and who waits for one gets them: so that is looked at, and not done, by
+ * this thread, which does not have the descriptor.
+ */
+static long register_anew(int fd, unsigned long request, void *arg)
+{
+	const struct gu_uffdio_range *range = arg;
+	uintptr_t start = heap->space.base + told_region * GU_REGION;
+	if (request == GU_UFFDIO_UNREGISTER && start - range->start < range->len) {
+		for (size_t i = 0; i < GU_REGION_PAGES; i++)
+			must(told->state[i] == GU_COLD_LIVE && !told->left[i], "page %zu", i);
+		must(pthread_mutex_trylock(&told->lock.mutex) == EBUSY, "the resolver may be at it");
+		unregistered++;
+	}
+	if (gu_os_linux.gettid() == getpid())
+		return 0;
+	return wait_before_filling(fd, request, arg);
+}
+
+/* As the evictor does, which is kept from it. */
+static int begin_window(void)
+{
+	gu_evictor_fork_prepare(heap);
+	struct gu_thread *t = gu_enter();
+	gu_lock(&heap->cycle_lock);
+	int err = gu_accessed_begin(heap, told, told_region, true);
+	gu_unlock(&heap->cycle_lock);
+	gu_leave(t);
+	gu_evictor_fork_parent(heap);
+	return err;
+}
+
+static int end_window(void)
+{
+	gu_evictor_fork_prepare(heap);
+	struct gu_thread *t = gu_enter();
+	gu_lock(&heap->cycle_lock);
+	int err = gu_accessed_end(heap, told, told_region);
+	gu_unlock(&heap->cycle_lock);
+	gu_leave(t);
+	gu_evictor_fork_parent(heap);
+	return err;
+}
+
+static void *read_word(void *word) { return (void *)*(volatile uintptr_t *)word; }
+
+/* Whoever reads a page that is out has it, and not zeros, whatever the region is to tell of: it is not registered anew as long as one is out or on its way. */
+START_TEST(registered_under_a_reader)
+{
+	pthread_t t;
+	void *got;
+	cold_heap(",verify=1");
+	uint64_t *p = gcuffd_alloc_aligned(heap, GU_REGION, GU_REGION, GCUFFD_ATOMIC);
+	struct test_rng rng = test_rng(7);
+	for (size_t i = 0; i < GU_REGION / 8; i++)
+		p[i] = test_rand(&rng);
+	uint64_t want = p[100 * 512];
+	ck_ok(gcuffd_cool(heap, p, GU_REGION, NULL));
+	told_region = ((uintptr_t)p - heap->space.base) / GU_REGION;
+	told = heap->space.cold.regions[told_region];
+	ck_assert(is_out(&p[100 * 512]));
+	unregistered = 0;
+	reset_steps();
+	watched = (uintptr_t)&p[100 * 512];
+	fake_install();
+	fake_os.ioctl = register_anew;
+	uint32_t rung = heap->rung;
+	gu_store_relaxed(&heap->rung, GCUFFD_RUNG_RWP);
+	ck_assert_int_eq(begin_window(), -EBUSY); /* out */
+	must_ok(pthread_create(&t, NULL, read_word, &p[100 * 512]));
+	await(&there, 20000);
+	ck_assert_int_eq(begin_window(), -EBUSY); /* LIVE, and not there yet */
+	gu_store_seqcst(&go_on, 1);
+	must_ok(pthread_join(t, &got));
+	ck_assert_uint_eq((uintptr_t)got, want);
+	ck_assert_int_eq(begin_window(), -EBUSY);
+	ck_assert_uint_eq(unregistered, 0);
+	ck_ok(gcuffd_warm(heap, p, GU_REGION));
+	int err = -EBUSY;
+	for (int i = 0; i < 300 && err; i++) { /* until none is passed over */
+		gu_evictor_fork_prepare(heap);
+		struct gu_thread *self = gu_enter();
+		err = gu_evict_watch(heap, told_region, true);
+		gu_leave(self);
+		gu_evictor_fork_parent(heap);
+	}
+	ck_assert_int_eq(err, 0);
+	ck_assert_uint_eq(unregistered, 1);
+	ck_assert_uint_eq(p[100 * 512], want);
+	ck_ok(end_window());
+	ck_assert_uint_eq(unregistered, 2);
+	gu_store_relaxed(&heap->rung, rung);
+	check_noise(p, GU_REGION);
+	ck_ok(gcuffd_cool(heap, p, GU_REGION, NULL));
+	check_noise(p, GU_REGION);
+	fake_remove();
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("cold_races");
@@ -826,6 +936,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(disk, a_hanging_disk_ends_the_process, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, released_while_it_is_read, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, a_fill_that_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, registered_under_a_reader, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, calls_that_fail, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, the_park_is_looked_at, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, memory_is_locked, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

@@ -127,7 +127,7 @@ static struct gu_cold_region *enter(struct gcuffd_heap *h, size_t region)
 	return r;
 }
 
-/* Likewise, and pages may be moved, if 0. */
+/* Likewise, and pages may be moved, if 0 (.inv.cold.own). */
 static int prepare(struct gcuffd_heap *h, size_t page, struct gu_cold_region **out)
 {
 	size_t region = page / GU_REGION_PAGES;
@@ -287,6 +287,7 @@ static enum gu_cold_stay stay_of(int err)
 /* Moves what it can of a claimed run; what the kernel won't move is given up. Where to go on. */
 static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to)
 {
+	GU_INVARIANT(r->forks == gu_load_acquire(&cold_of(h)->forks), ".inv.cold.own");
 	size_t n = movable_locked(h, r, from, to), done = 0;
 	bool back = r->left[from % GU_REGION_PAGES];
 	int err = n ? move_out(h, from, n, &done) : -EAGAIN;

@@ -133,6 +133,7 @@ static int peek(struct gu_marker *m, size_t page)
 	return err;
 }
 
+/* Of an object that begins elsewhere, maybe on a page that is out (.inv.mark.outside). */
 static void scan_at(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t, uintptr_t delta)
 {
 	if (t)

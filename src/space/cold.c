@@ -337,6 +337,7 @@ static void check_page(struct gu_space *s, const struct gu_cold_region *r, size_
 	GU_INVARIANT(gu_cold_is_out(&s->cold, page) == (r->state[i] != GU_COLD_LIVE), ".inv.cold.bit");
 	GU_INVARIANT(r->state[i] == GU_COLD_LIVE ? r->left[i] || !r->slot[i] : !r->left[i], ".inv.cold.record");
 	GU_INVARIANT(r->state[i] != GU_COLD_EVICTED || r->slot[i], ".inv.cold.record");
+	GU_INVARIANT(r->state[i] == GU_COLD_EVICTED || r->left[i] || !r->summary[i], ".inv.summary.moved");
 	GU_INVARIANT(r->state[i] == GU_COLD_LIVE || (gu_load_acquire(&s->block_of[page]) && s->state[page] & GU_PAGE_USED), ".inv.cold.block");
 }
 
