@@ -509,6 +509,40 @@ START_TEST(one_half_is_out)
 }
 END_TEST
 
+/* Each codec and place, with contents that shrink and such that don't: out, marked, back, and out again. */
+START_TEST(each_codec)
+{
+	static const struct { const char *codec, *more; } stores[] = {{"lz4", ""}, {"zstd", ""}, {"lz4", ",store_memory=1M,store_file=64M"}, {"zstd", ",store_memory=1M,store_file=64M"}};
+	NEED_RUNG(_i);
+	for (size_t k = 0; k < GU_ARRAY_LEN(stores); k++) {
+		heap = heap_make("rung=%s,cold=1,reservation=1G,verify=1,store_codec=%s%s", rung_names[_i], stores[k].codec, stores[k].more);
+		ck_assert_int_eq(heap->options.store_codec, k % 2 ? GCUFFD_CODEC_ZSTD : GCUFFD_CODEC_LZ4);
+		static struct node *list; /* a root */
+		uint64_t *random = gcuffd_alloc_atomic(heap, 2 << 20);
+		struct test_rng rng = test_rng(k);
+		list = make_list(NODES, k);
+		for (size_t i = 0; i < (2 << 20) / 8; i++)
+			random[i] = i / 512 % 2 ? test_rand(&rng) : i / 64; /* every other page shrinks */
+		for (int round = 0; round < 3; round++) {
+			ck_assert_uint_gt(cool_all(), 500);
+			struct gcuffd_cold_stats s = cold_of(heap);
+			ck_assert_uint_lt(s.store_memory_bytes, s.out_pages * GU_PAGE);
+			ck_assert_int_eq(s.store_file_bytes > 0, k >= 2);
+			ck_ok(gcuffd_collect(heap));
+			ck_assert_uint_eq(cold_of(heap).collector_pages, 0);
+			check_list(list, NODES, k);
+			rng = test_rng(k);
+			for (size_t i = 0; i < (2 << 20) / 8; i++)
+				must(random[i] == (i / 512 % 2 ? test_rand(&rng) : i / 64), "word %zu", i);
+			ck_assert_uint_eq(cold_of(heap).store_read_errors, 0);
+			checked();
+		}
+		list = NULL;
+		ck_ok(gcuffd_heap_destroy(heap));
+	}
+}
+END_TEST
+
 /* ---- counted by cause ---- */
 
 /* A large atomic object, each page of which is another one. */
@@ -1353,6 +1387,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(basic, summaries_beside_a_file, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, system_calls, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, pinned, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(basic, each_codec, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(basic, one_half_is_out, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, restored_by_cause, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, left_in_by_cause, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
