@@ -1187,6 +1187,44 @@ START_TEST(writing_fails)
 }
 END_TEST
 
+static uint32_t short_turn; /* atomic */
+
+/* Signals, and pieces of odd lengths. */
+static long short_pwritev(int fd, const struct iovec *pieces, int n, off_t at)
+{
+	struct iovec one = {pieces->iov_base, gu_min(pieces->iov_len, 70001)};
+	(void)n;
+	return __atomic_fetch_add(&short_turn, 1, __ATOMIC_RELAXED) % 5 == 0 ? -EINTR : gu_os_linux.pwritev(fd, &one, 1, at);
+}
+
+static long short_pread(int fd, void *to, size_t len, off_t at)
+{
+	return __atomic_fetch_add(&short_turn, 1, __ATOMIC_RELAXED) % 3 == 0 ? -EINTR : gu_os_linux.pread(fd, to, gu_min(len, 1001), at);
+}
+
+/* Written in pieces, followed, packed and brought in in pieces: nothing is lost. */
+START_TEST(short_io)
+{
+	new_heap("");
+	make_shapes();
+	fake_install();
+	fake_os.pwritev = short_pwritev;
+	fake_os.pread = short_pread;
+	save(shapes);
+	shapes = NULL;
+	end_heap();
+	load(_i);
+	shapes = hidden_root();
+	check_shapes();
+	ck_ok(gcuffd_collect(heap));
+	check_shapes();
+	checked();
+	end_heap();
+	fake_remove();
+	unlink(path);
+}
+END_TEST
+
 /* ---- the file, and who else is there ---- */
 
 /* What others have put where it might be written is not opened, nor is it removed. */
@@ -1537,6 +1575,7 @@ static Suite *image_suite(void)
 	c = test_case(s, "os");
 	tcase_add_loop_test(c, saving_refused, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, loading_refused, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, short_io, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, read_at_once, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "forged");
 	tcase_add_loop_test(c, forged, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
