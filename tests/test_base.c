@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -441,6 +442,63 @@ START_TEST(log_writes_lines_to_stderr)
 }
 END_TEST
 
+/* A service thread's: it has a descriptor table of its own, in which nothing is open. */
+static void *log_detached(void *last)
+{
+	struct gu_log log = {NULL, NULL, GU_LOG_INFO};
+	gu_log_detach();
+	if (unshare(CLONE_FILES) || close(STDERR_FILENO))
+		_exit(1);
+	if (last)
+		gu_broken("last", "file", 1);
+	gu_log(&log, GU_LOG_INFO, "from a service thread");
+	return NULL;
+}
+
+static void log_from_thread(void *last)
+{
+	pthread_t t;
+	if (pthread_create(&t, NULL, log_detached, last) || pthread_join(t, NULL))
+		_exit(2);
+}
+
+/* Neither writes over what the other wrote. */
+static void log_by_turns(void)
+{
+	for (int i = 0; i < 3; i++) {
+		dprintf(STDERR_FILENO, "from the program\n");
+		log_from_thread(NULL);
+	}
+	dprintf(STDERR_FILENO, "from the program\n");
+	signal(SIGABRT, SIG_DFL);
+	log_from_thread("");
+	_exit(3);
+}
+
+#define BOTH "from the program\ngcuffd: from a service thread\n"
+
+START_TEST(log_goes_to_the_same_file)
+{
+	char got[4096];
+	int status, fd = open("/tmp", O_RDWR | O_TMPFILE, 0600);
+	ck_assert_int_ge(fd, 0);
+	fflush(stdout);
+	pid_t pid = fork();
+	if (!pid) {
+		limit_child();
+		dup2(fd, STDERR_FILENO);
+		log_by_turns();
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	long n = pread(fd, got, sizeof(got) - 1, 0);
+	ck_assert_int_ge(n, 0);
+	got[n] = 0;
+	ck_assert_str_eq(got, BOTH BOTH BOTH "from the program\ngcuffd: broken invariant: last (file:1)\n");
+	ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "status %#x", (unsigned)status);
+	close(fd);
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("base");
@@ -461,6 +519,7 @@ static Suite *make_suite(void)
 	tcase_add_test(log, log_filters_formats_and_keeps_errno);
 	tcase_add_test(log, log_cuts_long_lines);
 	tcase_add_test(log, log_writes_lines_to_stderr);
+	tcase_add_test(log, log_goes_to_the_same_file);
 	return suite;
 }
 

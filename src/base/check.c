@@ -4,13 +4,14 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
+
+#include "base/log.h"
 
 _Noreturn void gu_broken(const char *what, const char *file, int line)
 {
 	char text[256];
 	int n = snprintf(text, sizeof(text), "gcuffd: broken invariant: %s (%s:%d)\n", what, file, line);
-	if (n > 0 && write(STDERR_FILENO, text, gu_min((size_t)n, sizeof(text) - 1)) < 0)
-		abort();
+	if (n > 0)
+		gu_log_line(text, gu_min((size_t)n, sizeof(text) - 1));
 	abort();
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* log.c - one write(2) a line, so that lines of several threads don't mix. Any thread. */
+#define _GNU_SOURCE
 #include "base/log.h"
 
 #include <errno.h>
@@ -8,6 +9,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -19,8 +22,28 @@ static __thread bool detached __attribute__((tls_model("initial-exec")));
 
 void gu_log_detach(void) { detached = true; }
 
-/* /proc/self is the process's first thread, whose table is the program's; what is opened there can be asked not to wait. */
-static int open_stderr(void) { return open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); }
+/* A file's place for the next line is that of the program's descriptor, which would write over what another one wrote. Linux 5.6. */
+static int share_file(void)
+{
+	struct stat st;
+	int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	if (pidfd < 0)
+		return -1;
+	int fd = (int)syscall(SYS_pidfd_getfd, pidfd, STDERR_FILENO, 0);
+	close(pidfd);
+	if (fd >= 0 && (fstat(fd, &st) || !S_ISREG(st.st_mode))) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
+/* Of the process's first thread, whose table is the program's. What is no file is opened there, and can be asked not to wait. */
+static int open_stderr(void)
+{
+	int fd = share_file();
+	return fd >= 0 ? fd : open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+}
 
 /* Service threads wait for no reader, who may wait for them: a line that nobody reads is lost. */
 static void write_detached(const char *line, size_t len)
@@ -33,7 +56,7 @@ static void write_detached(const char *line, size_t len)
 	close(room.fd);
 }
 
-static void write_line(const char *line, size_t len)
+void gu_log_line(const char *line, size_t len)
 {
 	if (detached)
 		write_detached(line, len);
@@ -63,7 +86,7 @@ static void say(const struct gu_log *log, int level, const char *text)
 	}
 	int n = snprintf(line, sizeof(line), "gcuffd: %.*s\n", (int)sizeof(line) - 16, text);
 	if (n > 0)
-		write_line(line, (size_t)n);
+		gu_log_line(line, (size_t)n);
 }
 
 static void keep(const struct gu_log *log, int level, const char *text)

@@ -30,6 +30,9 @@ struct gu_log_held {
 void gu_log_hold(struct gu_log_held *held);
 void gu_log_release(void);
 
+/* To the process's stderr, as it is. */
+void gu_log_line(const char *line, size_t len);
+
 /* To stderr, if it takes the line at once: for who must not wait. */
 void gu_log_dying(const char *line);
 
