@@ -517,6 +517,47 @@ struct gcuffd_stats {
 
 GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
 
+/* ---- looking into a heap ---------------------------------------------------------------- */
+
+#define GCUFFD_WALKED_COLD 0x1u /* a page of it is out: reading it would bring it back */
+
+/* An object, as gcuffd_heap_walk() tells of it. */
+struct gcuffd_walked {
+	void *base;
+	size_t size; /* usable bytes */
+	enum gcuffd_kind kind;
+	unsigned flags;                  /* GCUFFD_WALKED_COLD */
+	const struct gcuffd_type *type;  /* NULL: it has none */
+	struct gcuffd_arena *arena;
+};
+
+/* 0 to go on. */
+typedef int gcuffd_walk_fn(void *data, const struct gcuffd_walked *object);
+
+/*
+ * Calls visit for each object of the heap, garbage that no cycle has swept included, in no order, while all threads are stopped. No page is brought back.
+ * visit runs on a thread of the library, with all signals blocked and a stack of 128 KiB. It may read objects, but those that are cold, and write to memory
+ * that is no object's. It may not wait for another thread, so takes no lock that one may hold (malloc() does), and calls nothing of this library. The first
+ * that it gives and that is not 0 ends the walk, and is given. -ETIMEDOUT: a thread did not stop; -EBUSY as gcuffd_collect(); -EINVAL: visit is NULL;
+ * -errno: the heap's threads could not be started.
+ */
+GCUFFD_API int gcuffd_heap_walk(struct gcuffd_heap *heap, gcuffd_walk_fn *visit, void *data);
+
+/* Objects of one arena, kind and size class. */
+struct gcuffd_count {
+	struct gcuffd_arena *arena;
+	enum gcuffd_kind kind;
+	size_t size; /* of a cell; of objects above 16 KiB the power of two that they do not exceed */
+	uint64_t objects;
+	uint64_t bytes; /* usable */
+};
+
+/*
+ * Counts the objects of the heap, garbage that no cycle has swept included, by arena, kind and size class, while mutators run: what they allocate or free
+ * meanwhile may be counted or not. Stops nobody, reads no object. At most max counts, of those that are not 0; *count is how many there are. -ENOMEM.
+ */
+GCUFFD_API int gcuffd_heap_histogram(struct gcuffd_heap *heap, struct gcuffd_count *counts, size_t max, size_t *count);
+
 /* Pages, in reports. */
 struct gcuffd_run {
 	void *start, *end; /* pages from start to before end; 4096 bytes each, or whole huge pages of hugetlb */

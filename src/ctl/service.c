@@ -40,11 +40,18 @@
 #define REPACE_NS 200000000
 #define THREADS (GU_MARKERS + GU_RESOLVERS + 3) /* the collector, its workers, one that brings in regions ahead, the resolvers, the evictor, the watchdog */
 
+/* What the collector is asked to do with the cycle lock. */
+struct asking {
+	gu_service_fn *fn;
+	void *arg;
+	bool after_cycle;
+	int result;
+	uint32_t done; /* atomic; futex */
+};
+
 struct saving {
 	const char *path;
 	const struct gcuffd_image_options *options;
-	int result;
-	uint32_t done; /* atomic; futex */
 };
 
 struct gu_service {
@@ -62,8 +69,8 @@ struct gu_service {
 	uint32_t outrun;          /* atomic; mutators waited for this cycle, or were slowed down */
 	uint32_t ask_reason;      /* atomic */
 	int32_t result;           /* atomic; of the last cycle */
-	struct saving *saving;    /* atomic; whose heap is to be saved */
-	uint32_t writes;          /* atomic; it is being saved */
+	struct asking *asking;    /* atomic; whose turn it is */
+	uint32_t writes;          /* atomic; the heap is being saved */
 	uint32_t ready;           /* atomic; futex; 1 started, 2 failed */
 	int error;                /* why it failed */
 	bool shares;              /* guard: collector, then constant; the program's descriptors, not some of its own */
@@ -192,22 +199,28 @@ int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in
 	return wait_for(h, ticket);
 }
 
-int gu_service_save(struct gcuffd_heap *h, const char *path, const struct gcuffd_image_options *options)
+static int run(struct gcuffd_heap *h, struct asking *a)
 {
 	struct gu_service *s = h->service;
-	struct saving a = {path, options, 0, 0}, *none = NULL;
+	struct asking *none = NULL;
 	int err = gu_service_start(h, true);
 	if (err)
 		return err;
 	struct gu_wait wait;
 	gu_wait_begin(&wait);
-	for (; !gu_cas_seqcst(&s->saving, &none, &a); none = NULL) /* another's turn */
-		gu_wait_futex(&wait, &a.done, 0, 1000000);
+	for (; !gu_cas_seqcst(&s->asking, &none, a); none = NULL) /* another's turn */
+		gu_wait_futex(&wait, &a->done, 0, 1000000);
 	ring(s);
-	while (!gu_load_acquire(&a.done))
-		gu_wait_futex(&wait, &a.done, 0, -1);
+	while (!gu_load_acquire(&a->done))
+		gu_wait_futex(&wait, &a->done, 0, -1);
 	gu_wait_end(&wait);
-	return a.result;
+	return a->result;
+}
+
+int gu_service_run(struct gcuffd_heap *h, gu_service_fn *fn, void *arg)
+{
+	struct asking a = {fn, arg, false, 0, 0};
+	return run(h, &a);
 }
 
 static size_t tidy_all(struct gcuffd_heap *h, enum gu_arena_tidy how)
@@ -465,22 +478,36 @@ static void run_cycle(struct gcuffd_heap *h, enum gcuffd_reason unasked)
 }
 
 /* Nobody waits for a cycle meanwhile but who has no memory; who allocates much is slowed down. */
-static void save(struct gcuffd_heap *h)
+static int save(struct gcuffd_heap *h, void *arg)
 {
-	struct saving *a = gu_load_acquire(&h->service->saving);
-	if (!a)
-		return;
-	if (!a->options->nroots) /* else what is dead is found in what was written */
-		run_cycle(h, GCUFFD_REASON_SAVE);
-	lock_cycle(h);
+	const struct saving *saving = arg;
 	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + GU_SAVING_ROOM), room = ceiling - gu_load_relaxed(&h->trigger);
 	gu_store_relaxed(&h->service->writes, 1);
-	a->result = gu_image_save(h, a->path, a->options);
+	int err = gu_image_save(h, saving->path, saving->options);
 	h->service->late = true; /* so that what was freed meanwhile goes */
 	gu_store_relaxed(&h->service->writes, 0);
 	gu_store_relaxed(&h->ceiling, gu_max(ceiling, gu_load_relaxed(&h->allocated) + room)); /* as if the cycle that is due were not late */
+	return err;
+}
+
+int gu_service_save(struct gcuffd_heap *h, const char *path, const struct gcuffd_image_options *options)
+{
+	struct saving saving = {path, options};
+	struct asking a = {save, &saving, !options->nroots, 0, 0}; /* with roots, what is dead is found in what was written */
+	return run(h, &a);
+}
+
+static void serve_asking(struct gcuffd_heap *h)
+{
+	struct asking *a = gu_load_acquire(&h->service->asking);
+	if (!a)
+		return;
+	if (a->after_cycle)
+		run_cycle(h, GCUFFD_REASON_SAVE);
+	lock_cycle(h);
+	a->result = a->fn(h, a->arg);
 	gu_unlock(&h->cycle_lock);
-	gu_store_seqcst(&h->service->saving, NULL);
+	gu_store_seqcst(&h->service->asking, NULL);
 	gu_store_seqcst(&a->done, 1);
 	gu_os->futex_wake(&a->done, INT32_MAX); /* may be nobody's word by now: then nobody waits */
 }
@@ -523,11 +550,11 @@ static void serve(struct gcuffd_heap *h)
 	struct gu_service *s = h->service;
 	while (!gu_load_seqcst(&s->quit)) {
 		uint32_t bell = gu_load_seqcst(&s->bell);
-		save(h);
+		serve_asking(h);
 		if (due(s))
 			run_cycle(h, GCUFFD_REASON_ALLOCATION);
 		int64_t wait = tidy(h);
-		if (!due(s) && !gu_load_seqcst(&s->saving) && !gu_load_seqcst(&s->quit))
+		if (!due(s) && !gu_load_seqcst(&s->asking) && !gu_load_seqcst(&s->quit))
 			gu_os->futex_wait(&s->bell, bell, wait);
 	}
 }
@@ -902,7 +929,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	s->running = s->ready = s->kicked = s->index = s->nthreads = 0;
 	s->in_cycle = (s->in_cycle + 1) & ~1u;
 	s->done = asked(s);
-	s->saving = NULL; /* who asked is not here */
+	s->asking = NULL; /* who asked is not here */
 	s->writes = 0;
 	h->cycle_waits = 0;
 	h->stalled = 0;

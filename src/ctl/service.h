@@ -22,6 +22,10 @@ bool gu_service_wanted(const struct gcuffd_heap *heap);
 /* Waits for a cycle that begins after the call. 0, -ETIMEDOUT. Not inside a section. */
 int gu_service_collect(struct gcuffd_heap *heap, enum gcuffd_reason reason, bool in_stop);
 
+/* Has the collector run fn, with the cycle lock: what fn gives, or why it can't be asked. Not inside a section. */
+typedef int gu_service_fn(struct gcuffd_heap *heap, void *arg);
+int gu_service_run(struct gcuffd_heap *heap, gu_service_fn *fn, void *arg);
+
 /* Has the collector save the heap, as gcuffd_heap_save(), after a cycle. Not inside a section. */
 int gu_service_save(struct gcuffd_heap *heap, const char *path, const struct gcuffd_image_options *options);
 
