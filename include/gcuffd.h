@@ -558,6 +558,48 @@ struct gcuffd_count {
  */
 GCUFFD_API int gcuffd_heap_histogram(struct gcuffd_heap *heap, struct gcuffd_count *counts, size_t max, size_t *count);
 
+/* Where a path to an object begins. */
+enum gcuffd_root_kind {
+	GCUFFD_ROOT_STACK = 1, /* of thread tid */
+	GCUFFD_ROOT_REGISTERS, /* of thread tid, as they were when it began to block */
+	GCUFFD_ROOT_TLS,       /* of thread tid, or its descriptor */
+	GCUFFD_ROOT_MODULE,    /* the data segment of the module name */
+	GCUFFD_ROOT_RANGE,     /* gcuffd_root_add() */
+	GCUFFD_ROOT_PIN,       /* gcuffd_pin() */
+	GCUFFD_ROOT_IMAGE,     /* a named object of the image that the heap was loaded from */
+	GCUFFD_ROOT_HEAP,      /* another heap, with GCUFFD_PROCESS_ROOTS */
+	GCUFFD_ROOT_MEMORY,    /* other memory of the process, likewise; name is the mapping's */
+};
+
+struct gcuffd_root {
+	size_t size;      /* set by the caller: sizeof */
+	enum gcuffd_root_kind kind;
+	int tid;
+	const void *word; /* where the pointer lies; not to be read for ROOT_PIN, ROOT_REGISTERS */
+	char name[64];    /* cut off if longer */
+};
+
+/* An object on the way. */
+struct gcuffd_step {
+	void *object;
+	size_t size; /* usable bytes */
+	enum gcuffd_kind kind;
+	const struct gcuffd_type *type; /* NULL: it has none */
+	struct gcuffd_arena *arena;
+	size_t word; /* the index of its word that leads to the next one; 0 in the last */
+};
+
+/*
+ * Why the object that pointer leads into is alive: a shortest path to it from a root, as the collector sees them, found by a trace while all threads are
+ * stopped. *root says where it begins, steps[0] is the object that the root leads to, the last one the object itself; *count is how many there are, of
+ * which the first max are stored. What the calling thread has on its stack, in registers and, but for the main thread, in TLS counts only if there
+ * is no other path, since pointer is there. Pages that are out are read where they are, and not brought back. root and steps may not be objects of the heap.
+ * Takes 16 bytes for each object that is reached, and a bit for each cell. -ENOENT: nothing leads there, or it is no object; -ENOMEM; -ETIMEDOUT: a thread
+ * did not stop; -EINVAL: root->size; -EBUSY as gcuffd_collect().
+ */
+GCUFFD_API int gcuffd_why_alive(struct gcuffd_heap *heap, const void *pointer, struct gcuffd_root *root, struct gcuffd_step *steps, size_t max,
+				size_t *count);
+
 /* Pages, in reports. */
 struct gcuffd_run {
 	void *start, *end; /* pages from start to before end; 4096 bytes each, or whole huge pages of hugetlb */

@@ -9,7 +9,9 @@
 
 #include <errno.h>
 #include <link.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "sys/os.h"
@@ -95,4 +97,35 @@ bool gu_modules_tls(const struct gu_modules *m, uintptr_t tcb, void (*block)(voi
 			block(data, at, at + m->tls[i].size);
 	}
 	return !refused;
+}
+
+struct naming {
+	uintptr_t at;
+	char *name;
+	size_t size;
+};
+
+static int name_module(struct dl_phdr_info *info, size_t size, void *data)
+{
+	const struct naming *n = data;
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+		if (ph->p_type != PT_LOAD || n->at - info->dlpi_addr - ph->p_vaddr >= ph->p_memsz)
+			continue;
+		long len = info->dlpi_name[0] ? -1 : readlink("/proc/self/exe", n->name, n->size - 1);
+		if (len >= 0)
+			n->name[len] = 0;
+		else
+			snprintf(n->name, n->size, "%s", info->dlpi_name);
+		return 1;
+	}
+	return 0;
+}
+
+void gu_modules_name(uintptr_t at, char *name, size_t size)
+{
+	struct naming n = {at, name, size};
+	name[0] = 0;
+	dl_iterate_phdr(name_module, &n);
 }

@@ -30,4 +30,7 @@ bool gu_modules_changed(const struct gu_modules *modules);
 bool gu_modules_tls(const struct gu_modules *modules, uintptr_t tcb,
 		    void (*block)(void *data, uintptr_t start, uintptr_t end), void *data);
 
+/* The file of the module in whose segments at lies; "" if there is none. Takes the loader's lock: not in a stop. */
+void gu_modules_name(uintptr_t at, char *name, size_t size);
+
 #endif
