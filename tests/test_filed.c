@@ -233,6 +233,8 @@ START_TEST(no_packets)
 	scrub_stack();
 	ck_ok(gcuffd_collect(heap));
 	checked();
+	ck_assert_uint_gt(gu_mark_packets(heap), 512u << 10);
+	ck_assert_uint_le(gu_mark_packets(heap), 2u << 20);
 	check_graph(keep, 40 * NODES);
 	ck_ok(gcuffd_heap_destroy(heap));
 }

@@ -9,6 +9,7 @@
 #include "base/meta.h"
 #include "ctl/thermostat.h"
 #include "gc/evict.h"
+#include "gc/mark.h"
 #include "gc/restore.h"
 #include "gc/shed.h"
 #include "gc/track.h"
@@ -173,6 +174,7 @@ size_t gu_tier_resident(const struct gcuffd_heap *h)
 	if (store)
 		gu_store_counts(store, &n);
 	size_t gone = (gu_load_relaxed(&c->nout) - gu_load_relaxed(&c->parked)) << GU_PAGE_SHIFT, resident = gu_space_resident(&h->space);
+	resident += gu_mark_packets(h); /* the next cycle needs them, too */
 	return resident - gu_min(gone, resident) + gu_load_relaxed(&c->slab.bytes) + n.memory_bytes;
 }
 

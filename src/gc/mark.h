@@ -34,6 +34,8 @@ void gu_mark_destroy(struct gcuffd_heap *heap);
 size_t gu_mark_memory(const struct gcuffd_heap *heap);
 /* Gives back the packets, which take a fifteenth of what a graph without order does. Nothing is gray. */
 void gu_mark_trim(struct gcuffd_heap *heap);
+/* Bytes of packets in the last cycle, or this one. */
+size_t gu_mark_packets(const struct gcuffd_heap *heap);
 
 /* Clears all marks and counts. No cycle is marking, no mutator is in phase MARK. */
 void gu_mark_clear(struct gcuffd_heap *heap);

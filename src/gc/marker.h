@@ -68,6 +68,7 @@ struct gu_mark {
 	struct gu_batch *batches;   /* guard: lock; of the first one, packets from fresh on were never used */
 	unsigned fresh;             /* guard: lock */
 	size_t packet_bytes;        /* atomic; of all batches */
+	size_t packets_last;        /* atomic; that at the end of the last cycle */
 	uint32_t active;            /* guard: lock; markers that have or may make work */
 	uint32_t waiting;           /* atomic; markers asleep that would like work */
 	uint32_t bell;              /* atomic; futex, changes when there is something to look at */

@@ -56,6 +56,12 @@ static struct gu_packet *take_empty(struct gu_mark *mark)
 	return p ? p : add_batch(mark);
 }
 
+size_t gu_mark_packets(const struct gcuffd_heap *h)
+{
+	const struct gu_mark *mark = h->mark;
+	return mark ? gu_max(gu_load_relaxed(&mark->packets_last), gu_load_relaxed(&mark->packet_bytes)) : 0;
+}
+
 void gu_mark_trim(struct gcuffd_heap *h)
 {
 	struct gu_mark *mark = h->mark;
@@ -64,6 +70,7 @@ void gu_mark_trim(struct gcuffd_heap *h)
 	struct gu_batch *b = mark->batches;
 	mark->batches = NULL;
 	mark->empty = NULL;
+	gu_store_relaxed(&mark->packets_last, gu_load_relaxed(&mark->packet_bytes));
 	gu_store_relaxed(&mark->packet_bytes, 0);
 	gu_unlock(&mark->lock);
 	for (struct gu_batch *next; b; b = next) {
