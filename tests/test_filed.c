@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Summaries that lie in the store's file, and pages that markers put off: what is found through them, what is read for it, and when. */
 #define _GNU_SOURCE
-#define COLD_OPTIONS ",store_memory=1M,store_file=256M"
+#define COLD_OPTIONS ",store_memory=1M,store_file=256M,verify=1"
 #include "cold.h"
 
 #include <sys/wait.h>
@@ -175,7 +175,7 @@ static __attribute__((noinline)) void hide_dropped(void)
 /* Then the stop ends, what is there is read beside the program, and another stop finds nothing more to read. */
 START_TEST(found_in_a_stop)
 {
-	cold_heap(",pacing=0");
+	cold_heap(",pacing=0,verify=0"); /* the verifier reads in stops */
 	filed_graphs();
 	place = gcuffd_alloc(heap, 64);
 	held = (struct vertex *)(void *)place;
@@ -228,14 +228,14 @@ START_TEST(no_packets)
 {
 	cold_heap(",start_size=256M");
 	file_all();
-	keep = make_graph(40 * NODES, 1);
+	keep = make_graph(12 * NODES, 1);
 	drop = NULL;
 	scrub_stack();
 	ck_ok(gcuffd_collect(heap));
 	checked();
 	ck_assert_uint_gt(gu_mark_packets(heap), 512u << 10);
 	ck_assert_uint_le(gu_mark_packets(heap), 2u << 20);
-	check_graph(keep, 40 * NODES);
+	check_graph(keep, 12 * NODES);
 	ck_ok(gcuffd_heap_destroy(heap));
 }
 END_TEST
