@@ -9,7 +9,7 @@
  *  - every call is safe from any thread unless its comment says otherwise; calls that take or
  *    return objects need an attached thread (gcuffd_thread_attach);
  *  - an object stays alive while a pointer into it is in a register or on the stack of an
- *    attached thread, in TLS, in the data segment of a loaded module, in a range given to
+ *    attached thread, on a registered stack (gcuffd_stack_register), in TLS, in the data segment of a loaded module, in a range given to
  *    gcuffd_root_add, or in a live object that is not atomic; and while it is pinned (gcuffd_pin).
  *
  * Linux 4.x and later; concurrent marking needs userfaultfd's async write-protect (6.7).
@@ -37,6 +37,7 @@ extern "C" {
 struct gcuffd_heap;
 struct gcuffd_arena;
 struct gcuffd_type;
+struct gcuffd_stack;
 
 /* The version of the library that is loaded, as "major.minor.patch". */
 GCUFFD_API const char *gcuffd_version(void);
@@ -171,6 +172,32 @@ GCUFFD_API int gcuffd_thread_detach(void);
  */
 GCUFFD_API int gcuffd_blocking_enter(void);
 GCUFFD_API int gcuffd_blocking_leave(void);
+
+/* ---- coroutines -------------------------------------------------------------------------- */
+
+/*
+ * For programs that switch between stacks by themselves. [low, low + length), without a guard, is a root until it is unregistered, and stays
+ * mapped so long: all of it until it is switched from or given a pointer, from then on what is in use. Any thread may run on it, one at a
+ * time. Constant time. -EINVAL: less than 256 bytes, or memory of a heap; -EFAULT: its ends can't be read; -ENOMEM.
+ */
+GCUFFD_API int gcuffd_stack_register(void *low, size_t length, struct gcuffd_stack **stack);
+
+/* No thread may be on it, nor switch to it any more. -EINVAL: it is not registered; -EBUSY: the calling thread is on it. */
+GCUFFD_API int gcuffd_stack_unregister(struct gcuffd_stack *stack);
+
+/*
+ * The calling thread is about to switch to this stack, or with NULL to the one that it was made with: called on the stack that it leaves, in the
+ * function that switches or one that it returns to. Until it has switched it calls nothing that takes more than 512 bytes of stack, and no other thread
+ * runs on either stack. A stop may come at any instruction. What the stack in use and the registers hold that calls preserve stays alive while the stack
+ * is left. Takes no lock. -EINVAL: not attached, or the stack is not registered; -EBUSY between gcuffd_blocking_enter() and gcuffd_blocking_leave().
+ */
+GCUFFD_API int gcuffd_stack_switch(struct gcuffd_stack *to);
+
+/*
+ * A stack that no thread is on is in use from sp up: when it was left without gcuffd_stack_switch(), was set up by hand, or is done with (sp is its end).
+ * The registers are forgotten. NULL: all of it is in use. -EINVAL: not registered, or sp is not in it; -EBUSY: the calling thread is on it.
+ */
+GCUFFD_API int gcuffd_stack_set_pointer(struct gcuffd_stack *stack, void *sp);
 
 /* ---- objects ---------------------------------------------------------------------------- */
 

@@ -2,7 +2,8 @@
 /*
  * test_step.c - the signal of a stop that comes at each instruction of an allocation (.inv.section.handler), by a tracer: a
  * cycle is held when it is about to send it, the thread makes so many steps, and the signal is sent. Then the object must be
- * whole: zero, known to the heap, alive after the cycle, and nobody else's.
+ * whole: zero, known to the heap, alive after the cycle, and nobody else's. And at each instruction of switches to a registered stack and back
+ * (.inv.stack.switch): then what each of the stacks alone points to must be alive.
  *
  * A process of its own is traced: its first thread allocates and another one collects, untraced.
  */
@@ -10,7 +11,7 @@
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 
-#include "core.h"
+#include "coroutine.h"
 #include "fake_os.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
@@ -19,9 +20,10 @@
 #define LARGE 40000u
 #define KEPT 128u
 #define SHORT 200u /* instructions */
+#define ALL 400u
 
-enum call { FAST, REFILL, TYPED, LARGE_ONE, CALLS };
-static const char *const call_names[] = {"fast path", "next group", "typed", "large"};
+enum call { FAST, REFILL, TYPED, LARGE_ONE, SWITCH, SWITCH_UCONTEXT, CALLS };
+static const char *const call_names[] = {"fast path", "next group", "typed", "large", "switches by hand", "switches of the C library"};
 
 /* Between the tracer and both threads. */
 struct shared {
@@ -140,6 +142,64 @@ static void one_round(enum call call, unsigned number)
 	check_others(size);
 }
 
+/* ---- switches ---- */
+
+static uint64_t held_inside, held_outside;
+
+static __attribute__((noinline)) void *make(uint64_t *held)
+{
+	void *p = gcuffd_alloc(heap, SIZE);
+	must(p != NULL, "errno %d", errno);
+	*held = hide(p);
+	return p;
+}
+
+static void hold_inside(struct co *c)
+{
+	for (;;) {
+		void *volatile only = make(&held_inside);
+		co_leave(c);
+		co_leave(c); /* and back is stepped through, to here */
+		only = NULL;
+		(void)only;
+	}
+}
+
+static __attribute__((noinline)) void there_and_back(struct co *c)
+{
+	trap();
+	co_enter(c);
+	trap();
+}
+
+static __attribute__((noinline)) void switch_round(struct co *c)
+{
+	void *volatile only = make(&held_outside);
+	co_enter(c);
+	scrub();
+	shared->asked = shared->go = shared->sent = 0;
+	gu_add_seqcst(&shared->wanted, 1);
+	while (!gu_load_seqcst(&shared->asked))
+		sched_yield();
+	there_and_back(c);
+	while (gu_load_seqcst(&shared->done) != gu_load_seqcst(&shared->wanted))
+		sched_yield();
+	must(is_alive(heap, held_outside), "what the thread's own stack pointed to was taken");
+	must(is_alive(heap, held_inside), "what the other stack pointed to was taken");
+	must(stats_of(heap).verify_failures == 0, "%s", core_log);
+	only = NULL;
+	(void)only;
+}
+
+static void switch_rounds(enum co_how how)
+{
+	struct co *c = co_make(how, hold_inside, NULL);
+	co_start(c);
+	co_enter(c);
+	while (!gu_load_seqcst(&shared->quit))
+		switch_round(c);
+}
+
 static void traced(int rung, enum call call, bool second)
 {
 	pthread_t t;
@@ -155,6 +215,8 @@ static void traced(int rung, enum call call, bool second)
 	shared->section = (uintptr_t)&gu_self->section;
 	raise(SIGSTOP);
 	must_ok(pthread_create(&t, NULL, collect, NULL));
+	if (call >= SWITCH)
+		switch_rounds(call == SWITCH ? CO_BY_HAND : CO_UCONTEXT);
 	for (unsigned n = 0; !gu_load_seqcst(&shared->quit); n++)
 		one_round(call, n);
 	must_ok(pthread_join(t, NULL));
@@ -273,12 +335,12 @@ static void stop_at(struct stepped *s, unsigned k)
 }
 
 /* Each instruction of what is short; one in each of so many parts of what is not. */
-static struct stepped step_through(unsigned parts)
+static struct stepped step_through(unsigned parts, unsigned most)
 {
 	struct test_rng rng = test_rng(1);
 	run_to_trap();
 	struct stepped s = {make_steps(UINT32_MAX), 0, 0};
-	unsigned part = s.length <= SHORT ? 1 : s.length / parts + 1;
+	unsigned part = s.length <= most ? 1 : s.length / parts + 1;
 	gu_store_seqcst(&shared->go, 1);
 	for (unsigned k = 0; k < s.length; k += part)
 		stop_at(&s, k ? k + (unsigned)test_below(&rng, part) : 0);
@@ -290,6 +352,7 @@ START_TEST(at_each_instruction)
 	bool second = _i % 2;
 	enum call call = _i / 2 % CALLS;
 	int rung = _i / 2 / CALLS;
+	bool each = call == SWITCH && rung == GCUFFD_RUNG_ASYNC && second; /* once: so many steps take time */
 	NO_SANITIZER("they make an allocation many thousands of instructions");
 	NEED_RUNG(rung);
 	if (second && rung == GCUFFD_RUNG_STOP)
@@ -305,10 +368,13 @@ START_TEST(at_each_instruction)
 		GU_SKIP("no single steps here (errno %d)", errno);
 	}
 	ck_assert_int_eq(wait_stop(), SIGTRAP);
-	struct stepped s = step_through(check_rounds(12 * check_seconds()));
+	struct stepped s = step_through(check_rounds(12 * check_seconds()), each ? ALL : SHORT);
 	show(rung, call, second, &s);
 	fflush(stdout);
-	ck_assert_uint_gt(s.inside, call == FAST ? 10 : 0);
+	if (each)
+		ck_assert_uint_ge(s.stops, s.length);
+	if (call < SWITCH)
+		ck_assert_uint_gt(s.inside, call == FAST ? 10 : 0);
 	ck_assert_uint_gt(s.stops, s.inside);
 	end_traced();
 }

@@ -30,8 +30,7 @@ bool gu_threads_trylock(void) { return gu_trylock(&threads_lock); }
 void gu_threads_unlock(void) { gu_unlock(&threads_lock); }
 struct gu_thread *gu_threads_first(void) { return threads; }
 
-/* Who forks has the list in its hands already. */
-static bool lock_list(void)
+bool gu_threads_lock_once(void)
 {
 	bool lock = !gu_world_is_closed_by_caller();
 	if (lock)
@@ -39,7 +38,7 @@ static bool lock_list(void)
 	return lock;
 }
 
-static void unlock_list(bool locked)
+void gu_threads_unlock_once(bool locked)
 {
 	if (locked)
 		gu_threads_unlock();
@@ -81,6 +80,14 @@ int gu_thread_find_stack(struct gu_thread *t, uintptr_t sp)
 	return 0;
 }
 
+bool gu_thread_is_on_own(const struct gu_thread *t)
+{
+	struct gu_map map;
+	if (t->sp >= t->stack_hi)
+		return false;
+	return t->sp >= t->stack_lo || (!gu_maps_find(t->sp, &map) && map.end >= t->stack_hi && map.start < t->stack_hi);
+}
+
 static void unblock_signal(void)
 {
 	sigset_t set;
@@ -118,7 +125,7 @@ static void drop_namesake_locked(pid_t tid)
 /* A stopper may have adopted the thread meanwhile: then that entry is the one. */
 static void list_thread(struct gu_thread *t)
 {
-	bool locked = lock_list();
+	bool locked = gu_threads_lock_once();
 	if (!gu_self) {
 		drop_namesake_locked(t->tid);
 		link_locked(t);
@@ -128,7 +135,7 @@ static void list_thread(struct gu_thread *t)
 		gu_self->attached = 1;
 		gu_self->announced = true;
 	}
-	unlock_list(locked);
+	gu_threads_unlock_once(locked);
 	if (t) {
 		struct gu_thread *self = gu_enter();
 		gu_meta_free(t, sizeof(*t));
@@ -223,13 +230,14 @@ static void drop_caches(struct gu_thread *t)
 
 void gu_thread_drop(struct gu_thread *t)
 {
-	bool locked = lock_list(); /* no stop from here on: the stopper needs the lock */
+	bool locked = gu_threads_lock_once(); /* no stop from here on: the stopper needs the lock */
 	drop_caches(t);
+	gu_stack_lost_locked(t);
 	unlink_locked(t);
 	gu_store_relaxed(&gu_entered, gu_entered + 1);
 	gu_add_seqcst(&gu_outside, 1); /* the gate is open, or whoever closes it waits for the list and then for us */
 	gu_self = NULL;
-	unlock_list(locked);
+	gu_threads_unlock_once(locked);
 	gu_meta_free(t, sizeof(*t));
 	gu_leave(NULL);
 }
@@ -247,6 +255,7 @@ struct gu_thread *gu_threads_adopt_locked(pid_t tid)
 void gu_threads_remove_locked(struct gu_thread *t)
 {
 	drop_caches(t);
+	gu_stack_lost_locked(t);
 	unlink_locked(t);
 	gu_meta_free(t, sizeof(*t));
 }

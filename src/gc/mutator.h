@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include "gc/heap.h"
+#include "gc/stacks.h"
 
 #define GU_SLOTS 1024
 
@@ -74,6 +75,8 @@ struct gu_thread {
 	uintptr_t alt_hi;  /* end of the alternate signal stack that sp is on, or 0 */
 	uintptr_t stack_lo, stack_hi;
 	uintptr_t self;    /* its TCB, for its TLS */
+	struct gcuffd_stack *stack, *left; /* that it switches to, or is on, and that before; NULL: its own. Atomic; written by the thread */
+	struct gcuffd_stack own; /* its own one, as it was left: sp, 0 if it never was, and saved */
 	uintptr_t saved[64]; /* while blocking: the end of its stack as it was, callee-saved registers with it */
 };
 
@@ -167,12 +170,17 @@ void gu_thread_drop(struct gu_thread *t);
 void gu_threads_lock(void);
 void gu_threads_unlock(void);
 bool gu_threads_trylock(void);
+/* The same for who may be forking, and has the list in its hands then: whether it was taken. */
+bool gu_threads_lock_once(void);
+void gu_threads_unlock_once(bool locked);
 struct gu_thread *gu_threads_first(void);
 /* Adds a thread that the stopper found, removes one that is gone. Threads lock held. */
 struct gu_thread *gu_threads_adopt_locked(pid_t tid);
 void gu_threads_remove_locked(struct gu_thread *t);
 /* Bounds of the stack that sp is in. */
 int gu_thread_find_stack(struct gu_thread *t, uintptr_t sp);
+/* In a stop: whether sp is on the stack that it got when it was made, the bounds of which are known. It may have grown. */
+bool gu_thread_is_on_own(const struct gu_thread *t);
 /* In a forked child: only the caller is left. */
 void gu_threads_forked(void);
 

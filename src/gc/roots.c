@@ -439,11 +439,10 @@ static void visit_populated(void *data, uintptr_t start, uintptr_t end)
 	v->range(v->data, start, end, true);
 }
 
-/* Stopped on a stack that is not its own (sigaltstack): that one from sp up, and all of its own, which may have grown. */
-static void visit_other_stack(struct gcuffd_heap *h, struct gu_thread *t, uintptr_t end, const struct gu_root_visit *v)
+/* All of its own stack, which may have grown. */
+static void visit_own_whole(struct gcuffd_heap *h, struct gu_thread *t, const struct gu_root_visit *v)
 {
 	struct gu_map map;
-	v->range(v->data, gu_align_down(t->sp, 8), end, false);
 	if (!t->stack_hi)
 		return;
 	if (gu_maps_find(t->stack_hi - 1, &map))
@@ -452,6 +451,45 @@ static void visit_other_stack(struct gcuffd_heap *h, struct gu_thread *t, uintpt
 		t->stack_lo = map.start;
 	if (!gu_track_present(h, t->stack_lo, t->stack_hi, false, visit_populated, (void *)v))
 		v->range(v->data, t->stack_lo, t->stack_hi, true);
+}
+
+/* Stopped on a stack that is not its own (sigaltstack): that one from sp up, and its own. */
+static void visit_other_stack(struct gcuffd_heap *h, struct gu_thread *t, uintptr_t end, const struct gu_root_visit *v)
+{
+	v->range(v->data, gu_align_down(t->sp, 8), end, false);
+	visit_own_whole(h, t, v);
+}
+
+static void visit_saved(const struct gcuffd_stack *s, const struct gu_root_visit *v)
+{
+	v->range(v->data, (uintptr_t)s->saved, (uintptr_t)s->saved + sizeof(s->saved), false);
+}
+
+/* Stopped on a registered stack, which comes with the others: its own as it was left. */
+static void visit_own_left(struct gcuffd_heap *h, struct gu_thread *t, const struct gu_root_visit *v)
+{
+	uintptr_t sp = t->own.sp;
+	if (!sp) {
+		visit_own_whole(h, t, v);
+		return;
+	}
+	visit_saved(&t->own, v);
+	if (!t->stack_hi && gu_thread_find_stack(t, sp))
+		gu_mark_unreadable(h);
+	else
+		v->range(v->data, gu_align_down(sp - GU_STACK_BELOW, 8), t->stack_hi, true);
+}
+
+static void visit_registered(const struct gcuffd_stack *s, const struct gu_root_visit *v)
+{
+	uintptr_t below = gu_max(s->sp, GU_STACK_BELOW) - GU_STACK_BELOW;
+	if (s->at) {
+		v->range(v->data, gu_align_down(s->at, 8), s->high, true);
+		return;
+	}
+	visit_saved(s, v);
+	if (s->whole || s->sp != s->high)
+		v->range(v->data, s->whole ? s->low : gu_align_down(gu_max(below, s->low), 8), s->high, true);
 }
 
 /* A coroutine's stack that is an object of the heap: what lies above it in the mapping is not stack. */
@@ -472,6 +510,10 @@ static void visit_stack(struct gcuffd_heap *h, struct gu_thread *t, const struct
 		v->range(v->data, (uintptr_t)t->saved, (uintptr_t)t->saved + sizeof(t->saved), false);
 	if (t->alt_hi) {
 		visit_other_stack(h, t, t->alt_hi, v);
+		return;
+	}
+	if (gu_stack_under(t, t->sp)) {
+		visit_own_left(h, t, v);
 		return;
 	}
 	if (on_object(h, t, v))
@@ -507,10 +549,11 @@ static void visit_around(uintptr_t tcb, uintptr_t start, uintptr_t end, const st
 static void visit_thread_tls(struct gcuffd_heap *h, const struct gu_thread *t, const struct gu_root_visit *v)
 {
 	const struct gu_modules *m = &h->rootset->modules;
-	struct in_place p = {v, t->sp, t->stack_hi};
+	bool own = t->sp >= t->stack_lo && t->sp < t->stack_hi;
+	struct in_place p = {v, own ? t->sp : t->stack_hi, t->stack_hi};
 	if (!t->self)
 		return;
-	if (t->self < t->sp || t->self >= t->stack_hi) /* the main thread: static TLS below the TCB, its descriptor above */
+	if (t->self < p.not_lo || t->self >= t->stack_hi) /* the main thread: static TLS below the TCB, its descriptor above */
 #if defined(__aarch64__)
 		visit_around(t->self, t->self, t->self + 2304 + m->tls_static, v);
 #else
@@ -522,6 +565,9 @@ static void visit_thread_tls(struct gcuffd_heap *h, const struct gu_thread *t, c
 
 static void each_thread(struct gcuffd_heap *h, const struct gu_root_visit *v, bool tls)
 {
+	gu_stacks_place();
+	for (const struct gcuffd_stack *s = gu_stacks_first(); s; s = s->next)
+		visit_registered(s, v);
 	for (struct gu_thread *t = gu_threads_first(); t; t = t->next) {
 		visit_stack(h, t, v);
 		if (tls && !gu_heap_is(h, GCUFFD_PROCESS_ROOTS))

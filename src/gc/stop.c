@@ -177,7 +177,8 @@ static __attribute__((noinline)) GU_READS_STACKS void enter_blocking(struct gu_t
 	uintptr_t here = (uintptr_t)__builtin_frame_address(0) - 64;
 	__builtin_unwind_init();
 	t->alt_hi = alternate_end();
-	size_t words = gu_min(GU_ARRAY_LEN(t->saved), ((t->alt_hi ? t->alt_hi : t->stack_hi) - here) / 8);
+	const struct gcuffd_stack *s = gu_stack_under(t, here);
+	size_t words = gu_min(GU_ARRAY_LEN(t->saved), ((t->alt_hi ? t->alt_hi : s ? s->high : t->stack_hi) - here) / 8);
 	for (size_t i = 0; i < words; i++)
 		t->saved[i] = ((const volatile uintptr_t *)here)[i];
 	gu_store_relaxed(&t->sp, here);

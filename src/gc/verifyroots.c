@@ -124,6 +124,8 @@ static bool visit_map(void *data, const struct gu_map *m)
 	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next)
 		if (t->sp >= m->start && t->sp < m->end)
 			start = gu_max(start, t->sp);
+		else if (t->own.sp >= m->start && t->own.sp < m->end)
+			start = gu_max(start, t->own.sp);
 	if (is_memory(m))
 		visit_but_own(v, start, m->end);
 	return true;
@@ -162,6 +164,38 @@ static void visit_tls(const struct gu_verify_roots *r, const struct gu_thread *t
 	visit_dtv(r, t, v);
 }
 
+/* ---- registered stacks ---- */
+
+/* Who is on one is read off the threads' pointers alone, whatever they have named. */
+static const struct gcuffd_stack *registered_at(uintptr_t sp)
+{
+	for (const struct gcuffd_stack *s = gu_stacks_first(); s; s = s->next)
+		if (sp >= s->low && sp < s->high)
+			return s;
+	return NULL;
+}
+
+static bool is_in_use(const struct gcuffd_stack *s)
+{
+	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next)
+		if (t->sp >= s->low && t->sp < s->high)
+			return true;
+	return false;
+}
+
+static void visit_left(const struct gcuffd_stack *s, uintptr_t low, uintptr_t high, const struct gu_root_visit *v)
+{
+	v->range(v->data, (uintptr_t)s->saved, (uintptr_t)(s->saved + GU_ARRAY_LEN(s->saved)), false);
+	visit_copied(v, s->sp ? s->sp : low, high);
+}
+
+static void visit_registered(const struct gu_root_visit *v)
+{
+	for (const struct gcuffd_stack *s = gu_stacks_first(); s; s = s->next)
+		if (!is_in_use(s))
+			visit_left(s, s->low, s->high, v);
+}
+
 /* Where the stack that sp is on ends; 0: it is none that is known. */
 static uintptr_t stack_end(const struct gcuffd_heap *h, const struct gu_thread *t)
 {
@@ -170,6 +204,8 @@ static uintptr_t stack_end(const struct gcuffd_heap *h, const struct gu_thread *
 	uint32_t cell;
 	if (t->alt_hi)
 		return t->alt_hi;
+	if (registered_at(t->sp))
+		return registered_at(t->sp)->high;
 	if (b)
 		return gu_block_cell(b, t->sp, &cell) ? gu_block_cell_addr(b, cell) + b->cell : 0;
 	if (t->sp >= t->stack_lo && t->sp < t->stack_hi)
@@ -186,7 +222,7 @@ static void visit_thread(struct gcuffd_heap *h, const struct gu_verify_roots *r,
 	if (t->sp)
 		visit_copied(v, gu_align_down(t->sp, 8), stack_end(h, t));
 	if (t->sp && (t->sp < t->stack_lo || t->sp >= t->stack_hi) && stack_end(h, t) != t->stack_hi) /* its own one is left as it was when it went to the other */
-		visit_copied(v, t->stack_lo, t->stack_hi);
+		visit_left(&t->own, t->stack_lo, t->stack_hi, v);
 	if (!gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
 		visit_tls(r, t, v);
 }
@@ -199,6 +235,7 @@ void gu_verify_roots_each(struct gcuffd_heap *h, const struct gu_verify_roots *r
 	if (gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
 		(void)gu_maps_each(visit_map, (void *)(uintptr_t)v);
 	gu_pins_each(h, v);
+	visit_registered(v);
 	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next)
 		visit_thread(h, r, t, v);
 }
