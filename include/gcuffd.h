@@ -327,9 +327,18 @@ GCUFFD_API int gcuffd_arena_stats(struct gcuffd_arena *arena, struct gcuffd_aren
 
 /*
  * Runs a whole cycle that starts after the call, and waits for its end. -ETIMEDOUT if a thread did
- * not stop in time and the cycle was put off; -EBUSY in a handler of fork(), as for all calls that would wait for the collector.
+ * not stop in time and the cycle was put off; -EBUSY while collection is disabled, and in a handler of fork(), as for all calls that would wait for
+ * the collector.
  */
 GCUFFD_API int gcuffd_collect(struct gcuffd_heap *heap);
+
+/*
+ * Between the two no cycle of the heap runs; nests, and counts for all threads. disable() waits for the end of a cycle under way. Meanwhile the heap grows, and
+ * allocation at the hard limit fails with ENOMEM at once. A cycle that became due runs after the last enable(). disable(): -EBUSY in a handler of fork();
+ * enable(): -EINVAL if it is not disabled.
+ */
+GCUFFD_API int gcuffd_collection_disable(struct gcuffd_heap *heap);
+GCUFFD_API int gcuffd_collection_enable(struct gcuffd_heap *heap);
 
 /* Gives freed memory back to the OS now. */
 GCUFFD_API int gcuffd_trim(struct gcuffd_heap *heap);
@@ -540,6 +549,7 @@ struct gcuffd_stats {
 	uint64_t last_round_dirty_pages[GCUFFD_ROUNDS]; /* last_dirty_pages by round of precleaning */
 	uint64_t last_reason;        /* enum gcuffd_reason */
 	uint64_t last_rss_bytes;     /* of the whole process, as the kernel said at the cycle's end; 0: it did not say */
+	uint64_t disabled;           /* now: gcuffd_collection_disable() without enable */
 };
 
 GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);

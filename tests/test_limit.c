@@ -3,6 +3,8 @@
  * test_limit.c - the hard limit: kept, reached only after collecting, survived; from one thread and from many. And memory that is given
  * back though nobody collects any more.
  */
+#include <sched.h>
+
 #include "base/meta.h"
 #include "core.h"
 #include "fake_os.h"
@@ -652,6 +654,60 @@ START_TEST(last_resort)
 }
 END_TEST
 
+/* ---- collection disabled ---- */
+
+/* A cycle that became due runs at last. */
+static void await_cycle(uint64_t after)
+{
+	for (unsigned ms = 0; stats_of(heap).cycles <= after && ms < 20000; ms++)
+		usleep(1000);
+	ck_assert_uint_gt(stats_of(heap).cycles, after);
+}
+
+static void *collect_on(void *quit)
+{
+	while (!__atomic_load_n((bool *)quit, __ATOMIC_RELAXED))
+		(void)gcuffd_collect(heap);
+	return NULL;
+}
+
+START_TEST(disabled)
+{
+	NEED_RUNG(_i);
+	bool quit = false;
+	pthread_t t;
+	heap = heap_make("rung=%s,hard_limit=64M,verify=0", rung_names[_i]);
+	ck_assert_int_eq(gcuffd_collection_enable(heap), -EINVAL);
+	ck_ok(pthread_create(&t, NULL, collect_on, &quit));
+	for (unsigned i = 0; i < 300; i++) {
+		ck_ok(gcuffd_collection_disable(heap));
+		uint64_t cycles = stats_of(heap).cycles;
+		usleep(300);
+		ck_assert_msg(stats_of(heap).cycles == cycles, "a cycle ran");
+		ck_ok(gcuffd_collection_enable(heap));
+		sched_yield();
+	}
+	__atomic_store_n(&quit, true, __ATOMIC_RELAXED);
+	ck_ok(pthread_join(t, NULL));
+	ck_ok(gcuffd_collection_disable(heap));
+	ck_ok(gcuffd_collection_disable(heap));
+	uint64_t cycles = stats_of(heap).cycles;
+	ck_assert_int_eq(gcuffd_collect(heap), -EBUSY);
+	ck_assert_uint_gt(fill(1000), LIMIT / 2);
+	drop_all();
+	ck_assert_ptr_null(gcuffd_alloc(heap, LIMIT / 4));
+	ck_ok(gcuffd_collection_enable(heap));
+	usleep(50000);
+	ck_assert_uint_eq(stats_of(heap).disabled, 1);
+	ck_assert_uint_eq(stats_of(heap).cycles, cycles);
+	ck_ok(gcuffd_collection_enable(heap));
+	await_cycle(cycles);
+	ck_assert_ptr_nonnull(gcuffd_alloc(heap, LIMIT / 4));
+	ck_assert_uint_eq(stats_of(heap).disabled, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("limit");
@@ -659,6 +715,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(test_case(suite, "freed_behind_the_sweep"), freed_behind_the_sweep, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "fills_up"), fills_up, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "garbage_is_no_reason"), garbage_is_no_reason, 2 * GCUFFD_RUNG_STOP, 2 * GCUFFD_RUNG_RWP + 2);
+	tcase_add_loop_test(test_case(suite, "disabled"), disabled, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "outrun"), outrun);
 	tcase_add_test(test_case(suite, "too_large"), too_large);
 	tcase_add_test(test_case(suite, "reservation_is_used_up"), reservation_is_used_up);

@@ -7,6 +7,7 @@
 #include "base/meta.h"
 #include "ctl/service.h"
 #include "gc/mutator.h"
+#include "gc/stop.h"
 
 int gcuffd_heap_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 {
@@ -25,11 +26,46 @@ int gcuffd_heap_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 	s.stall_ns = gu_load_relaxed(&h->stall_ns);
 	s.pins = gu_load_relaxed(&h->npins);
 	s.pinned_bytes = gu_load_relaxed(&h->space.pages.pinned) * GU_PAGE;
+	s.disabled = gu_load_relaxed(&h->disabled);
 	memcpy(out, &s, gu_min(out->size, sizeof(s)));
 	return 0;
 }
 
 int gcuffd_collect(struct gcuffd_heap *h) { return gu_service_collect(h, GCUFFD_REASON_ASKED, false); }
+
+/* .inv.cycle.disabled: whoever runs a cycle looks once it has the lock. Waited for as by a thread that blocks. */
+int gcuffd_collection_disable(struct gcuffd_heap *h)
+{
+	struct gu_wait wait;
+	uint32_t never = 0;
+	if (gu_world_is_closed_by_caller())
+		return -EBUSY;
+	gu_add_seqcst(&h->disabled, 1);
+	for (;;) {
+		struct gu_thread *t = gu_enter();
+		bool mine = gu_trylock(&h->cycle_lock);
+		if (mine)
+			gu_unlock(&h->cycle_lock);
+		gu_leave(t);
+		if (mine)
+			return 0;
+		gu_wait_begin(&wait);
+		gu_wait_futex(&wait, &never, 0, 1000000);
+		gu_wait_end(&wait);
+	}
+}
+
+int gcuffd_collection_enable(struct gcuffd_heap *h)
+{
+	uint32_t was = gu_load_seqcst(&h->disabled);
+	do {
+		if (!was)
+			return -EINVAL;
+	} while (!gu_cas_seqcst(&h->disabled, &was, was - 1));
+	if (was == 1)
+		gu_service_enabled(h);
+	return 0;
+}
 
 int gcuffd_trim(struct gcuffd_heap *h)
 {

@@ -117,6 +117,8 @@ void gu_heap_kick(struct gcuffd_heap *h)
 		gu_store_relaxed(&s->wanted, 1);
 }
 
+void gu_service_enabled(struct gcuffd_heap *h) { ring(h->service); }
+
 bool gu_service_wanted(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->service->wanted); }
 
 /* What a mutator waits for: the stop goes on without it, and all markers join in. */
@@ -155,7 +157,7 @@ static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
 /* A cycle is under way, or due. */
 static bool is_coming(struct gu_service *s, uint32_t in_cycle)
 {
-	return in_cycle & 1 || (gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running));
+	return in_cycle & 1 || (gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running) && !gu_load_seqcst(&s->heap->disabled));
 }
 
 /* The end of that cycle; false if there is none. */
@@ -190,7 +192,7 @@ static uint32_t ask(struct gu_service *s, bool in_stop)
 int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop)
 {
 	struct gu_service *s = h->service;
-	int err = gu_service_start(h, true);
+	int err = gu_load_seqcst(&h->disabled) ? -EBUSY : gu_service_start(h, true);
 	if (err)
 		return err;
 	gu_store_seqcst(&s->ask_reason, reason);
@@ -282,6 +284,8 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt
 		return false;
 	if (attempt % 2 == 0 && purge_in_section(h) >= gu_min(size, GU_BLOCK))
 		return true;
+	if (gu_load_seqcst(&h->disabled))
+		return false;
 	/* Other threads may take what a cycle frees: as long as it frees enough, another try is worth it. */
 	if (attempt >= 64 || (attempt >= 6 && gu_load_relaxed(&h->service->last_freed) < gu_max(size, GU_BLOCK)))
 		return false;
@@ -409,7 +413,7 @@ static void pace_again(struct gcuffd_heap *h, uint64_t now)
 /* Tried again when some more was allocated, twice as much each time, or asked for. */
 static void put_off(struct gcuffd_heap *h, int err)
 {
-	gu_log(&h->log, GU_LOG_WARN, "cycle put off: %s", err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
+	gu_log(&h->log, err == -EBUSY ? GU_LOG_INFO : GU_LOG_WARN, "cycle put off: %s", err == -EBUSY ? "collection is disabled" : err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
 	unsigned n = h->service->failures++;
 	gu_store_relaxed(&h->service->last_freed, 0);
 	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + (h->options.start_size << gu_min(n, 10)));
@@ -458,7 +462,7 @@ static void run_cycle(struct gcuffd_heap *h, enum gcuffd_reason unasked)
 	lock_cycle(h);
 	gu_store_relaxed(&s->outrun, 0);
 	mark_cycle(s);
-	int err = gu_image_summarise(h); /* .inv.image.summaries */
+	int err = gu_load_seqcst(&h->disabled) ? -EBUSY : gu_image_summarise(h); /* .inv.image.summaries */
 	if (!err)
 		err = gu_cycle_run(h, &c);
 	if (!err)
@@ -514,7 +518,7 @@ static void serve_asking(struct gcuffd_heap *h)
 
 static bool due(struct gu_service *s)
 {
-	return asked(s) != gu_load_relaxed(&s->done) || gu_load_seqcst(&s->kicked);
+	return asked(s) != gu_load_relaxed(&s->done) || (gu_load_seqcst(&s->kicked) && !gu_load_seqcst(&s->heap->disabled));
 }
 
 /* Ten ticks in the time of a decay; one a second once nothing has changed for twice that time. */

@@ -25,6 +25,8 @@ int gu_service_collect(struct gcuffd_heap *heap, enum gcuffd_reason reason, bool
 /* Has the collector run fn, with the cycle lock: what fn gives, or why it can't be asked. Not inside a section. */
 typedef int gu_service_fn(struct gcuffd_heap *heap, void *arg);
 int gu_service_run(struct gcuffd_heap *heap, gu_service_fn *fn, void *arg);
+/* Collection is not disabled any more: a cycle may be due. */
+void gu_service_enabled(struct gcuffd_heap *heap);
 
 /* Has the collector save the heap, as gcuffd_heap_save(), after a cycle. Not inside a section. */
 int gu_service_save(struct gcuffd_heap *heap, const char *path, const struct gcuffd_image_options *options);

@@ -62,6 +62,7 @@ struct gcuffd_heap {
 	size_t npins, pins_max;        /* npins atomic, changes under lock */
 
 	struct gu_lock cycle_lock;     /* rank CYCLE: held during a cycle, a reset, a fork, and while the evictor changes what markers read */
+	uint32_t disabled;             /* atomic; how often collection was disabled and not enabled again (.inv.cycle.disabled) */
 	uint32_t cycle_waits;          /* atomic; the collector waits for it: the evictor lets it go first */
 
 	uint64_t allocated;            /* atomic; bytes of cells and large objects taken so far */
