@@ -235,6 +235,11 @@ GCUFFD_API void *gcuffd_realloc(struct gcuffd_heap *heap, void *object, size_t s
  */
 GCUFFD_API int gcuffd_free(struct gcuffd_heap *heap, void *object);
 
+/* The object is alive up to here, though the compiler may need the pointer no more, or have made another one of it. No code. */
+#if defined(__GNUC__)
+static inline void gcuffd_keep_alive(const void *object) { __asm__ volatile("" : : "g"(object) : "memory"); }
+#endif
+
 struct gcuffd_object {
 	void *base;
 	size_t size; /* usable bytes */

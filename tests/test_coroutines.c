@@ -304,6 +304,24 @@ START_TEST(refused)
 }
 END_TEST
 
+/* ---- a pointer that the compiler may drop ---- */
+
+static __attribute__((noinline)) void *hand_out(void) { return make(3); }
+
+START_TEST(kept_alive)
+{
+	NEED_RUNG(GCUFFD_RUNG_STOP + _i / HOWS);
+	begin(_i);
+	void *p = hand_out();
+	scrub_stack();
+	ck_ok(gcuffd_collect(heap));
+	bool alive = is_alive(heap, hidden[3]);
+	gcuffd_keep_alive(p);
+	ck_assert(alive);
+	end();
+}
+END_TEST
+
 /* ---- fork ---- */
 
 START_TEST(forked)
@@ -452,6 +470,7 @@ static Suite *make_suite(void)
 	ADD(detached_on_it);
 	ADD(pointer);
 	ADD(refused);
+	ADD(kept_alive);
 	ADD(forked);
 	ADD(stress);
 	return suite;
