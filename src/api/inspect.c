@@ -44,7 +44,10 @@ int gcuffd_heap_walk(struct gcuffd_heap *h, gcuffd_walk_fn *visit, void *data)
 
 int gcuffd_heap_histogram(struct gcuffd_heap *h, struct gcuffd_count *counts, size_t max, size_t *count)
 {
-	return gu_walk_count(h, counts, max, count);
+	struct gu_thread *t = gu_enter(); /* metadata has locks */
+	int err = gu_walk_count(h, counts, max, count);
+	gu_leave(t);
+	return err;
 }
 
 /* ---- why one is alive ---- */
@@ -77,9 +80,9 @@ static void name_root(struct gu_why *w)
 		r->kind = GCUFFD_ROOT_MODULE;
 	else if (gu_heaps_find((uintptr_t)r->word))
 		r->kind = GCUFFD_ROOT_HEAP;
-	gu_leave(t);
-	if (r->kind == GCUFFD_ROOT_MEMORY)
+	else
 		gu_why_name_memory(w);
+	gu_leave(t);
 }
 
 int gcuffd_why_alive(struct gcuffd_heap *h, const void *pointer, struct gcuffd_root *root, struct gcuffd_step *steps, size_t max, size_t *count)
@@ -96,6 +99,8 @@ int gcuffd_why_alive(struct gcuffd_heap *h, const void *pointer, struct gcuffd_r
 			steps[i] = w.steps[i];
 		*count = w.count;
 	}
+	struct gu_thread *t = gu_enter();
 	gu_why_end(&w);
+	gu_leave(t);
 	return err;
 }

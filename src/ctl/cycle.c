@@ -17,7 +17,7 @@
 #include "sys/os.h"
 
 #define ROUNDS_MAX 4
-#define STOPS_MAX 3       /* until files are read in one */
+#define READS_MOST 8      /* of files between two stops; then the cycle is put off */
 #define ENOUGH_PAGES 256u /* as many dirty pages are left to the remark */
 
 _Static_assert(ROUNDS_MAX <= GCUFFD_ROUNDS, "statistics have room for all rounds");
@@ -106,7 +106,8 @@ static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 		gu_mark_drain(h, GU_DRAIN_BESIDE);
 		c->pages_scanned += n.scanned;
 		c->dirty_pages += n.dirty;
-		c->round_dirty[c->rounds++] = n.dirty;
+		if (c->rounds < ROUNDS_MAX)
+			c->round_dirty[c->rounds++] = n.dirty;
 		if (n.dirty <= ENOUGH_PAGES || n.dirty > last / 4 * 3)
 			break;
 		last = n.dirty;
@@ -135,10 +136,17 @@ static int remark(struct gcuffd_heap *h, struct gu_cycle *c, enum gu_drain how)
 	return err || gu_mark_complete(h) ? err : -EIO;
 }
 
-/* Once more if a module was loaded between the listing and the stop: only it may point to an object. Or if files have to be read, which is done beside mutators. */
+/* Beside mutators, what has to be read in files for marking; and what they wrote meanwhile. */
+static int read_on(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	gu_mark_drain(h, GU_DRAIN_BESIDE);
+	return preclean(h, c);
+}
+
+/* Once more if a module was loaded between the listing and the stop: only it may point to an object. Or if files have to be read, for which no stop waits. */
 static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 {
-	unsigned stops = 0;
+	unsigned reads = 0;
 	bool left;
 	int err;
 	do {
@@ -157,15 +165,15 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 		if (c->in_stop && h->verifier)
 			c->wrong += gu_verify_begin(h);
 		gu_store_seqcst(&h->phase, GU_PHASE_MARK);
-		err = remark(h, c, c->in_stop || ++stops >= STOPS_MAX ? GU_DRAIN_STOPPED_ALL : GU_DRAIN_STOPPED);
-		left = gu_mark_is_left(h);
+		err = remark(h, c, c->in_stop ? GU_DRAIN_STOPPED_ALL : GU_DRAIN_STOPPED);
+		left = !err && gu_mark_is_left(h);
 		if (h->verifier && !err && !left)
 			c->wrong += gu_verify_mark(h);
 		gu_weak_state_set(h, err || left ? GU_WEAK_OPEN : GU_WEAK_MAYBE);
 		gu_world_resume();
 		c->stop2_ns = gu_max(c->stop2_ns, lap(&since));
-		if (left && !err)
-			gu_mark_drain(h, GU_DRAIN_BESIDE);
+		if (left)
+			err = ++reads <= READS_MOST ? read_on(h, c) : -EAGAIN;
 	} while (!err && (left || gu_roots_changed(h)));
 	gu_weak_state_set(h, err ? GU_WEAK_OPEN : GU_WEAK_DECIDED);
 	return err;

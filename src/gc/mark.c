@@ -124,7 +124,7 @@ static void scan_summary(struct gu_marker *m, const struct gu_summary *s, uintpt
 	m->words += n;
 }
 
-/* The page's contents, into the buffer. An error: they can't be read; whoever touches the page is told so, and nobody else can follow what it has. */
+/* The page's contents, into the buffer. */
 static int peek(struct gu_marker *m, size_t page)
 {
 	struct gu_cold *c = &m->space->cold;
@@ -142,6 +142,23 @@ static void scan_at(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_t 
 		scan_words(m, at + delta, (end - at) / 8, m->no_interior);
 }
 
+/*
+ * What the page has is in the store no more. So that it can't come back by a later read that is luckier, with pointers that nobody followed, it is
+ * poisoned (.inv.summary.filed); if it came back meanwhile, it is read in place.
+ */
+static void scan_damaged(struct gu_marker *m, size_t page, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t)
+{
+	struct gu_cold *c = &m->space->cold;
+	struct gu_cold_region *r = gu_cold_region(c, page);
+	gu_lock(&r->lock);
+	enum gu_cold_state state = gu_load_relaxed(&r->state[page % GU_REGION_PAGES]);
+	if (state == GU_COLD_EVICTED)
+		gu_cold_set_poisoned_locked(c, r, page);
+	gu_unlock(&r->lock);
+	if (state == GU_COLD_LIVE)
+		scan_at(m, at, end, object, t, 0);
+}
+
 static void scan_evicted(struct gu_marker *m, size_t page, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t)
 {
 	const struct gu_summary *s = summary_of(m, page);
@@ -156,7 +173,9 @@ static void scan_evicted(struct gu_marker *m, size_t page, uintptr_t at, uintptr
 		scan_summary(m, s, at, end);
 	else if (!err)
 		scan_at(m, at, end, object, t, (uintptr_t)m->buffer - gu_space_address(m->space, page));
-	else if (filed && err != -EBADMSG) /* the file may be read again some day */
+	else if (err == -EBADMSG)
+		scan_damaged(m, page, at, end, object, t);
+	else if (gu_cold_state(&m->space->cold, page) != GU_COLD_POISONED) /* the file may be read again some day */
 		gu_mark_unreadable(m->heap);
 }
 
@@ -287,7 +306,7 @@ static void scan_gray(struct gu_marker *m, struct gu_gray g)
 		return;
 	}
 	if (gu_unlikely(g.type == GU_GRAY_LATER)) {
-		gu_later_scan(m, g.addr);
+		gu_later_scan(m, g.addr, g.words);
 		return;
 	}
 	if (gu_unlikely(g.type == GU_GRAY_VALUES)) {

@@ -10,7 +10,7 @@
 #define GU_STACK  4096
 #define GU_QUEUE  16
 
-/* A gray object, or a piece of one: conservative words, or one object of a type; or a word of cards, whose pages were written, or of pages put off. */
+/* A gray object, or a piece of one: conservative words, or one object of a type; or a word of cards, whose pages were written, or words of bits of pages put off. */
 struct gu_gray {
 	uintptr_t addr; /* or the word's index */
 	uint32_t words;
@@ -97,8 +97,8 @@ void gu_later_note(struct gu_marker *m, size_t page);
 bool gu_later_takes(struct gu_marker *m, struct gu_gray gray);
 /* Makes what was put off gray. false: nothing was. */
 bool gu_later_push(struct gu_marker *m);
-/* Scans 64 pages of which some were put off. */
-void gu_later_scan(struct gu_marker *m, size_t word);
+/* Scans pages put off, of n words of bits from one on. */
+void gu_later_scan(struct gu_marker *m, size_t word, size_t n);
 void gu_later_clear(struct gcuffd_heap *heap);
 
 #endif

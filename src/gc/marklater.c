@@ -39,14 +39,14 @@ bool gu_later_takes(struct gu_marker *m, struct gu_gray g)
 	return true;
 }
 
-/* Those with the lowest addresses on top. */
+/* All of them at once, however many: a push for each could overflow, and note them anew. */
 bool gu_later_push(struct gu_marker *m)
 {
+	size_t words = m->top >> GU_PAGE_SHIFT >> 6;
 	if (!gu_swap_acq_rel(&m->heap->mark->later, 0))
 		return false;
-	for (size_t i = m->top >> GU_PAGE_SHIFT >> 6; m->space->cold.on && i-- > 0;)
-		if (gu_load_relaxed(&m->space->cold.later[i]))
-			gu_marker_push(m, (struct gu_gray){i, 0, GU_GRAY_LATER});
+	if (m->space->cold.on && words)
+		gu_marker_push(m, (struct gu_gray){0, (uint32_t)words, GU_GRAY_LATER});
 	return true;
 }
 
@@ -70,9 +70,10 @@ static void leave(struct gu_marker *m, size_t page)
 	gu_store_relaxed(&m->heap->mark->left, 1);
 }
 
-void gu_later_scan(struct gu_marker *m, size_t word)
+static void scan_word(struct gu_marker *m, size_t word)
 {
-	uint64_t pages = gu_swap_seqcst(&m->space->cold.later[word], 0);
+	uint64_t pages = gu_load_relaxed(&m->space->cold.later[word]) ? gu_swap_seqcst(&m->space->cold.later[word], 0) : 0;
+	gu_fence_seqcst(); /* pairs with the seq_cst mark before gu_later_note() reads the bit */
 	for (; pages; pages &= pages - 1) {
 		size_t page = word * 64 + (size_t)__builtin_ctzll(pages);
 		if (!is_filed(&m->space->cold, page))
@@ -82,6 +83,14 @@ void gu_later_scan(struct gu_marker *m, size_t word)
 		else
 			leave(m, page);
 	}
+}
+
+/* The rest is gray again, in halves: others may take them. Lower addresses first. */
+void gu_later_scan(struct gu_marker *m, size_t word, size_t n)
+{
+	for (; n > 1; n -= n / 2)
+		gu_marker_push(m, (struct gu_gray){word + (n - n / 2), (uint32_t)(n / 2), GU_GRAY_LATER});
+	scan_word(m, word);
 }
 
 void gu_later_clear(struct gcuffd_heap *h)
