@@ -503,6 +503,22 @@ START_TEST(not_taken_over)
 }
 END_TEST
 
+/* A lock that its owner did not get tells nobody that the file is in use. */
+START_TEST(no_lock)
+{
+	char path[64];
+	struct gu_store *store, *other;
+	snprintf(path, sizeof(path), "%s/gu-store.%d", disk(), (int)getpid());
+	fake_install();
+	fake_fail(FAKE_LOCK, 1, -ENOLCK);
+	ck_ok(try_store(path, &store));
+	ck_assert_int_eq(try_store(path, &other), -EEXIST);
+	fake_remove();
+	gu_store_close(store);
+	ck_assert_int_eq(access(path, F_OK), -1);
+}
+END_TEST
+
 /* Where there are no files without a name, one is made and unlinked. */
 START_TEST(no_tmpfile)
 {
@@ -1171,6 +1187,7 @@ static Suite *make_suite(void)
 	ADD(file_with_a_name);
 	ADD(killed_and_taken_over);
 	ADD(not_taken_over);
+	ADD(no_lock);
 	ADD(no_tmpfile);
 	ADD(both_limits);
 	ADD_EACH(against_a_model, DIRECTORIES);

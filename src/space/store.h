@@ -93,9 +93,9 @@ struct gu_store_outage {
 struct gu_beats *gu_store_beats(struct gu_store *store);
 /* Any thread. */
 struct gu_store_outage gu_store_outage(const struct gu_store *store, bool writing);
-/* Constant; NULL: there is no file. */
 /* Behind why it can't be opened: a few words, if there are any. */
 const char *gu_store_refusal(int err);
+/* Constant; NULL: there is no file. */
 const char *gu_store_path(const struct gu_store *store);
 
 void gu_store_counts(struct gu_store *store, struct gu_store_counts *counts);

@@ -79,7 +79,7 @@ static int read_all(int fd, char *to, size_t len, off_t at)
 	return 0;
 }
 
-/* Locked before it has a header: who sees one may trust the lock. Where there are no locks nobody can take it over either. */
+/* Locked before it has a header: who sees one may trust the lock. Without a lock it is none, and nobody takes the file over. */
 static int put_header(int fd)
 {
 	char page[GU_PAGE] = MAGIC;
@@ -87,7 +87,8 @@ static int put_header(int fd)
 	at = add_number(page, at, sizeof(page), (uint64_t)gu_os->getpid());
 	add_text(page, at, sizeof(page), ". In use while somebody has it open; else it may be removed.\n");
 	struct iovec piece = {page, sizeof(page)};
-	(void)gu_os->lock(fd, F_RDLCK);
+	if (gu_os->lock(fd, F_RDLCK))
+		page[0] = '-';
 	long n = gu_os->pwritev(fd, &piece, 1, 0);
 	return n == (long)sizeof(page) ? 0 : n < 0 ? (int)n : -EIO;
 }
