@@ -10,53 +10,9 @@
 #include "fake_os.h"
 #include "sys/maps.h"
 #include "test.h"
+#include "text.h"
 
-/* ---- an invented file ---- */
-
-static const char *text;    /* its contents */
-static size_t text_at;      /* how far it was read */
-static size_t text_step;    /* bytes a read; 0: any */
-static int text_error;      /* instead of the end of the file */
-static unsigned interrupts; /* this many reads say EINTR first */
-
-static int text_open(const char *path, int flags)
-{
-	(void)flags;
-	ck_assert_str_eq(path, "/proc/thread-self/maps");
-	text_at = 0;
-	return 1000;
-}
-
-static int text_close(int fd)
-{
-	ck_assert_int_eq(fd, 1000);
-	return 0;
-}
-
-static long text_read(int fd, void *buffer, size_t len)
-{
-	size_t n = gu_min(strlen(text) - text_at, text_step ? gu_min(len, text_step) : len);
-	ck_assert_int_eq(fd, 1000);
-	if (interrupts) {
-		interrupts--;
-		return -EINTR;
-	}
-	memcpy(buffer, text + text_at, n);
-	text_at += n;
-	return n || !text_error ? (long)n : text_error;
-}
-
-static void invent(const char *contents)
-{
-	fake_install();
-	fake_os.open = text_open;
-	fake_os.close = text_close;
-	fake_os.read = text_read;
-	text = contents;
-	text_step = 0;
-	text_error = 0;
-	interrupts = 0;
-}
+static void invent(const char *contents) { text_invent("/proc/thread-self/maps", contents, 0); }
 
 struct list {
 	struct gu_map map[64];

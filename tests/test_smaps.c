@@ -9,55 +9,9 @@
 #include "fake_os.h"
 #include "sys/smaps.h"
 #include "test.h"
+#include "text.h"
 
-/* ---- an invented file ---- */
-
-static const char *text;
-static size_t text_at, text_step;
-static int text_error;      /* instead of the end of the file */
-static unsigned interrupts; /* this many reads say EINTR first */
-static unsigned opened;
-
-static int text_open(const char *path, int flags)
-{
-	(void)flags;
-	ck_assert_str_eq(path, "/proc/thread-self/smaps");
-	text_at = 0;
-	opened++;
-	return 1000;
-}
-
-static int text_close(int fd)
-{
-	ck_assert_int_eq(fd, 1000);
-	opened--;
-	return 0;
-}
-
-static long text_read(int fd, void *buffer, size_t len)
-{
-	size_t n = gu_min(strlen(text) - text_at, text_step ? gu_min(len, text_step) : len);
-	ck_assert_int_eq(fd, 1000);
-	if (interrupts) {
-		interrupts--;
-		return -EINTR;
-	}
-	memcpy(buffer, text + text_at, n);
-	text_at += n;
-	return n || !text_error ? (long)n : text_error;
-}
-
-static void invent(const char *contents, size_t step)
-{
-	fake_install();
-	fake_os.open = text_open;
-	fake_os.close = text_close;
-	fake_os.read = text_read;
-	text = contents;
-	text_step = step;
-	text_error = 0;
-	interrupts = 0;
-}
+static void invent(const char *contents, size_t step) { text_invent("/proc/thread-self/smaps", contents, step); }
 
 static char found[400];
 
@@ -102,7 +56,7 @@ START_TEST(reads_may_end_anywhere)
 		interrupts = (unsigned)step % 4;
 		ck_assert_int_eq(look(), 0);
 		ck_assert_str_eq(found, wanted);
-		ck_assert_uint_eq(opened, 0);
+		ck_assert_uint_eq(text_opened, 0);
 	}
 	fake_remove();
 }
@@ -127,7 +81,7 @@ START_TEST(calls_fail)
 	invent(sample, 100);
 	text_error = -EIO;
 	ck_assert_int_eq(look(), -EIO);
-	ck_assert_uint_eq(opened, 0);
+	ck_assert_uint_eq(text_opened, 0);
 	fake_install();
 	fake_fail(FAKE_OPEN, 1, -EMFILE);
 	ck_assert_int_eq(look(), -EMFILE);

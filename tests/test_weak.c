@@ -293,25 +293,31 @@ static void *use_them(void *arg)
 	return NULL;
 }
 
-START_TEST(get_against_cycles)
+/* Threads of it, until the time, while cycles run. */
+static void run_beside_cycles(void *(*fn)(void *))
 {
-	NEED_RUNG(_i);
 	pthread_t thread[THREADS];
-	begin(_i);
 	shared.end_ns = test_now_ns() + check_seconds() * 1000000000ull / 2;
-	for (size_t i = 0; i < SLOTS; i++) {
-		pthread_mutex_init(&shared.lock[i], NULL);
-		ck_ok(gcuffd_weak_create(heap, gcuffd_alloc(heap, 32), &shared.weak[i]));
-		ck_ok(gcuffd_weak_set(heap, shared.weak[i], NULL));
-	}
 	for (size_t i = 0; i < THREADS; i++)
-		must_ok(pthread_create(&thread[i], NULL, use_them, (void *)(i + 1)));
+		must_ok(pthread_create(&thread[i], NULL, fn, (void *)(i + 1)));
 	do {
 		ck_ok(gcuffd_collect(heap));
 		gu_weak_check(heap);
 	} while (goes_on(heap, shared.end_ns, 3));
 	for (size_t i = 0; i < THREADS; i++)
 		must_ok(pthread_join(thread[i], NULL));
+}
+
+START_TEST(get_against_cycles)
+{
+	NEED_RUNG(_i);
+	begin(_i);
+	for (size_t i = 0; i < SLOTS; i++) {
+		pthread_mutex_init(&shared.lock[i], NULL);
+		ck_ok(gcuffd_weak_create(heap, gcuffd_alloc(heap, 32), &shared.weak[i]));
+		ck_ok(gcuffd_weak_set(heap, shared.weak[i], NULL));
+	}
+	run_beside_cycles(use_them);
 	ck_assert_uint_gt(shared.read, 0);
 	ck_assert_uint_gt(shared.cleared, 0);
 	end();
@@ -458,16 +464,8 @@ static void *use_pairs(void *arg)
 START_TEST(pairs_against_cycles)
 {
 	NEED_RUNG(_i);
-	pthread_t thread[THREADS];
 	begin(_i);
-	shared.end_ns = test_now_ns() + check_seconds() * 1000000000ull / 2;
-	for (size_t i = 0; i < THREADS; i++)
-		must_ok(pthread_create(&thread[i], NULL, use_pairs, (void *)(i + 1)));
-	do
-		ck_ok(gcuffd_collect(heap));
-	while (goes_on(heap, shared.end_ns, 3));
-	for (size_t i = 0; i < THREADS; i++)
-		must_ok(pthread_join(thread[i], NULL));
+	run_beside_cycles(use_pairs);
 	end();
 }
 END_TEST

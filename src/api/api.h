@@ -33,6 +33,9 @@ int gu_options_resolve(struct gcuffd_options *out, const struct gcuffd_options *
 struct gu_image;
 int gu_heap_make(const struct gcuffd_options *options, struct gu_image *image, struct gcuffd_heap **heap);
 
+/* The cycle lock is waited for as a blocking thread: a stop does not wait for us. It may be long: a save holds it. Not inside a section. */
+void gu_heap_lock_cycles(struct gcuffd_heap *heap);
+
 int gu_arena_new(struct gcuffd_heap *heap, const char *name, struct gcuffd_arena **arena);
 void gu_arena_end(struct gcuffd_arena *arena);
 

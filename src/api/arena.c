@@ -85,18 +85,6 @@ static void release_blocks(struct gcuffd_arena *a)
 	memset(a->partial, 0, sizeof(a->partial));
 }
 
-/* The cycle lock is waited for as a blocking thread: a stop does not wait for us. It may be long: a save holds it. */
-static void lock_cycles(struct gcuffd_heap *h)
-{
-	struct gu_wait wait;
-	uint32_t never = 0;
-	while (!gu_trylock(&h->cycle_lock)) {
-		gu_wait_begin(&wait);
-		gu_wait_futex(&wait, &never, 0, 1000000);
-		gu_wait_end(&wait);
-	}
-}
-
 static bool has_pins(struct gcuffd_arena *a)
 {
 	bool any = gu_load_relaxed(&a->heap->npins), found = false;
@@ -115,7 +103,7 @@ static int empty_arena(struct gcuffd_arena *a, bool end)
 		return -EINVAL;
 	if (gu_world_is_closed_by_caller())
 		return -EBUSY;
-	lock_cycles(h);
+	gu_heap_lock_cycles(h);
 	if (has_pins(a)) {
 		gu_unlock(&h->cycle_lock);
 		return -EBUSY;

@@ -162,6 +162,17 @@ static void unmake(struct gcuffd_heap *h)
 	gu_meta_free(h, sizeof(*h));
 }
 
+void gu_heap_lock_cycles(struct gcuffd_heap *h)
+{
+	struct gu_wait wait;
+	uint32_t never = 0;
+	while (!gu_trylock(&h->cycle_lock)) {
+		gu_wait_begin(&wait);
+		gu_wait_futex(&wait, &never, 0, 1000000);
+		gu_wait_end(&wait);
+	}
+}
+
 static int create(const struct gcuffd_options *o, int rung, struct gu_image *im, struct gcuffd_heap **out)
 {
 	struct gcuffd_heap *h = gu_meta_alloc(sizeof(*h));

@@ -13,11 +13,6 @@
 #include "gc/why.h"
 #include "sys/os.h"
 
-static int stop(struct gcuffd_heap *h)
-{
-	return gu_world_stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), h->options.stop_timeout_ms * 1000000ull);
-}
-
 /* ---- every object ---- */
 
 struct walk {
@@ -28,7 +23,7 @@ struct walk {
 static int walk(struct gcuffd_heap *h, void *arg)
 {
 	const struct walk *w = arg;
-	int result = stop(h);
+	int result = gu_world_stop_for(h);
 	if (result)
 		return result;
 	result = gu_walk(h, w->visit, w->data);
@@ -59,7 +54,7 @@ static int why(struct gcuffd_heap *h, void *arg)
 	do {
 		err = gu_why_begin(h, w);
 		if (!err)
-			err = stop(h);
+			err = gu_world_stop_for(h);
 		if (!err) {
 			err = gu_why_find(h, w);
 			gu_world_resume();

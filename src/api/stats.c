@@ -33,26 +33,15 @@ int gcuffd_heap_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 
 int gcuffd_collect(struct gcuffd_heap *h) { return gu_service_collect(h, GCUFFD_REASON_ASKED, false); }
 
-/* .inv.cycle.disabled: whoever runs a cycle looks once it has the lock. Waited for as by a thread that blocks. */
+/* .inv.cycle.disabled: whoever runs a cycle looks once it has the lock. */
 int gcuffd_collection_disable(struct gcuffd_heap *h)
 {
-	struct gu_wait wait;
-	uint32_t never = 0;
 	if (gu_world_is_closed_by_caller())
 		return -EBUSY;
 	gu_add_seqcst(&h->disabled, 1);
-	for (;;) {
-		struct gu_thread *t = gu_enter();
-		bool mine = gu_trylock(&h->cycle_lock);
-		if (mine)
-			gu_unlock(&h->cycle_lock);
-		gu_leave(t);
-		if (mine)
-			return 0;
-		gu_wait_begin(&wait);
-		gu_wait_futex(&wait, &never, 0, 1000000);
-		gu_wait_end(&wait);
-	}
+	gu_heap_lock_cycles(h);
+	gu_unlock(&h->cycle_lock);
+	return 0;
 }
 
 int gcuffd_collection_enable(struct gcuffd_heap *h)

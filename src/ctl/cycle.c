@@ -29,17 +29,13 @@ static uint64_t lap(uint64_t *since)
 	return took;
 }
 
-static uint64_t timeout_ns(const struct gcuffd_heap *h) { return h->options.stop_timeout_ms * 1000000ull; }
-
-static int stop(struct gcuffd_heap *h) { return gu_world_stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), timeout_ns(h)); }
-
 /* From here on freed cells wait and no block is released (.inv.block.no-release); old marks are gone. */
 static int open_window(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	c->began_ns = gu_os->clock_ns();
 	c->allocated_before = gu_load_relaxed(&h->allocated);
 	gu_store_seqcst(&h->phase, GU_PHASE_WINDOW);
-	int err = gu_world_quiesce(timeout_ns(h));
+	int err = gu_world_quiesce(h->options.stop_timeout_ms * 1000000ull);
 	if (err)
 		return err;
 	gu_mark_clear(h);
@@ -70,7 +66,7 @@ static int first_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 	if (h->verifier)
 		gu_verify_list(h);
 	uint64_t since = gu_os->clock_ns();
-	int err = stop(h);
+	int err = gu_world_stop_for(h);
 	if (err)
 		return err;
 	gu_mark_ahead(h);
@@ -155,7 +151,7 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 		err = gu_roots_refresh(h);
 		uint64_t since = gu_os->clock_ns();
 		if (!err)
-			err = stop(h);
+			err = gu_world_stop_for(h);
 		if (err)
 			break;
 		if (c->in_stop && gu_load_relaxed(&h->phase) == GU_PHASE_MARK)

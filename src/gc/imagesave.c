@@ -347,7 +347,6 @@ static int write_once(struct gu_saver *s)
 
 static int stop_once(struct gu_saver *s, bool at_any_cost)
 {
-	uint64_t timeout = s->heap->options.stop_timeout_ms * 1000000ull;
 	int err = make_room(s);
 	if (!err && gu_track_works(s->heap))
 		err = make_kept(s, at_any_cost ? count_cards(s) * 2 + STOP_PAGES : STOP_PAGES);
@@ -359,7 +358,7 @@ static int stop_once(struct gu_saver *s, bool at_any_cost)
 	if (err)
 		return err;
 	uint64_t since = gu_os->clock_ns();
-	err = gu_world_stop(gu_heap_is(s->heap, GCUFFD_PROCESS_ROOTS), timeout);
+	err = gu_world_stop_for(s->heap);
 	if (err)
 		return err;
 	err = take_moment(s, at_any_cost);

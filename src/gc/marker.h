@@ -64,9 +64,9 @@ struct gu_mark {
 	unsigned n;
 	struct gu_lock lock;        /* rank MARK */
 	struct gu_packet *full;     /* guard: lock; read without for a hint */
-	struct gu_packet *empty;    /* guard: lock */
+	struct gu_packet *empty;    /* guard: lock; read without for a hint */
 	struct gu_batch *batches;   /* guard: lock; of the first one, packets from fresh on were never used */
-	unsigned fresh;             /* guard: lock */
+	unsigned fresh;             /* guard: lock; read without for a hint */
 	size_t packet_bytes;        /* atomic; of all batches */
 	size_t packets_last;        /* atomic; that at the end of the last cycle */
 	uint32_t active;            /* guard: lock; markers that have or may make work */

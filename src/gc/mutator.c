@@ -75,7 +75,7 @@ int gu_thread_find_stack(struct gu_thread *t, uintptr_t sp)
 	t->unbounded = strncmp(map.name, "[stack", 6);
 #if defined(__x86_64__)
 	if (t->self > sp && t->self < map.end)
-		t->stack_hi = gu_min(map.end, gu_align_up(t->self + 2304, GU_PAGE)), t->unbounded = false;
+		t->stack_hi = gu_min(map.end, gu_align_up(t->self + GU_TCB_BYTES, GU_PAGE)), t->unbounded = false;
 #endif
 	return 0;
 }

@@ -16,6 +16,7 @@
 #include "gc/stacks.h"
 
 #define GU_SLOTS 1024
+#define GU_TCB_BYTES 2304u /* above a TCB in which the C library keeps what belongs to the thread */
 
 /*
  * Where a thread allocates one class and kind: the free cells of one group of its current block.

@@ -555,9 +555,9 @@ static void visit_thread_tls(struct gcuffd_heap *h, const struct gu_thread *t, c
 		return;
 	if (t->self < p.not_lo || t->self >= t->stack_hi) /* the main thread: static TLS below the TCB, its descriptor above */
 #if defined(__aarch64__)
-		visit_around(t->self, t->self, t->self + 2304 + m->tls_static, v);
+		visit_around(t->self, t->self, t->self + GU_TCB_BYTES + m->tls_static, v);
 #else
-		visit_around(t->self, t->self - m->tls_static, t->self + 2304, v);
+		visit_around(t->self, t->self - m->tls_static, t->self + GU_TCB_BYTES, v);
 #endif
 	if (!gu_modules_tls(m, t->self, visit_tls, &p))
 		gu_mark_unreadable(h);

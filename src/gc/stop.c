@@ -509,6 +509,11 @@ int gu_world_stop(bool everybody, uint64_t timeout_ns)
 	return ok ? adopted : -ETIMEDOUT;
 }
 
+int gu_world_stop_for(const struct gcuffd_heap *h)
+{
+	return gu_world_stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), h->options.stop_timeout_ms * 1000000ull);
+}
+
 void gu_world_resume(void)
 {
 	for (struct gu_thread *t = gu_threads_first(); t; t = t->next) {

@@ -12,6 +12,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct gcuffd_heap;
+
 /* Not used by glibc, bdwgc (SIGPWR, SIGXCPU) or valgrind (64), and known to debuggers, as SIGSTKFLT is not. */
 #define GU_STOP_SIGNAL (SIGRTMAX - 1)
 
@@ -24,6 +26,8 @@ void gu_stop_unblock(const sigset_t *set);
  * never attached. The threads list stays locked until gu_world_resume().
  */
 int gu_world_stop(bool everybody, uint64_t timeout_ns);
+/* Whom the heap's roots are of, with its timeout. */
+int gu_world_stop_for(const struct gcuffd_heap *heap);
 void gu_world_resume(void);
 
 /*

@@ -73,7 +73,7 @@ static int make_weaks_locked(struct gcuffd_heap *h)
 		return -ENOMEM;
 	}
 	w->late = LAST;
-	gu_store_release(&h->weaks, w); /* pairs with find_slot() */
+	gu_store_release(&h->weaks, w); /* pairs with is_slot() */
 	return 0;
 }
 
@@ -100,19 +100,19 @@ static struct gcuffd_weak *take_slot_locked(struct gu_weaks *w)
 	if (w->free)
 		w->free = s->next;
 	else
-		gu_store_release(&w->made, w->made + 1); /* pairs with find_slot() */
+		gu_store_release(&w->made, w->made + 1); /* pairs with is_slot() */
 	s->next = 0;
 	s->used = 1;
 	w->used++;
 	return s;
 }
 
-/* The heap's slot, or NULL. used is looked at by who has the lock. */
-static const struct gu_weaks *find_slot(const struct gcuffd_heap *h, const struct gcuffd_weak *s)
+/* One of the heap's slots. used is looked at by who has the lock. */
+static bool is_slot(const struct gcuffd_heap *h, const struct gcuffd_weak *s)
 {
 	const struct gu_weaks *w = gu_load_acquire(&h->weaks);
 	size_t at = w ? (uintptr_t)s - (uintptr_t)w->slot : 0;
-	return w && at % sizeof(*s) == 0 && at / sizeof(*s) < gu_load_acquire(&w->made) ? w : NULL;
+	return w && at % sizeof(*s) == 0 && at / sizeof(*s) < gu_load_acquire(&w->made);
 }
 
 static bool find_object(const struct gcuffd_heap *h, uintptr_t object, struct gu_found *f)
@@ -166,7 +166,7 @@ int gu_weak_add(struct gcuffd_heap *h, uintptr_t object, struct gcuffd_weak **ou
 int gu_weak_set(struct gcuffd_heap *h, struct gcuffd_weak *s, struct gu_weak_pair pair)
 {
 	struct gu_found f;
-	if (!find_slot(h, s))
+	if (!is_slot(h, s))
 		return -EINVAL;
 	if (pair.key && !find_object(h, pair.key, &f))
 		return -ENOENT;
@@ -180,7 +180,7 @@ int gu_weak_set(struct gcuffd_heap *h, struct gcuffd_weak *s, struct gu_weak_pai
 
 int gu_weak_remove(struct gcuffd_heap *h, struct gcuffd_weak *s)
 {
-	if (!find_slot(h, s))
+	if (!is_slot(h, s))
 		return -EINVAL;
 	gu_lock(&h->weak_lock);
 	struct gu_weaks *w = h->weaks;
@@ -224,7 +224,7 @@ static struct gu_weak_pair read_pair(struct gcuffd_heap *h, const struct gcuffd_
  */
 int gu_weak_read(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_weak_pair *pair)
 {
-	if (!find_slot(h, s))
+	if (!is_slot(h, s))
 		return -EINVAL;
 	for (;;) {
 		uint32_t state = gu_load_acquire(&h->weak_state);

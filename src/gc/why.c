@@ -12,8 +12,6 @@
 #include "gc/roots.h"
 #include "sys/maps.h"
 
-#define DESCRIPTOR 2304u /* bytes above a TCB in which the C library keeps what belongs to the thread */
-
 static void no_segment(void *data, uintptr_t start, uintptr_t end) { (void)data, (void)start, (void)end; }
 
 int gu_why_begin(struct gcuffd_heap *h, struct gu_why *w)
@@ -96,7 +94,7 @@ static void look_tls(void *data, uintptr_t start, uintptr_t end)
 /* 0: it is not the thread's. */
 static enum gcuffd_root_kind thread_kind(const struct gu_why *w, const struct gu_thread *t, uintptr_t at)
 {
-	struct in_tls in = {at, t->self && at - t->self < DESCRIPTOR};
+	struct in_tls in = {at, t->self && at - t->self < GU_TCB_BYTES};
 	if (is_saved(t, at))
 		return GCUFFD_ROOT_REGISTERS;
 	if (t->self)
