@@ -3,9 +3,12 @@
  * test_weak.c - weak references: they keep nothing alive, are cleared when their object goes, by whatever way, and never lead to another one
  * that took its place; what get returns stays, in the middle of a cycle too. Ephemerons: a value lives as long as its key.
  */
+#define _GNU_SOURCE
 #include "cold.h"
 
+#include <signal.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "gc/weak.h"
@@ -470,6 +473,86 @@ START_TEST(pairs_against_cycles)
 }
 END_TEST
 
+/* ---- a cell that is another's in the middle of a get ---- */
+
+#if defined(__x86_64__)
+#define TRAP_FLAG 0x100
+#define STEPS_MOST 2000
+
+/* guard: the thread, which makes steps */
+static struct {
+	unsigned steps, at;
+	struct gcuffd_weak *weak;
+	uintptr_t key, value; /* bound by the cell's next owner; 0: it makes no reference */
+} recycling;
+
+/* What the sweep, and a thread that allocates, do with a cell that has no mark. */
+static void recycle(void)
+{
+	struct gu_block *b = gu_block_at(&heap->space, recycling.key);
+	uint32_t cell;
+	must(b && gu_block_cell(b, recycling.key, &cell), "no block");
+	uint64_t bit = 1ull << (cell & 63);
+	gu_weak_clear_cells(heap, b, cell >> 6, bit);
+	gu_and_seqcst(&b->bits[cell >> 6].start, ~bit);
+	gu_or_seqcst(&b->bits[cell >> 6].mark, bit);
+	gu_or_seqcst(&b->bits[cell >> 6].start, bit);
+	if (recycling.value)
+		must_ok(gu_weak_set(heap, recycling.weak, (struct gu_weak_pair){recycling.key, recycling.value}));
+}
+
+static void on_step(int sig, siginfo_t *info, void *context)
+{
+	(void)sig, (void)info;
+	if (recycling.steps++ == recycling.at)
+		recycle();
+	if (recycling.steps > STEPS_MOST)
+		((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL] &= ~TRAP_FLAG;
+}
+
+static __attribute__((noinline)) struct gu_weak_pair stepped_get(void)
+{
+	void *key;
+	__asm__ volatile("pushfq\n\torq %0, (%%rsp)\n\tpopfq" : : "i"(TRAP_FLAG) : "memory", "cc");
+	void *value = gcuffd_weak_value(heap, recycling.weak, &key);
+	__asm__ volatile("pushfq\n\tandq %0, (%%rsp)\n\tpopfq" : : "i"(~TRAP_FLAG) : "memory", "cc");
+	return (struct gu_weak_pair){(uintptr_t)key, (uintptr_t)value};
+}
+
+/*
+ * Between the second stop and the end of the sweep, at each instruction of a get of an object without a mark: the get finds nothing, or what the
+ * cell's next owner bound, of which the value too (.inv.weak.decided).
+ */
+START_TEST(recycled_under_a_get)
+{
+	struct sigaction act = {.sa_sigaction = on_step, .sa_flags = SA_SIGINFO}, old;
+	NO_SANITIZER("it makes a get many instructions");
+	begin(GCUFFD_RUNG_AUTO);
+	void *volatile values[2] = {gcuffd_alloc(heap, 16), gcuffd_alloc(heap, 16)};
+	ck_ok(sigaction(SIGTRAP, &act, &old));
+	for (recycling.at = 0; !recycling.at || recycling.steps > recycling.at; recycling.at++) {
+		recycling.weak = make_lost(64);
+		recycling.key = (uintptr_t)gcuffd_weak_get(heap, recycling.weak);
+		recycling.value = _i ? (uintptr_t)values[1] : 0;
+		ck_ok(gcuffd_weak_bind(heap, recycling.weak, (void *)recycling.key, values[0]));
+		recycling.steps = 0;
+		gu_weak_state_set(heap, GU_WEAK_DECIDED);
+		struct gu_weak_pair got = stepped_get();
+		gu_weak_state_set(heap, GU_WEAK_OPEN);
+		if (!recycling.steps)
+			GU_SKIP("no single steps here");
+		must(recycling.steps < STEPS_MOST, "too many steps");
+		must(got.key == (got.value ? recycling.key : 0) && got.value == (got.value ? recycling.value : 0),
+		     "at step %u of %u: key %#lx and value %#lx", recycling.at, recycling.steps, (unsigned long)got.key, (unsigned long)got.value);
+		ck_ok(gcuffd_weak_destroy(heap, recycling.weak));
+	}
+	ck_ok(sigaction(SIGTRAP, &old, NULL));
+	ck_assert_uint_gt(recycling.at, 20);
+	end();
+}
+END_TEST
+#endif
+
 /* ---- when it is not known yet ---- */
 
 static void *decide_later(void *arg)
@@ -574,6 +657,9 @@ static Suite *make_suite(void)
 	tcase_add_test(one, many);
 	tcase_add_test(one, chains_and_rings);
 	tcase_add_test(one, not_decided);
+#if defined(__x86_64__)
+	tcase_add_loop_test(one, recycled_under_a_get, 0, 2);
+#endif
 	return suite;
 }
 

@@ -205,34 +205,38 @@ static bool is_marked(const struct gcuffd_heap *h, uintptr_t object)
 	return b && gu_block_cell(b, object, &cell) && gu_load_acquire(&b->bits[cell >> 6].mark) >> (cell & 63) & 1;
 }
 
-/* As they were together: with the lock, if they change just now. */
-static struct gu_weak_pair read_pair(struct gcuffd_heap *h, const struct gcuffd_weak *s)
+/* As they were together, and seq then: with the lock, if they change just now. */
+static uint32_t read_pair(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_weak_pair *pair)
 {
 	uint32_t seq = gu_load_acquire(&s->seq);
-	struct gu_weak_pair pair = {gu_load_acquire(&s->key), gu_load_acquire(&s->value)};
+	*pair = (struct gu_weak_pair){gu_load_acquire(&s->key), gu_load_acquire(&s->value)};
 	if (gu_likely(!(seq & 1) && gu_load_relaxed(&s->seq) == seq))
-		return pair;
+		return seq;
 	gu_lock(&h->weak_lock);
-	pair = (struct gu_weak_pair){s->key, s->value};
+	*pair = (struct gu_weak_pair){s->key, s->value};
+	seq = s->seq;
 	gu_unlock(&h->weak_lock);
-	return pair;
+	return seq;
 }
 
 /*
  * .inv.weak.decided. OPEN was stored before the first object could be made that is not marked though it lives: who reads the key of
- * such a one reads OPEN after it. The section keeps the next cycle, which clears the marks, from passing.
+ * such a one reads OPEN after it. The section keeps the next cycle, which clears the marks, from passing. Not so the sweep: a mark says something of
+ * the key only if the slot has it still, for the cell's next owner has a mark, too (acquire: pairs with gu_block_take_group()).
  */
 int gu_weak_read(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_weak_pair *pair)
 {
 	if (!is_slot(h, s))
 		return -EINVAL;
 	for (;;) {
-		uint32_t state = gu_load_acquire(&h->weak_state);
-		*pair = read_pair(h, s);
-		if (state == GU_WEAK_OPEN || !pair->key || is_marked(h, pair->key))
+		uint32_t state = gu_load_acquire(&h->weak_state), seq = read_pair(h, s, pair);
+		if (state == GU_WEAK_OPEN || !pair->key)
 			return 0;
-		if (gu_load_acquire(&h->weak_state) != state || gu_load_acquire(&s->key) != pair->key)
+		bool marked = is_marked(h, pair->key);
+		if (gu_load_acquire(&s->seq) != seq || gu_load_acquire(&h->weak_state) != state)
 			continue;
+		if (marked)
+			return 0;
 		*pair = (struct gu_weak_pair){0, 0};
 		return state == GU_WEAK_MAYBE;
 	}

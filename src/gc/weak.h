@@ -8,7 +8,7 @@
  * that are written while marking goes on are late: the collector looks at them again (.inv.weak.late).
  *
  * Nothing is done to a slot in a stop. What the second stop leaves unmarked is dead from its end on (.inv.weak.decided): until the sweep
- * has cleared the slots (.inv.weak.swept), whoever reads one looks at the object's mark. Guard: the slots' lock (rank PAGES); keys
+ * has cleared the slots (.inv.weak.swept), whoever reads one looks at the object's mark. Guard: the slots' lock (rank WEAK); keys
  * are read without it, in a section.
  */
 #ifndef GU_GC_WEAK_H

@@ -130,7 +130,7 @@ uint64_t gu_block_take_group(struct gu_block *b, uint32_t g, bool reuse, bool bl
 {
 	struct gu_bits *bits = &b->bits[g];
 	uint64_t back = reuse && gu_load_relaxed(&bits->freed) ? gu_swap_seqcst(&bits->freed, 0) : 0;
-	uint64_t cells = (~gu_load_relaxed(&bits->start) & gu_block_valid(b, g)) | back;
+	uint64_t cells = (~gu_load_acquire(&bits->start) & gu_block_valid(b, g)) | back; /* behind what the sweep did before it cleared them: pairs with gu_weak_read() by the mark */
 	if (back)
 		gu_sub_relaxed(&b->nfreed, (uint32_t)__builtin_popcountll(back));
 	if (!cells)
