@@ -182,7 +182,7 @@ GCUFFD_API int gcuffd_blocking_leave(void);
  */
 GCUFFD_API int gcuffd_stack_register(void *low, size_t length, struct gcuffd_stack **stack);
 
-/* No thread may be on it, nor switch to it any more. -EINVAL: it is not registered; -EBUSY: the calling thread is on it. */
+/* No thread may be on it, nor switch to it any more. -EINVAL: it is not registered; -EBUSY: a thread is on it, or told that it will be. */
 GCUFFD_API int gcuffd_stack_unregister(struct gcuffd_stack *stack);
 
 /*

@@ -235,6 +235,88 @@ START_TEST(detached_on_it)
 }
 END_TEST
 
+/* ---- told, and not gone; gone, and not told ---- */
+
+/* Deeper than where it told of another. */
+static __attribute__((noinline)) void leave_deeper(struct co *c)
+{
+	volatile char room[4096];
+	void *volatile only = make(1);
+	room[0] = 1;
+	co_leave(c);
+	must(is_alive(heap, hidden[1]), "what a stack that was left pointed to was taken");
+	room[1] = room[0];
+	only = NULL;
+	(void)only;
+}
+
+static void think_better_of_it(struct co *c)
+{
+	const struct co *other = c->data;
+	must_ok(gcuffd_stack_switch(other->stack));
+	leave_deeper(c);
+}
+
+START_TEST(told_and_not_gone)
+{
+	BEGIN(_i);
+	struct co *c = co_make(how_of(_i), hold_and_leave, NULL), *other = co_make(how_of(_i), think_better_of_it, c);
+	co_start(c);
+	ck_ok(gcuffd_stack_switch(c->stack));
+	ck_ok(gcuffd_stack_switch(NULL));
+	collect();
+	ck_assert_msg(is_alive(heap, hidden[0]), "what a stack pointed to that was told of, and not gone to, was taken");
+	co_start(other);
+	collect();
+	ck_assert(is_alive(heap, hidden[0]));
+	ck_assert_msg(is_alive(heap, hidden[1]), "what a stack pointed to was taken that told of another before");
+	co_enter(other);
+	co_enter(c);
+	ck_assert(c->ended && other->ended);
+	co_free(c);
+	co_free(other);
+	end();
+}
+END_TEST
+
+static __attribute__((noinline)) void collect_on_second(struct co *c)
+{
+	collect();
+	must(is_alive(heap, hidden[0]), "what the thread's own stack pointed to was taken");
+	(void)c;
+}
+
+/* On a stack that is not registered: from it to one that is. */
+static void go_further(struct co *c) { co_start(c->data); }
+
+static void *over_an_unregistered_stack(void *arg)
+{
+	enum co_how how = (enum co_how)(uintptr_t)arg;
+	must_ok(gcuffd_thread_attach());
+	void *volatile only = make(0);
+	struct co *second = co_make(how, collect_on_second, NULL), *first = co_make(how, go_further, second);
+	must_ok(gcuffd_stack_unregister(first->stack));
+	first->stack = NULL;
+	co_start(first);
+	must(first->ended && second->ended, "it did not come back");
+	co_free(first);
+	co_free(second);
+	only = NULL;
+	(void)only;
+	return NULL;
+}
+
+START_TEST(from_an_unregistered_stack)
+{
+	BEGIN(_i);
+	pthread_t t;
+	(void)over_an_unregistered_stack((void *)how_of(_i));
+	ck_ok(pthread_create(&t, NULL, over_an_unregistered_stack, (void *)how_of(_i)));
+	ck_ok(pthread_join(t, NULL));
+	end();
+}
+END_TEST
+
 /* ---- pointers set by hand ---- */
 
 START_TEST(pointer)
@@ -271,8 +353,17 @@ static void *switch_unattached(void *unused)
 	return unused;
 }
 
+static void *unregister(void *stack)
+{
+	must(gcuffd_stack_unregister(stack) == -EBUSY, "another thread is on it");
+	return NULL;
+}
+
 static void refuse_to_end(struct co *c)
 {
+	pthread_t t;
+	must_ok(pthread_create(&t, NULL, unregister, c->stack));
+	must_ok(pthread_join(t, NULL));
 	must(gcuffd_stack_unregister(c->stack) == -EBUSY && gcuffd_stack_set_pointer(c->stack, NULL) == -EBUSY, "a thread is on it");
 	must_ok(gcuffd_blocking_enter());
 	must(gcuffd_stack_switch(NULL) == -EBUSY, "it blocks");
@@ -468,6 +559,8 @@ static Suite *make_suite(void)
 	ADD(on_it);
 	ADD(its_thread_ended);
 	ADD(detached_on_it);
+	ADD(told_and_not_gone);
+	ADD(from_an_unregistered_stack);
 	ADD(pointer);
 	ADD(refused);
 	ADD(kept_alive);

@@ -80,12 +80,12 @@ int gu_thread_find_stack(struct gu_thread *t, uintptr_t sp)
 	return 0;
 }
 
-bool gu_thread_is_on_own(const struct gu_thread *t)
+bool gu_thread_owns(const struct gu_thread *t, uintptr_t at)
 {
 	struct gu_map map;
-	if (t->sp >= t->stack_hi)
+	if (at >= t->stack_hi)
 		return false;
-	return t->sp >= t->stack_lo || (!gu_maps_find(t->sp, &map) && map.end >= t->stack_hi && map.start < t->stack_hi);
+	return at >= t->stack_lo || (!gu_maps_find(at, &map) && map.end >= t->stack_hi && map.start < t->stack_hi);
 }
 
 static void unblock_signal(void)

@@ -180,8 +180,8 @@ struct gu_thread *gu_threads_adopt_locked(pid_t tid);
 void gu_threads_remove_locked(struct gu_thread *t);
 /* Bounds of the stack that sp is in. */
 int gu_thread_find_stack(struct gu_thread *t, uintptr_t sp);
-/* In a stop: whether sp is on the stack that it got when it was made, the bounds of which are known. It may have grown. */
-bool gu_thread_is_on_own(const struct gu_thread *t);
+/* In a stop: whether that is on the stack that it got when it was made, the bounds of which are known. It may have grown. */
+bool gu_thread_owns(const struct gu_thread *t, uintptr_t at);
 /* In a forked child: only the caller is left. */
 void gu_threads_forked(void);
 

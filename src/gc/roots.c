@@ -465,19 +465,18 @@ static void visit_saved(const struct gcuffd_stack *s, const struct gu_root_visit
 	v->range(v->data, (uintptr_t)s->saved, (uintptr_t)s->saved + sizeof(s->saved), false);
 }
 
-/* Stopped on a registered stack, which comes with the others: its own as it was left. */
+/* Stopped on a registered stack, which comes with the others: its own as it was left. If it was left for one that nobody named, from which the thread went on: all of it. */
 static void visit_own_left(struct gcuffd_heap *h, struct gu_thread *t, const struct gu_root_visit *v)
 {
 	uintptr_t sp = t->own.sp;
-	if (!sp) {
-		visit_own_whole(h, t, v);
-		return;
-	}
-	visit_saved(&t->own, v);
-	if (!t->stack_hi && gu_thread_find_stack(t, sp))
+	if (sp)
+		visit_saved(&t->own, v);
+	if (sp && !t->stack_hi && gu_thread_find_stack(t, sp))
 		gu_mark_unreadable(h);
-	else
+	else if (sp && gu_thread_owns(t, sp))
 		v->range(v->data, gu_align_down(sp - GU_STACK_BELOW, 8), t->stack_hi, true);
+	else
+		visit_own_whole(h, t, v);
 }
 
 static void visit_registered(const struct gcuffd_stack *s, const struct gu_root_visit *v)

@@ -91,8 +91,9 @@ static int unregister_locked(struct gcuffd_stack *s)
 {
 	if (!s->high)
 		return -EINVAL;
-	if (gu_self && gu_self->stack == s)
-		return -EBUSY;
+	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next)
+		if (gu_load_relaxed(&t->stack) == s)
+			return -EBUSY;
 	unlink_locked(s);
 	return 0;
 }
@@ -106,6 +107,13 @@ int gu_stack_unregister(struct gcuffd_stack *s)
 }
 
 /* ---- switching ---- */
+
+static bool has(const struct gcuffd_stack *s, uintptr_t at) { return s && at >= s->low && at < s->high; }
+
+struct gcuffd_stack *gu_stack_under(const struct gu_thread *t, uintptr_t at)
+{
+	return has(t->stack, at) ? t->stack : has(t->left, at) ? t->left : NULL;
+}
 
 struct words {
 	uintptr_t word[GU_ARRAY_LEN(((struct gcuffd_stack *)0)->saved)];
@@ -132,7 +140,9 @@ int gu_stack_switch(struct gcuffd_stack *to)
 		return -EINVAL;
 	if (gu_load_relaxed(&t->blocking) != GU_RUNNING)
 		return -EBUSY;
-	struct gcuffd_stack *from = t->stack;
+	struct gcuffd_stack *from = gu_stack_under(t, (uintptr_t)__builtin_frame_address(0));
+	if (gu_unlikely(t->stack != from && t->stack)) /* it is not where it said it would go: nobody knows how it left there, if it was there */
+		gu_store_relaxed(&t->stack->sp, 0);
 	leave(from ? from : &t->own);
 	gu_fence_signal();
 	gu_store_relaxed(&t->left, from);
@@ -158,18 +168,11 @@ int gu_stack_set_pointer(struct gcuffd_stack *s, uintptr_t sp)
 
 /* ---- in a stop ---- */
 
-static bool has(const struct gcuffd_stack *s, uintptr_t at) { return s && at >= s->low && at < s->high; }
-
-struct gcuffd_stack *gu_stack_under(const struct gu_thread *t, uintptr_t at)
-{
-	return has(t->stack, at) ? t->stack : has(t->left, at) ? t->left : NULL;
-}
-
 /* On its own stack: it has named no other, has not left it yet, or has come back. */
 static bool is_on_own(const struct gu_thread *t)
 {
 	bool named = !t->stack || !t->left;
-	return named && !t->alt_hi && t->stack_hi && gu_thread_is_on_own(t);
+	return named && !t->alt_hi && t->stack_hi && gu_thread_owns(t, t->sp);
 }
 
 static void place(const struct gu_thread *t)

@@ -30,7 +30,7 @@ struct gcuffd_stack {
 
 /* -EINVAL, -EFAULT: not readable; -ENOMEM. Not inside a section. */
 int gu_stack_register(uintptr_t low, uintptr_t high, struct gcuffd_stack **stack);
-/* -EINVAL: it is not registered; -EBUSY: the calling thread is on it. Not inside a section. */
+/* -EINVAL: it is not registered; -EBUSY: a thread is on it. Not inside a section. */
 int gu_stack_unregister(struct gcuffd_stack *stack);
 /* -EINVAL: not attached, or not registered; -EBUSY: blocking. No lock, no section. */
 int gu_stack_switch(struct gcuffd_stack *to);

@@ -107,30 +107,6 @@ static void visit_named(struct gcuffd_heap *h, const struct gu_root_visit *v)
 	gu_unlock(&h->lock);
 }
 
-/* ---- the process's mappings ---- */
-
-static bool is_memory(const struct gu_map *m)
-{
-	bool program = !m->name[0] || m->name[0] == '/' || !strcmp(m->name, "[heap]") || !strncmp(m->name, "[stack", 6) || !strncmp(m->name, "[anon", 5);
-	bool device = !strncmp(m->name, "/dev/", 5) && strcmp(m->name, "/dev/zero");
-	return !m->shared && (m->prot & PROT_READ) && (m->prot & PROT_WRITE) && program && !device;
-}
-
-/* What lies below a stack pointer is dead, down to the next mapping for all that is known here. Stacks themselves come with their threads. */
-static bool visit_map(void *data, const struct gu_map *m)
-{
-	const struct gu_root_visit *v = data;
-	uintptr_t start = m->start;
-	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next)
-		if (t->sp >= m->start && t->sp < m->end)
-			start = gu_max(start, t->sp);
-		else if (t->own.sp >= m->start && t->own.sp < m->end)
-			start = gu_max(start, t->own.sp);
-	if (is_memory(m))
-		visit_but_own(v, start, m->end);
-	return true;
-}
-
 /* ---- threads ---- */
 
 static bool copy_words(uintptr_t *to, uintptr_t from, size_t n)
@@ -186,7 +162,7 @@ static bool is_in_use(const struct gcuffd_stack *s)
 static void visit_left(const struct gcuffd_stack *s, uintptr_t low, uintptr_t high, const struct gu_root_visit *v)
 {
 	v->range(v->data, (uintptr_t)s->saved, (uintptr_t)(s->saved + GU_ARRAY_LEN(s->saved)), false);
-	visit_copied(v, s->sp ? s->sp : low, high);
+	visit_copied(v, s->sp >= low && s->sp <= high ? s->sp : low, high);
 }
 
 static void visit_registered(const struct gu_root_visit *v)
@@ -194,6 +170,15 @@ static void visit_registered(const struct gu_root_visit *v)
 	for (const struct gcuffd_stack *s = gu_stacks_first(); s; s = s->next)
 		if (!is_in_use(s))
 			visit_left(s, s->low, s->high, v);
+}
+
+/* From where on its own stack is in use that it left: the first thread's may have grown. 0: nobody knows. */
+static uintptr_t own_left(const struct gu_thread *t)
+{
+	struct gu_map map;
+	uintptr_t sp = t->own.sp;
+	bool grown = sp < t->stack_lo && !gu_maps_find(sp, &map) && map.start < t->stack_hi && t->stack_hi <= map.end;
+	return sp < t->stack_hi && (sp >= t->stack_lo || grown) ? sp : 0;
 }
 
 /* Where the stack that sp is on ends; 0: it is none that is known. */
@@ -215,6 +200,32 @@ static uintptr_t stack_end(const struct gcuffd_heap *h, const struct gu_thread *
 	return map.start < t->stack_hi && t->stack_hi <= map.end ? t->stack_hi : map.end; /* the first thread's has grown; or another one */
 }
 
+/* ---- the process's mappings ---- */
+
+static bool is_memory(const struct gu_map *m)
+{
+	bool program = !m->name[0] || m->name[0] == '/' || !strcmp(m->name, "[heap]") || !strncmp(m->name, "[stack", 6) || !strncmp(m->name, "[anon", 5);
+	bool device = !strncmp(m->name, "/dev/", 5) && strcmp(m->name, "/dev/zero");
+	return !m->shared && (m->prot & PROT_READ) && (m->prot & PROT_WRITE) && program && !device;
+}
+
+/* What lies below a stack pointer is dead, down to the next mapping for all that is known here. Stacks themselves come with their threads. */
+static bool visit_map(void *data, const struct gu_map *m)
+{
+	const struct gu_root_visit *v = data;
+	uintptr_t start = m->start;
+	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next)
+		if (t->sp >= m->start && t->sp < m->end)
+			start = gu_max(start, t->sp);
+		else if (own_left(t) >= m->start && own_left(t) < m->end)
+			start = gu_max(start, own_left(t));
+	if (is_memory(m))
+		visit_but_own(v, start, m->end);
+	return true;
+}
+
+/* ---- all of them ---- */
+
 static void visit_thread(struct gcuffd_heap *h, const struct gu_verify_roots *r, const struct gu_thread *t, const struct gu_root_visit *v)
 {
 	if (t->blocking != GU_RUNNING)
@@ -222,7 +233,7 @@ static void visit_thread(struct gcuffd_heap *h, const struct gu_verify_roots *r,
 	if (t->sp)
 		visit_copied(v, gu_align_down(t->sp, 8), stack_end(h, t));
 	if (t->sp && (t->sp < t->stack_lo || t->sp >= t->stack_hi) && stack_end(h, t) != t->stack_hi) /* its own one is left as it was when it went to the other */
-		visit_left(&t->own, t->stack_lo, t->stack_hi, v);
+		visit_left(&t->own, own_left(t) ? gu_min(own_left(t), t->stack_lo) : t->stack_lo, t->stack_hi, v);
 	if (!gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
 		visit_tls(r, t, v);
 }
