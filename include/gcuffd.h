@@ -602,7 +602,7 @@ GCUFFD_API int gcuffd_heap_histogram(struct gcuffd_heap *heap, struct gcuffd_cou
 
 /* Where a path to an object begins. */
 enum gcuffd_root_kind {
-	GCUFFD_ROOT_STACK = 1, /* of thread tid */
+	GCUFFD_ROOT_STACK = 1, /* of thread tid; 0: a registered one that no thread is on, with its registers */
 	GCUFFD_ROOT_REGISTERS, /* of thread tid, as they were when it began to block */
 	GCUFFD_ROOT_TLS,       /* of thread tid, or its descriptor */
 	GCUFFD_ROOT_MODULE,    /* the data segment of the module name */
@@ -621,6 +621,8 @@ struct gcuffd_root {
 	char name[64];    /* cut off if longer */
 };
 
+#define GCUFFD_STEP_VALUE SIZE_MAX /* none of its words: the next one is the value of a weak reference to it (gcuffd_weak_bind()) */
+
 /* An object on the way. */
 struct gcuffd_step {
 	void *object;
@@ -628,7 +630,7 @@ struct gcuffd_step {
 	enum gcuffd_kind kind;
 	const struct gcuffd_type *type; /* NULL: it has none */
 	struct gcuffd_arena *arena;
-	size_t word; /* the index of its word that leads to the next one; 0 in the last */
+	size_t word; /* the index of its word that leads to the next one, or GCUFFD_STEP_VALUE; 0 in the last */
 };
 
 /*

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_why.c - why an object is alive: each sort of root, a shortest path, nothing where there is none; what is out stays out. */
 #include "cold.h"
+#include "coroutine.h"
 
 #define STEPS 32u
 
@@ -214,6 +215,101 @@ START_TEST(own_stack)
 }
 END_TEST
 
+/* On a stack of its own: what is there comes last, too, wherever it lies, and what lies between it and the thread's comes first. */
+static void ask_on_it(struct co *c)
+{
+	struct node *volatile mine = c->data;
+	head = mine;
+	root.size = sizeof(root);
+	ck_ok(gcuffd_why_alive(heap, mine, &root, steps, STEPS, &count));
+	ck_assert_int_eq(root.kind, GCUFFD_ROOT_MODULE);
+	ck_assert_ptr_eq(root.word, (const void *)&head);
+	head = NULL;
+	memset(steps, 0, sizeof(steps));
+	ck_ok(gcuffd_why_alive(heap, mine, &root, steps, STEPS, &count));
+	ck_assert_msg(root.kind == GCUFFD_ROOT_STACK || root.kind == GCUFFD_ROOT_REGISTERS, "kind %d", root.kind);
+	ck_assert_int_eq(root.tid, gettid());
+	mine = NULL;
+}
+
+static __attribute__((noinline)) struct co *asking_coroutine(void)
+{
+	struct co *c = co_make(CO_BY_HAND, ask_on_it, NULL);
+	c->data = make_list(1, 0); /* no root */
+	return c;
+}
+
+START_TEST(own_coroutine)
+{
+	NO_SANITIZER("it has a stack of its own behind each");
+	NEED_RUNG(_i);
+	make_heap(_i);
+	struct co *c = asking_coroutine();
+	scrub();
+	co_start(c);
+	ck_assert(c->ended);
+	co_free(c);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* What a stack points to that no thread is on. */
+static void hold_and_leave(struct co *c)
+{
+	void *volatile mine = reveal(held);
+	co_leave(c);
+	mine = NULL;
+	(void)mine;
+}
+
+START_TEST(a_coroutine)
+{
+	NO_SANITIZER("it has a stack of its own behind each");
+	NEED_RUNG(_i);
+	make_heap(_i);
+	held = hidden_object();
+	struct co *c = co_make(CO_BY_HAND, hold_and_leave, NULL);
+	co_start(c);
+	ck_ok(ask(held));
+	ck_assert_int_eq(root.kind, GCUFFD_ROOT_STACK);
+	ck_assert_int_eq(root.tid, 0);
+	co_enter(c);
+	co_free(c);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- weak references ---- */
+
+static __attribute__((noinline)) struct gcuffd_weak *bind_hidden(struct node *key, uint64_t value)
+{
+	struct gcuffd_weak *weak;
+	ck_ok(gcuffd_weak_create(heap, key, &weak));
+	ck_ok(gcuffd_weak_bind(heap, weak, key, reveal(value)));
+	return weak;
+}
+
+/* No word of the key leads to the value. */
+START_TEST(through_a_weak_reference)
+{
+	NEED_RUNG(_i);
+	make_heap(_i);
+	head = make_list(2, 0);
+	uint64_t value = hidden_object();
+	struct gcuffd_weak *weak = bind_hidden(head->next, value);
+	ck_ok(ask(value));
+	ck_assert_int_eq(root.kind, GCUFFD_ROOT_MODULE);
+	ck_assert_uint_eq(count, 3);
+	ck_assert_ptr_eq(steps[1].object, head->next);
+	ck_assert_uint_eq(steps[0].word, 0);
+	ck_assert_uint_eq(steps[1].word, GCUFFD_STEP_VALUE);
+	ck_assert_uint_eq(steps[2].word, 0);
+	ck_ok(gcuffd_weak_destroy(heap, weak));
+	head = NULL;
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 /* ---- cold memory ---- */
 
 START_TEST(through_what_is_out)
@@ -249,6 +345,9 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(of_threads, threads, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(of_threads, in_a_variable_of_a_thread, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(of_threads, own_stack, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(of_threads, own_coroutine, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(of_threads, a_coroutine, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(roots, through_a_weak_reference, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(cold, through_what_is_out, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	return suite;
 }

@@ -242,7 +242,7 @@ static bool reach_values(struct gcuffd_heap *h, struct gu_trace *t)
 	size_t n = gu_weak_slots(h, &slots), before = t->tail;
 	for (size_t i = 0; i < n; i++)
 		if (slots[i].value && is_reached(t, slots[i].key))
-			reach(t, slots[i].value, slots[i].key, false);
+			reach(t, slots[i].value, slots[i].key + GU_TRACE_VALUE, false);
 	return t->tail > before;
 }
 

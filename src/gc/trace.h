@@ -10,6 +10,7 @@
 #include "gc/heap.h"
 
 #define GU_TRACE_ROOT ((uintptr_t)1)
+#define GU_TRACE_VALUE ((uintptr_t)2)
 
 struct gu_shadow {
 	struct gu_block *block;
@@ -24,7 +25,7 @@ struct gu_trace {
 	struct gu_shadow *list; /* by address */
 	size_t n, list_len;
 	uint64_t *reached;
-	uintptr_t *from; /* by cell: where the word lies that led to it first; in a root: GU_TRACE_ROOT is added */
+	uintptr_t *from; /* by cell: where the word lies that led to it first; in a root: GU_TRACE_ROOT is added; of a value: its key, and GU_TRACE_VALUE */
 	size_t cells, reached_len, from_len;
 	uintptr_t *queue; /* objects; each is in it once */
 	size_t head, tail, queue_len;

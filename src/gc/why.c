@@ -32,23 +32,52 @@ void gu_why_end(struct gu_why *w)
 
 /* ---- the roots ---- */
 
-static uintptr_t stack_end(const struct gu_thread *t) { return t->alt_hi ? t->alt_hi : t->stack_hi; }
+static bool is_in(uintptr_t at, const void *start, size_t len) { return at - (uintptr_t)start < len; }
 
-static bool is_saved(const struct gu_thread *t, uintptr_t at) { return at - (uintptr_t)t->saved < sizeof(t->saved); }
+static bool is_saved(const struct gu_thread *t, uintptr_t at) { return is_in(at, t->saved, sizeof(t->saved)); }
 
-static bool is_own(const struct gu_why *w, uintptr_t start, uintptr_t end)
+/* The stack that a stopped thread is on: a registered one, a signal's, its own, or one that nobody named. */
+static struct gu_root_range stack_of(const struct gu_thread *t)
 {
-	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next)
-		if (t->tid == w->tid)
-			return is_saved(t, start) || (end > t->sp && start < stack_end(t));
-	return false;
+	const struct gcuffd_stack *s = gu_stack_under(t, t->sp);
+	uintptr_t sp = gu_align_down(t->sp, 8);
+	struct gu_map map;
+	if (t->alt_hi)
+		return (struct gu_root_range){sp, t->alt_hi};
+	if (s)
+		return (struct gu_root_range){s->low, s->high};
+	if (gu_thread_owns(t, t->sp))
+		return (struct gu_root_range){sp, t->stack_hi};
+	return (struct gu_root_range){sp, gu_maps_find(sp, &map) ? sp : map.end};
 }
 
+static void find_own(struct gu_why *w)
+{
+	const struct gu_thread *t = gu_threads_first();
+	while (t && t->tid != w->tid)
+		t = t->next;
+	w->asker = t;
+	w->stack = t ? stack_of(t) : (struct gu_root_range){0, 0};
+}
+
+static void trace_part(struct gu_why *w, uintptr_t start, uintptr_t end, bool foreign)
+{
+	if (start < end && !w->trace.found)
+		gu_trace_range(&w->trace, start, end, foreign);
+}
+
+/* A range may be more than the stack of who asks: what lies around that is not its own. */
 static void trace_range(void *data, uintptr_t start, uintptr_t end, bool foreign)
 {
 	struct gu_why *w = data;
-	if (is_own(w, start, end) == w->own && !w->trace.found)
-		gu_trace_range(&w->trace, start, end, foreign);
+	bool all = w->asker && is_saved(w->asker, start);
+	uintptr_t lo = all ? start : gu_min(gu_max(w->stack.start, start), end), hi = all ? end : gu_max(gu_min(w->stack.end, end), lo);
+	if (w->own) {
+		trace_part(w, lo, hi, foreign);
+	} else {
+		trace_part(w, start, lo, foreign);
+		trace_part(w, hi, end, foreign);
+	}
 }
 
 static void trace_roots(struct gcuffd_heap *h, struct gu_why *w, bool own)
@@ -62,8 +91,6 @@ static void trace_roots(struct gcuffd_heap *h, struct gu_why *w, bool own)
 }
 
 /* ---- what sort a root is of ---- */
-
-static bool is_in(uintptr_t at, const void *start, size_t len) { return at - (uintptr_t)start < len; }
 
 static enum gcuffd_root_kind named_kind(struct gcuffd_heap *h, uintptr_t at)
 {
@@ -95,13 +122,23 @@ static void look_tls(void *data, uintptr_t start, uintptr_t end)
 static enum gcuffd_root_kind thread_kind(const struct gu_why *w, const struct gu_thread *t, uintptr_t at)
 {
 	struct in_tls in = {at, t->self && at - t->self < GU_TCB_BYTES};
-	if (is_saved(t, at))
+	struct gu_root_range stack = stack_of(t);
+	if (is_saved(t, at) || is_in(at, t->own.saved, sizeof(t->own.saved)))
 		return GCUFFD_ROOT_REGISTERS;
 	if (t->self)
 		(void)gu_modules_tls(&w->modules, t->self, look_tls, &in);
 	if (in.found)
 		return GCUFFD_ROOT_TLS;
-	return (at >= gu_align_down(t->sp, 8) && at < stack_end(t)) || (at >= t->stack_lo && at < t->stack_hi) ? GCUFFD_ROOT_STACK : 0;
+	return (at >= stack.start && at < stack.end) || (at >= t->stack_lo && at < t->stack_hi) ? GCUFFD_ROOT_STACK : 0;
+}
+
+/* A registered one that no thread is on. */
+static enum gcuffd_root_kind stack_kind(uintptr_t at)
+{
+	for (const struct gcuffd_stack *s = gu_stacks_first(); s; s = s->next)
+		if ((at >= s->low && at < s->high) || is_in(at, s->saved, sizeof(s->saved)))
+			return GCUFFD_ROOT_STACK;
+	return 0;
 }
 
 static void classify(struct gcuffd_heap *h, struct gu_why *w, uintptr_t at)
@@ -113,6 +150,7 @@ static void classify(struct gcuffd_heap *h, struct gu_why *w, uintptr_t at)
 		r->kind = thread_kind(w, t, at);
 		r->tid = r->kind ? t->tid : 0;
 	}
+	r->kind = r->kind ? r->kind : stack_kind(at);
 	r->kind = r->kind ? r->kind : GCUFFD_ROOT_MEMORY;
 }
 
@@ -131,7 +169,8 @@ static struct gcuffd_step step_of(struct gcuffd_heap *h, struct gu_why *w, uintp
 	size_t cell = (at - s->start) / s->cell;
 	uintptr_t object = s->start + cell * s->cell;
 	const struct gcuffd_type *type = s->kind == GCUFFD_TYPED ? h->types[s->block->types[cell]] : NULL;
-	return (struct gcuffd_step){(void *)object, s->cell, (enum gcuffd_kind)s->kind, type, s->block->arena, word ? (word - object) / 8 : 0};
+	size_t leads = word & GU_TRACE_VALUE ? GCUFFD_STEP_VALUE : word ? (word - object) / 8 : 0;
+	return (struct gcuffd_step){(void *)object, s->cell, (enum gcuffd_kind)s->kind, type, s->block->arena, leads};
 }
 
 static int tell(struct gcuffd_heap *h, struct gu_why *w)
@@ -162,6 +201,7 @@ int gu_why_find(struct gcuffd_heap *h, struct gu_why *w)
 	if (!s || cell >= s->ncells || !gu_shadow_is_object(s, (uint32_t)cell))
 		return -ENOENT;
 	t->target = s->start + cell * s->cell;
+	find_own(w);
 	trace_roots(h, w, false);
 	trace_roots(h, w, true);
 	return t->found ? tell(h, w) : -ENOENT;

@@ -20,6 +20,8 @@ struct gu_why {
 	struct gu_trace trace;
 	struct gu_modules modules;
 	bool own;         /* of the roots those of who asks, else all others */
+	const struct gu_thread *asker; /* in the stop; NULL: it is not attached */
+	struct gu_root_range stack;    /* that it is on */
 };
 
 /* Before the stop. */
