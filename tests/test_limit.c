@@ -708,6 +708,65 @@ START_TEST(disabled)
 }
 END_TEST
 
+static void *allocate_past_ceiling(void *done)
+{
+	must_ok(gcuffd_thread_attach());
+	for (uint64_t end = gu_load_relaxed(&heap->ceiling) + (4 << 20); gu_load_relaxed(&heap->allocated) < end;)
+		must(gcuffd_alloc(heap, 1000) != NULL, "errno %d", errno);
+	gu_store_seqcst((uint32_t *)done, 1);
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+/* Who waits for a cycle that is due, and does not begin, waits no more when collection is disabled. */
+START_TEST(disabled_while_waited_for)
+{
+	NEED_RUNG(_i);
+	uint32_t done = 0;
+	pthread_t t;
+	heap = heap_make("rung=%s,start_size=1M,verify=0", rung_names[_i]);
+	ck_ok(gcuffd_collect(heap));
+	gu_lock_fork(&heap->cycle_lock);
+	ck_ok(pthread_create(&t, NULL, allocate_past_ceiling, &done));
+	while (gu_load_relaxed(&heap->allocated) < gu_load_relaxed(&heap->ceiling) || !gu_load_seqcst(&heap->stalled))
+		usleep(1000);
+	usleep(50000);
+	ck_assert_uint_eq(gu_load_seqcst(&done), 0);
+	gu_add_seqcst(&heap->disabled, 1);
+	for (unsigned ms = 0; !gu_load_seqcst(&done) && ms < 10000; ms++)
+		usleep(1000);
+	bool over = gu_load_seqcst(&done);
+	gu_unlock_fork(&heap->cycle_lock);
+	ck_assert_msg(over, "it waits while collection is disabled");
+	ck_ok(gcuffd_collection_enable(heap));
+	ck_ok(pthread_join(t, NULL));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* It has become due, and begins when the lock is had that a fork holds; by then it is disabled. It runs when it is enabled again, with nothing allocated meanwhile. */
+START_TEST(disabled_before_it_begins)
+{
+	NEED_RUNG(_i);
+	heap = heap_make("rung=%s,start_size=1M,verify=0", rung_names[_i]);
+	ck_ok(gcuffd_collect(heap));
+	uint64_t cycles = stats_of(heap).cycles;
+	gu_lock_fork(&heap->cycle_lock);
+	while (gu_load_relaxed(&heap->allocated) < gu_load_relaxed(&heap->trigger))
+		ck_assert_ptr_nonnull(gcuffd_alloc(heap, 1000));
+	while (!gu_load_seqcst(&heap->cycle_waits))
+		usleep(1000);
+	gu_add_seqcst(&heap->disabled, 1);
+	gu_unlock_fork(&heap->cycle_lock);
+	usleep(50000);
+	ck_assert_uint_eq(stats_of(heap).cycles, cycles);
+	ck_ok(gcuffd_collection_enable(heap));
+	await_cycle(cycles);
+	ck_assert_uint_eq(stats_of(heap).cycles_put_off, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("limit");
@@ -716,6 +775,8 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(test_case(suite, "fills_up"), fills_up, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "garbage_is_no_reason"), garbage_is_no_reason, 2 * GCUFFD_RUNG_STOP, 2 * GCUFFD_RUNG_RWP + 2);
 	tcase_add_loop_test(test_case(suite, "disabled"), disabled, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "disabled_before_it_begins"), disabled_before_it_begins, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "disabled_while_waited_for"), disabled_while_waited_for, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "outrun"), outrun);
 	tcase_add_test(test_case(suite, "too_large"), too_large);
 	tcase_add_test(test_case(suite, "reservation_is_used_up"), reservation_is_used_up);

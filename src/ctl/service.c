@@ -160,7 +160,7 @@ static bool is_coming(struct gu_service *s, uint32_t in_cycle)
 	return in_cycle & 1 || (gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running) && !gu_load_seqcst(&s->heap->disabled));
 }
 
-/* The end of that cycle; false if there is none. */
+/* The end of that cycle, or the news that it does not come; false if there is none. */
 static bool wait_cycle_end(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
@@ -169,8 +169,8 @@ static bool wait_cycle_end(struct gcuffd_heap *h)
 		return false;
 	struct stall stall;
 	begin_stall(h, &stall);
-	while ((int32_t)((now = gu_load_acquire(&s->in_cycle)) - end) < 0)
-		gu_wait_futex(&stall.wait, &s->in_cycle, now, -1);
+	while ((int32_t)((now = gu_load_acquire(&s->in_cycle)) - end) < 0 && is_coming(s, now))
+		gu_wait_futex(&stall.wait, &s->in_cycle, now, GU_WAIT_NS); /* who disables collection wakes nobody */
 	end_stall(h, &stall);
 	return true;
 }
@@ -413,7 +413,7 @@ static void pace_again(struct gcuffd_heap *h, uint64_t now)
 /* Tried again when some more was allocated, twice as much each time, or asked for. */
 static void put_off(struct gcuffd_heap *h, int err)
 {
-	gu_log(&h->log, err == -EBUSY ? GU_LOG_INFO : GU_LOG_WARN, "cycle put off: %s", err == -EBUSY ? "collection is disabled" : err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
+	gu_log(&h->log, GU_LOG_WARN, "cycle put off: %s", err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
 	unsigned n = h->service->failures++;
 	gu_store_relaxed(&h->service->last_freed, 0);
 	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + (h->options.start_size << gu_min(n, 10)));
@@ -452,6 +452,30 @@ static void lock_cycle(struct gcuffd_heap *h)
 	gu_store_seqcst(&h->cycle_waits, 0);
 }
 
+/* With the lock. What is due stays so until collection is enabled (.inv.cycle.disabled). */
+static int run_locked(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	struct gu_service *s = h->service;
+	if (gu_load_seqcst(&h->disabled))
+		return -EBUSY;
+	gu_store_relaxed(&s->outrun, 0);
+	mark_cycle(s);
+	int err = gu_image_summarise(h); /* .inv.image.summaries */
+	if (!err)
+		err = gu_cycle_run(h, c);
+	if (!err)
+		account_foreign(h);
+	if (err)
+		put_off(h, err);
+	else
+		pace(h, c);
+	mark_cycle(s); /* after kicked was cleared: who sees it set from here on may wait for another cycle */
+	c->rss = gu_statm_resident();
+	take_stats(h, c, err);
+	s->late = true;
+	return err;
+}
+
 static void run_cycle(struct gcuffd_heap *h, enum gcuffd_reason unasked)
 {
 	struct gu_service *s = h->service;
@@ -460,21 +484,7 @@ static void run_cycle(struct gcuffd_heap *h, enum gcuffd_reason unasked)
 	struct gu_cycle c = {.reason = served != done ? gu_load_relaxed(&s->ask_reason) : unasked};
 	c.in_stop = (int32_t)((uint32_t)asks - done) > 0;
 	lock_cycle(h);
-	gu_store_relaxed(&s->outrun, 0);
-	mark_cycle(s);
-	int err = gu_load_seqcst(&h->disabled) ? -EBUSY : gu_image_summarise(h); /* .inv.image.summaries */
-	if (!err)
-		err = gu_cycle_run(h, &c);
-	if (!err)
-		account_foreign(h);
-	if (err)
-		put_off(h, err);
-	else
-		pace(h, &c);
-	mark_cycle(s); /* after kicked was cleared: who sees it set from here on may wait for another cycle */
-	c.rss = gu_statm_resident();
-	take_stats(h, &c, err);
-	s->late = true;
+	int err = run_locked(h, &c);
 	gu_unlock(&h->cycle_lock);
 	gu_store_seqcst(&s->result, err);
 	gu_store_seqcst(&s->done, served);
