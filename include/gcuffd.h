@@ -413,6 +413,7 @@ struct gcuffd_cold_stats {
 	uint64_t left_exempt_pages;   /* the memory is marked to be kept out of dumps or children */
 	uint64_t left_no_room_pages;  /* in the store */
 	uint64_t left_unstored_pages; /* an error of the store's */
+	uint64_t unread_summaries; /* what is known of a page was not to be read in the store's file: the collector looked at the page itself */
 };
 
 /* -EINVAL: size. Any thread. */

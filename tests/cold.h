@@ -37,6 +37,8 @@ static inline void checked(void)
 	gu_unlock_fork(&heap->cycle_lock);
 	gu_evictor_fork_parent(heap);
 	verified(heap);
+	struct gcuffd_cold_stats s = cold_of(heap);
+	ck_assert_msg(!s.unread_summaries || s.store_read_errors, "%lu summaries could not be read, though no read failed", (unsigned long)s.unread_summaries);
 }
 
 static inline size_t cool_all(void)

@@ -4,6 +4,7 @@
 #define COLD_OPTIONS ",store_memory=1M,store_file=256M,verify=1"
 #include "cold.h"
 
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -106,12 +107,13 @@ END_TEST
 /* What was read is told by the page itself, if the file has lost the summary. */
 START_TEST(a_summary_is_lost)
 {
-	cold_heap("");
+	cold_heap(",verify=0"); /* the verifier reads pages first */
 	filed_graphs();
 	fake_install();
 	for (unsigned nth = 1; nth <= 3; nth++) {
 		fake_fail(FAKE_PREAD, nth, -EIO);
 		ck_ok(gcuffd_collect(heap));
+		ck_assert_uint_ge(cold_of(heap).unread_summaries, nth);
 		fake_clear();
 		checked();
 	}
@@ -137,6 +139,55 @@ START_TEST(the_file_is_lost)
 	checked();
 	check_graph(keep, NODES);
 	check_graph(drop, NODES);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+static struct gu_cold_pack *pack_of(size_t page)
+{
+	return gu_cold_is_out(&heap->space.cold, page) ? gu_cold_pack(gu_cold_region(&heap->space.cold, page)->summary[page % GU_REGION_PAGES]) : NULL;
+}
+
+/* The verifier does not pass over a summary that is not where it was put: in another pack of the region's. */
+START_TEST(the_verifier_misses_one)
+{
+	cold_heap("");
+	filed_graphs();
+	size_t page = 0, other;
+	while (!pack_of(page))
+		page++;
+	for (other = page; !pack_of(other) || pack_of(other) == pack_of(page);)
+		other++;
+	ck_assert_uint_eq(other / GU_REGION_PAGES, page / GU_REGION_PAGES);
+	struct gu_cold_pack *pack = pack_of(page);
+	gu_slot slot = pack->slot;
+	pack->slot = pack_of(other)->slot;
+	ck_ok(gcuffd_collect(heap));
+	pack->slot = slot;
+	ck_assert_uint_gt(stats_of(heap).verify_failures, 0);
+	ck_assert_uint_gt(cold_of(heap).unread_summaries, 0);
+	check_graph(keep, NODES);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* Sweeping with a page put off ends the process. */
+START_TEST(put_off_for_good)
+{
+	cold_heap("");
+	ck_assert_ptr_nonnull(gcuffd_alloc(heap, 16));
+	gu_later_check(heap);
+	gu_or_seqcst(&heap->space.cold.later[0], 8);
+	pid_t child = fork();
+	if (!child) {
+		limit_child();
+		gu_later_check(heap);
+		_exit(0);
+	}
+	int status;
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "status %#x", (unsigned)status);
+	gu_store_relaxed(&heap->space.cold.later[0], 0);
 	ck_ok(gcuffd_heap_destroy(heap));
 }
 END_TEST
@@ -247,6 +298,8 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(all, collected, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(all, a_summary_is_lost, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(all, the_file_is_lost, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(all, the_verifier_misses_one, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(all, put_off_for_good, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(all, found_in_a_stop, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(all, forked, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(all, no_packets, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

@@ -97,6 +97,7 @@ int gcuffd_cold_stats(struct gcuffd_heap *h, struct gcuffd_cold_stats *out)
 	s.probation_ns = tier.probation_ns;
 	s.backoffs = tier.backoffs;
 	s.peeked_pages = gu_load_relaxed(&c->peeked);
+	s.unread_summaries = gu_load_relaxed(&c->unread);
 	read_causes(c, &s);
 	struct gu_thread *t = gu_enter();
 	read_store(h, &s);

@@ -178,6 +178,7 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 static void sweep(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	struct gu_mark_counts counts;
+	gu_later_check(h);
 	gu_mark_counts(h, &counts);
 	c->marked = counts.bytes;
 	c->marked_in_stop = counts.bytes_in_stop;

@@ -81,5 +81,7 @@ void gu_mark_forked(struct gcuffd_heap *heap);
 void gu_mark_counts(struct gcuffd_heap *heap, struct gu_mark_counts *counts);
 /* Nothing is gray and no packet is left: true between cycles. */
 void gu_mark_check(struct gcuffd_heap *heap);
+/* Marking is done: no page is put off (.inv.summary.filed). */
+void gu_later_check(const struct gcuffd_heap *heap);
 
 #endif

@@ -102,3 +102,10 @@ void gu_later_clear(struct gcuffd_heap *h)
 	gu_store_relaxed(&h->mark->later, 0);
 	gu_store_relaxed(&h->mark->left, 0);
 }
+
+void gu_later_check(const struct gcuffd_heap *h)
+{
+	size_t words = h->space.cold.on ? gu_load_acquire(&h->space.top) >> GU_PAGE_SHIFT >> 6 : 0;
+	for (size_t i = 0; i < words; i++)
+		GU_INVARIANT(!gu_load_relaxed(&h->space.cold.later[i]), ".inv.summary.filed");
+}

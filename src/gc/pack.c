@@ -58,11 +58,14 @@ static int find(const struct pack *p, size_t page, const struct gu_summary **sum
 
 int gu_pack_read(struct gcuffd_heap *h, struct gu_pack_reader *r, size_t page, const struct gu_summary **summary)
 {
-	const struct gu_cold *c = &h->space.cold;
+	struct gu_cold *c = &h->space.cold;
 	const struct gu_cold_pack *pack = gu_cold_pack(gu_cold_region(c, page)->summary[page % GU_REGION_PAGES]);
 	int err = r->pack == pack ? 0 : gu_store_get_near(c->store, pack->slot, &r->near, r->bytes);
 	r->pack = err ? NULL : pack;
-	return err ? err : find((const void *)r->bytes, page, summary);
+	err = err ? err : find((const void *)r->bytes, page, summary);
+	if (err)
+		gu_add_relaxed(&c->counts.unread, 1);
+	return err;
 }
 
 /* ---- putting ---- */

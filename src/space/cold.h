@@ -129,6 +129,7 @@ struct gu_cold_counts {
 	uint64_t touched, refaulted; /* of those restored: by a touch; and from the store */
 	uint64_t touch_ns;      /* that it took */
 	uint64_t peeked;        /* read in the store by the collector */
+	uint64_t unread;        /* summaries that could not be read in the file */
 	uint64_t windows;       /* regions, each time they were watched */
 	uint64_t accessed;      /* found to be accessed in these */
 };
