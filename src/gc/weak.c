@@ -11,22 +11,29 @@
 
 #define SLOTS_MOST ((size_t)1 << 26)
 #define SLOTS_STEP ((size_t)4096)
-#define BUCKETS_LEAST 64u
+#define BUCKETS_LEAST ((size_t)64)
+#define BUCKETS_STEP ((size_t)16384)
 #define LAST UINT32_MAX
 
+/*
+ * The index grows by linear hashing: with each slot that there is more than buckets one of these is split, in turn, so that no call, in whose section no
+ * stop begins, takes long. With buckets up to the middle of a round split, mask tells keys apart in those and their other halves, mask / 2 in the others.
+ */
 struct gu_weaks {
 	struct gcuffd_weak *slot; /* reserved for SLOTS_MOST */
-	uint32_t *bucket;         /* the first slot of each chain, + 1; .inv.weak.index */
+	uint32_t *bucket;         /* the first slot of each chain, + 1; .inv.weak.index. Reserved likewise */
 	uint32_t free;            /* the first free slot, + 1 */
 	uint32_t late;            /* the first late slot, + 1; LAST behind the last */
-	size_t committed, made, used, buckets;
+	size_t committed, made, used;
+	size_t buckets, buckets_committed, mask;
 };
 
 /* ---- the index ---- */
 
 static size_t bucket_of(const struct gu_weaks *w, uintptr_t key)
 {
-	return (size_t)((uint64_t)(key >> 4) * 0x9e3779b97f4a7c15ull >> 32) & (w->buckets - 1);
+	size_t at = (size_t)((uint64_t)(key >> 4) * 0x9e3779b97f4a7c15ull >> 32) & w->mask;
+	return at < w->buckets ? at : at & w->mask >> 1;
 }
 
 static void link_locked(struct gu_weaks *w, struct gcuffd_weak *s)
@@ -44,21 +51,46 @@ static void unlink_locked(struct gu_weaks *w, struct gcuffd_weak *s)
 	*at = s->next;
 }
 
-static int make_buckets_locked(struct gu_weaks *w, size_t n)
+static bool has_room_locked(struct gu_weaks *w)
 {
-	uint32_t *more = gu_meta_alloc(n * sizeof(*more));
-	if (!more)
-		return -ENOMEM;
-	gu_meta_free(w->bucket, w->buckets * sizeof(*w->bucket));
-	w->bucket = more;
-	w->buckets = n;
-	for (size_t i = 0; i < w->made; i++)
-		if (w->slot[i].key)
-			link_locked(w, &w->slot[i]);
-	return 0;
+	if (w->buckets < w->buckets_committed)
+		return true;
+	if (w->buckets == SLOTS_MOST || gu_meta_commit(w->bucket + w->buckets_committed, BUCKETS_STEP * sizeof(*w->bucket)))
+		return false;
+	w->buckets_committed += BUCKETS_STEP;
+	return true;
+}
+
+/* If there is no memory for one: a longer chain is no error. */
+static void split_bucket_locked(struct gu_weaks *w)
+{
+	size_t new = w->buckets;
+	if (!has_room_locked(w))
+		return;
+	if (new > w->mask)
+		w->mask = w->mask * 2 + 1;
+	gu_store_relaxed(&w->buckets, new + 1);
+	for (uint32_t *at = &w->bucket[new & w->mask >> 1]; *at;) {
+		struct gcuffd_weak *s = &w->slot[*at - 1];
+		if (bucket_of(w, s->key) != new) {
+			at = &s->next;
+			continue;
+		}
+		*at = s->next;
+		link_locked(w, s);
+	}
 }
 
 /* ---- slots ---- */
+
+static void unmake(struct gu_weaks *w)
+{
+	if (w->slot)
+		gu_meta_unreserve(w->slot, SLOTS_MOST * sizeof(*w->slot));
+	if (w->bucket)
+		gu_meta_unreserve(w->bucket, SLOTS_MOST * sizeof(*w->bucket));
+	gu_meta_free(w, sizeof(*w));
+}
 
 static int make_weaks_locked(struct gcuffd_heap *h)
 {
@@ -66,18 +98,19 @@ static int make_weaks_locked(struct gcuffd_heap *h)
 	if (!w)
 		return -ENOMEM;
 	w->slot = gu_meta_reserve(SLOTS_MOST * sizeof(*w->slot));
-	if (!w->slot || make_buckets_locked(w, BUCKETS_LEAST)) {
-		if (w->slot)
-			gu_meta_unreserve(w->slot, SLOTS_MOST * sizeof(*w->slot));
-		gu_meta_free(w, sizeof(*w));
+	w->bucket = gu_meta_reserve(SLOTS_MOST * sizeof(*w->bucket));
+	if (!w->slot || !w->bucket || !has_room_locked(w)) {
+		unmake(w);
 		return -ENOMEM;
 	}
+	w->buckets = BUCKETS_LEAST;
+	w->mask = BUCKETS_LEAST - 1;
 	w->late = LAST;
 	gu_store_release(&h->weaks, w); /* pairs with is_slot() */
 	return 0;
 }
 
-/* Room for one more, in the index too: a longer chain is no error. */
+/* Room for one more, in the index too. */
 static int make_room_locked(struct gcuffd_heap *h)
 {
 	int err = h->weaks ? 0 : make_weaks_locked(h);
@@ -85,7 +118,7 @@ static int make_room_locked(struct gcuffd_heap *h)
 	if (err)
 		return err;
 	if (w->used >= w->buckets)
-		(void)make_buckets_locked(w, w->buckets * 2);
+		split_bucket_locked(w);
 	if (w->free || w->made < w->committed)
 		return 0;
 	if (w->committed == SLOTS_MOST || gu_meta_commit(w->slot + w->committed, SLOTS_STEP * sizeof(*w->slot)))
@@ -333,7 +366,7 @@ void gu_weak_clear_arena(struct gcuffd_heap *h, const struct gcuffd_arena *a)
 size_t gu_weak_memory(const struct gcuffd_heap *h)
 {
 	const struct gu_weaks *w = gu_load_acquire(&h->weaks);
-	return w ? gu_load_relaxed(&w->made) * sizeof(*w->slot) : 0;
+	return w ? gu_load_relaxed(&w->made) * sizeof(*w->slot) + gu_load_relaxed(&w->buckets) * sizeof(*w->bucket) : 0;
 }
 
 void gu_weak_destroy(struct gcuffd_heap *h)
@@ -341,9 +374,7 @@ void gu_weak_destroy(struct gcuffd_heap *h)
 	struct gu_weaks *w = h->weaks;
 	if (!w)
 		return;
-	gu_meta_unreserve(w->slot, SLOTS_MOST * sizeof(*w->slot));
-	gu_meta_free(w->bucket, w->buckets * sizeof(*w->bucket));
-	gu_meta_free(w, sizeof(*w));
+	unmake(w);
 	h->weaks = NULL;
 }
 
