@@ -12,6 +12,9 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "fake_os.h"
+#include "gc/mutator.h"
+#include "gc/stop.h"
 #include "gc/weak.h"
 
 #define STAMP 0xfeedface12345678u
@@ -610,6 +613,99 @@ START_TEST(not_decided)
 }
 END_TEST
 
+/* ---- at given moments of a cycle ---- */
+
+static struct gcuffd_weak *watched;
+static unsigned maybe, decided, wrong_reads;
+
+/* The collector looks at the clock when the second stop is over, and again when that is known to have been the last one. */
+static uint64_t look_on(void)
+{
+	enum gu_weak_state state = gu_load_seqcst(&heap->weak_state);
+	struct gu_weak_pair pair;
+	if (!gu_self && gu_load_seqcst(&heap->phase) == GU_PHASE_MARK && state != GU_WEAK_OPEN) {
+		int got = gu_weak_read(heap, watched, &pair);
+		wrong_reads += got != (state == GU_WEAK_MAYBE) || pair.key;
+		*(state == GU_WEAK_MAYBE ? &maybe : &decided) += 1;
+	}
+	return gu_os_linux.clock_ns();
+}
+
+/* From the end of the second stop on a get does not return what is about to be swept (.inv.weak.decided). */
+START_TEST(decided_from_the_stop_on)
+{
+	NO_SANITIZER("it keeps copies of pointers on stacks");
+	NEED_RUNG(_i);
+	heap = heap_make("rung=%s", rung_names[_i]);
+	watched = make_lost(64);
+	maybe = decided = wrong_reads = 0;
+	fake_install();
+	fake_os.clock_ns = look_on;
+	collect();
+	fake_remove();
+	ck_assert(!leads_on(watched));
+	ck_assert_uint_gt(maybe, 0);
+	ck_assert_uint_gt(decided, 0);
+	ck_assert_uint_eq(wrong_reads, 0);
+	end();
+}
+END_TEST
+
+static uint64_t late_value;
+static uint32_t spins;
+
+static void *spin(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	gu_store_seqcst(&spins, 1);
+	while (gu_load_seqcst(&spins))
+		;
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+/* As a thread does that is asked to stop for the second time, in a section. */
+static int bind_late(pid_t pid, pid_t tid, int sig)
+{
+	if (sig == GU_STOP_SIGNAL && gu_load_seqcst(&heap->phase) == GU_PHASE_MARK && !maybe++)
+		must_ok(gu_weak_set(heap, watched, (struct gu_weak_pair){(uintptr_t)held, (uintptr_t)reveal(late_value)}));
+	return gu_os_linux.tgkill(pid, tid, sig);
+}
+
+static __attribute__((noinline)) void make_value(void)
+{
+	uint64_t *value = gcuffd_alloc(heap, 64);
+	*value = STAMP;
+	late_value = hide(value);
+}
+
+/* A key that is marked by then gets a value that nothing else leads to (.inv.weak.late). */
+START_TEST(bound_before_the_second_stop)
+{
+	NEED_RUNG(_i);
+	pthread_t t;
+	heap = heap_make("rung=%s", rung_names[_i]);
+	held = gcuffd_alloc(heap, 64);
+	ck_ok(gcuffd_weak_create(heap, held, &watched));
+	make_value();
+	ck_ok(pthread_create(&t, NULL, spin, NULL));
+	while (!gu_load_seqcst(&spins))
+		usleep(1000);
+	maybe = 0;
+	fake_install();
+	fake_os.tgkill = bind_late;
+	collect();
+	fake_remove();
+	gu_store_seqcst(&spins, 0);
+	ck_ok(pthread_join(t, NULL));
+	ck_assert_uint_gt(maybe, 0);
+	ck_assert(is_alive(heap, late_value));
+	ck_assert_uint_eq(*(uint64_t *)gcuffd_weak_value(heap, watched, NULL), STAMP);
+	held = NULL;
+	end();
+}
+END_TEST
+
 /* ---- cold objects, and children ---- */
 
 START_TEST(cold_objects)
@@ -677,6 +773,8 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(each, get_against_cycles, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(each, values_live_with_their_keys, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(each, pairs_against_cycles, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(each, decided_from_the_stop_on, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(each, bound_before_the_second_stop, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(each, children, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(each, cold_objects, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(one, moved_by_realloc);
