@@ -72,7 +72,6 @@ static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
 	if (base_only && object != word)
 		return;
 	__builtin_prefetch(&b->bits[cell >> 6], 1);
-	__builtin_prefetch((const void *)object);
 	struct gu_candidate *slot = &m->queue[m->queue_at++ % GU_QUEUE];
 	struct gu_candidate oldest = *slot;
 	*slot = (struct gu_candidate){b, cell};
@@ -326,11 +325,61 @@ static void scan_gray(struct gu_marker *m, struct gu_gray g)
 	scan_heap(m, g.addr, g.words);
 }
 
+/* ---- what is scanned next ---- */
+
+static bool waits_ahead(struct gu_gray g) { return g.type < GU_GRAY_VALUES && g.words <= PIECE_WORDS; }
+
+/* Where the first words are: in place or in the park; or the head of the page's summary. */
+static void fetch(const struct gu_marker *m, uintptr_t at)
+{
+	const struct gu_cold *c = &m->space->cold;
+	size_t page = (at - m->base) >> GU_PAGE_SHIFT;
+	enum gu_cold_state state = has_pages_out(m) && gu_cold_is_out(c, page) ? gu_cold_state(c, page) : GU_COLD_LIVE;
+	if (state == GU_COLD_EVICTED)
+		__builtin_prefetch(summary_of(m, page));
+	else
+		__builtin_prefetch((const void *)(state == GU_COLD_PARKED ? c->park + (at - m->base) : at));
+}
+
+/* When the summary's head has had time to come: where in it the object's pointers are. */
+static void fetch_pointers(const struct gu_marker *m, uintptr_t at)
+{
+	const struct gu_cold *c = &m->space->cold;
+	size_t page = (at - m->base) >> GU_PAGE_SHIFT;
+	if (!gu_cold_is_out(c, page) || gu_cold_state(c, page) != GU_COLD_EVICTED)
+		return;
+	const struct gu_summary *s = summary_of(m, page);
+	if (s && s != GU_COLD_PEEK && !gu_cold_pack(s))
+		gu_summary_fetch(s, at % GU_PAGE / 8);
+}
+
+/* A stack's top is what was pushed last, but a good part of what is on it was pushed long ago: so what is popped waits until it is in the cache. */
+static bool next_gray(struct gu_marker *m, struct gu_gray *g)
+{
+	for (; m->depth && m->nahead < GU_AHEAD; m->nahead++) {
+		struct gu_gray top = m->stack[--m->depth];
+		if (!waits_ahead(top)) {
+			*g = top;
+			return true;
+		}
+		fetch(m, top.addr);
+		m->ahead[(m->ahead_at + m->nahead) % GU_AHEAD] = top;
+	}
+	if (!m->nahead)
+		return false;
+	*g = m->ahead[m->ahead_at++ % GU_AHEAD];
+	m->nahead--;
+	if (has_pages_out(m) && m->nahead > GU_AHEAD / 2)
+		fetch_pointers(m, m->ahead[(m->ahead_at + GU_AHEAD / 2) % GU_AHEAD].addr);
+	return true;
+}
+
 void gu_marker_run(struct gu_marker *m)
 {
+	struct gu_gray next;
 	do {
-		while (m->depth) {
-			scan_gray(m, m->stack[--m->depth]);
+		while (next_gray(m, &next)) {
+			scan_gray(m, next);
 			if (gu_unlikely(m->depth > SHARE_DEPTH) && gu_load_relaxed(&m->heap->mark->waiting))
 				gu_marker_share(m);
 		}

@@ -9,6 +9,7 @@
 #define GU_PACKET 255
 #define GU_STACK  4096
 #define GU_QUEUE  16
+#define GU_AHEAD  16
 
 /* A gray object, or a piece of one: conservative words, or one object of a type; or a word of cards, whose pages were written, or words of bits of pages put off. */
 struct gu_gray {
@@ -52,6 +53,8 @@ struct gu_marker {
 	struct gu_candidate queue[GU_QUEUE];
 	size_t depth;
 	struct gu_gray *stack;
+	uint32_t ahead_at, nahead;
+	struct gu_gray ahead[GU_AHEAD]; /* off the stack, and on their way into the cache */
 	uint64_t bytes, objects, words, card_words, block_words;
 	char *buffer; /* for gu_mark_foreign, and for pages read in the store */
 	struct gu_pack_reader packs;

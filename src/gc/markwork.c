@@ -281,6 +281,6 @@ void gu_mark_check(struct gcuffd_heap *h)
 	gu_lock(&mark->lock);
 	GU_INVARIANT(!mark->full && !mark->active && !mark->open, ".inv.mark.done");
 	for (unsigned i = 0; i < mark->n; i++)
-		GU_INVARIANT(!mark->markers[i].depth, ".inv.mark.done");
+		GU_INVARIANT(!mark->markers[i].depth && !mark->markers[i].nahead, ".inv.mark.done");
 	gu_unlock(&mark->lock);
 }

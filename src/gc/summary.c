@@ -226,14 +226,26 @@ static uint64_t window(size_t eighth, size_t from, size_t to)
 	return (~0ull >> (64 - hi)) & (~0ull << lo); /* hi > lo */
 }
 
+/* How many pointers are before the word. */
+static size_t index_of(const struct gu_summary *s, size_t word)
+{
+	size_t index = 0;
+	for (size_t e = 0; e < word / 64; e++)
+		index += (size_t)__builtin_popcountll(mask_of(s, e));
+	return index + (word % 64 ? (size_t)__builtin_popcountll(mask_of(s, word / 64) & (~0ull >> (64 - word % 64))) : 0);
+}
+
+void gu_summary_fetch(const struct gu_summary *s, size_t from)
+{
+	__builtin_prefetch(s->words + s->nmasks + index_of(s, from) * s->width / 64);
+}
+
 size_t gu_summary_read(const struct gcuffd_heap *h, const struct gu_summary *s, size_t from, size_t to, uintptr_t *pointers)
 {
-	size_t index = 0, n = 0;
+	size_t n = 0;
 	if (!s || from >= to)
 		return 0;
-	for (size_t e = 0; e < from / 64; e++)
-		index += (size_t)__builtin_popcountll(mask_of(s, e));
-	index += from % 64 ? (size_t)__builtin_popcountll(mask_of(s, from / 64) & (~0ull >> (64 - from % 64))) : 0;
+	size_t index = index_of(s, from);
 	for (size_t e = from / 64; e <= (to - 1) / 64; e++)
 		n += (size_t)__builtin_popcountll(mask_of(s, e) & window(e, from, to));
 	for (size_t i = 0; i < n; i++)

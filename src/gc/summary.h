@@ -38,4 +38,7 @@ bool gu_summary_fits(const void *bytes, size_t len);
 /* The pointers among words [from, to) of the page, in order: how many. summary may be NULL, not GU_COLD_PEEK, nor a pack. */
 size_t gu_summary_read(const struct gcuffd_heap *heap, const struct gu_summary *summary, size_t from, size_t to, uintptr_t *pointers);
 
+/* Has them on their way into the cache, as far as one line goes. A summary, not NULL. */
+void gu_summary_fetch(const struct gu_summary *summary, size_t from);
+
 #endif
