@@ -56,20 +56,12 @@ static inline void settle(struct gu_marker *m, struct gu_candidate c)
 		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(c.block, c.cell), 0, GU_GRAY_VALUES});
 }
 
-static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
+/* The object, once the block's descriptor has had time to come. */
+static inline void find(struct gu_marker *m, struct gu_word w)
 {
-	uintptr_t off = word - m->base;
-	if (off >= m->top)
-		return;
-	uint32_t index = gu_load_relaxed(&m->block_of[off >> GU_PAGE_SHIFT]);
-	if (!index)
-		return;
-	struct gu_block *b = &m->blocks[index];
+	struct gu_block *b = &m->blocks[w.block];
 	uint32_t cell;
-	if (!gu_block_cell(b, word, &cell))
-		return;
-	uintptr_t object = gu_block_cell_addr(b, cell);
-	if (base_only && object != word)
+	if (!gu_block_cell(b, w.word, &cell) || (w.base_only && gu_block_cell_addr(b, cell) != w.word))
 		return;
 	__builtin_prefetch(&b->bits[cell >> 6], 1);
 	struct gu_candidate *slot = &m->queue[m->queue_at++ % GU_QUEUE];
@@ -79,8 +71,32 @@ static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
 		settle(m, oldest);
 }
 
+static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
+{
+	uintptr_t off = word - m->base;
+	if (off >= m->top)
+		return;
+	uint32_t index = gu_load_relaxed(&m->block_of[off >> GU_PAGE_SHIFT]);
+	if (!index)
+		return;
+	__builtin_prefetch(&m->blocks[index]);
+	__builtin_prefetch(&m->blocks[index].kind);
+	struct gu_word *slot = &m->words_queue[m->words_at++ % GU_WORDS];
+	struct gu_word oldest = *slot;
+	*slot = (struct gu_word){word, index, base_only};
+	if (oldest.block)
+		find(m, oldest);
+}
+
 void gu_marker_flush(struct gu_marker *m)
 {
+	for (uint32_t i = 0; i < GU_WORDS; i++) {
+		struct gu_word *slot = &m->words_queue[(m->words_at + i) % GU_WORDS];
+		struct gu_word w = *slot;
+		slot->block = 0;
+		if (w.block)
+			find(m, w);
+	}
 	for (uint32_t i = 0; i < GU_QUEUE; i++) {
 		struct gu_candidate *slot = &m->queue[(m->queue_at + i) % GU_QUEUE];
 		struct gu_candidate c = *slot;

@@ -8,6 +8,7 @@
 
 #define GU_PACKET 255
 #define GU_STACK  4096
+#define GU_WORDS  8
 #define GU_QUEUE  16
 #define GU_AHEAD  16
 
@@ -34,6 +35,12 @@ struct gu_batch {
 	struct gu_packet packets[GU_BATCH];
 };
 
+/* A word that points to a page of a block. */
+struct gu_word {
+	uintptr_t word;
+	uint32_t block; /* 0: none */
+	bool base_only;
+};
 
 struct gu_candidate {
 	struct gu_block *block;
@@ -49,8 +56,9 @@ struct gu_marker {
 	uint32_t *block_of;
 	struct gu_block *blocks;
 	bool no_interior;
-	uint32_t queue_at;
-	struct gu_candidate queue[GU_QUEUE];
+	uint32_t words_at, queue_at;
+	struct gu_word words_queue[GU_WORDS];     /* their blocks' descriptors are on their way into the cache */
+	struct gu_candidate queue[GU_QUEUE];      /* their bits are */
 	size_t depth;
 	struct gu_gray *stack;
 	uint32_t ahead_at, nahead;

@@ -229,8 +229,8 @@ static uint64_t window(size_t eighth, size_t from, size_t to)
 /* How many pointers are before the word. */
 static size_t index_of(const struct gu_summary *s, size_t word)
 {
-	size_t index = 0;
-	for (size_t e = 0; e < word / 64; e++)
+	size_t index = s->nmasks == 1 ? word / 64 * (s->count / EIGHTHS) : 0; /* where objects are all alike */
+	for (size_t e = 0; s->nmasks > 1 && e < word / 64; e++)
 		index += (size_t)__builtin_popcountll(mask_of(s, e));
 	return index + (word % 64 ? (size_t)__builtin_popcountll(mask_of(s, word / 64) & (~0ull >> (64 - word % 64))) : 0);
 }
