@@ -2,8 +2,9 @@
 /*
  * mark.h - marking: from words that may be pointers to mark bits.
  *
- * Each marking thread has a marker: a stack of gray objects (marked, not yet scanned) and a short queue of
- * candidates whose bits and contents are on their way into the cache. Work is shared in packets. A
+ * Each marking thread has a marker: a stack of gray objects (marked, not yet scanned) and short queues of what
+ * waits until it is in the cache: words for their blocks, candidates for their bits, gray objects for their
+ * contents. Work is shared in packets. A
  * mark is set by a seq_cst read-modify-write before the object's fields are read (.inv.mark.before-fields;
  * pairs with the fence after get+WP in sys/scan.c): either the precleaner sees the mark and rescans the
  * page, or the marker sees what was written.

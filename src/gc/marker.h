@@ -10,7 +10,7 @@
 #define GU_STACK  4096
 #define GU_WORDS  8
 #define GU_QUEUE  16
-#define GU_AHEAD  16
+#define GU_AHEAD  8
 
 /* A gray object, or a piece of one: conservative words, or one object of a type; or a word of cards, whose pages were written, or words of bits of pages put off. */
 struct gu_gray {
