@@ -218,7 +218,14 @@ GCUFFD_API void *gcuffd_alloc_aligned(struct gcuffd_heap *heap, size_t size, siz
 GCUFFD_API int gcuffd_type_create(struct gcuffd_heap *heap, const uint64_t *bitmap, size_t words,
 				  struct gcuffd_type **type);
 
-/* Words after the described ones hold no pointers. EINVAL if the bitmap is longer than the object. */
+/*
+ * The same of an array: a head, which may have no word, then elements up to the object's end, whose pointers are all in the same places. The bitmap is that
+ * of the head with one element behind it. -EINVAL for element == 0 or head + element > 4096 words.
+ */
+GCUFFD_API int gcuffd_type_create_array(struct gcuffd_heap *heap, const uint64_t *bitmap, size_t head, size_t element,
+					struct gcuffd_type **type);
+
+/* Words after the described ones hold no pointers, but in an array. EINVAL if size is less than what is described, of an array than its head. */
 GCUFFD_API void *gcuffd_alloc_typed(struct gcuffd_heap *heap, const struct gcuffd_type *type, size_t size);
 
 /*

@@ -41,7 +41,7 @@ struct slots {
 struct stress {
 	struct gcuffd_heap *heap;
 	struct gcuffd_arena *arenas[3];
-	struct gcuffd_type *type;
+	struct gcuffd_type *types[2]; /* one an array, to which all behind the head are links */
 	bool typed, large;
 	uint32_t quit;
 	uint64_t numbers;      /* atomic; last number given */
@@ -102,8 +102,10 @@ static struct node *alloc_node(struct worker *w, size_t size)
 {
 	struct stress *s = w->s;
 	struct gcuffd_arena *a = s->arenas[test_below(&w->rng, 3)];
-	if (s->typed && test_below(&w->rng, 2))
-		return a ? gcuffd_arena_alloc_typed(a, s->type, size) : gcuffd_alloc_typed(s->heap, s->type, size);
+	if (s->typed && test_below(&w->rng, 2)) {
+		const struct gcuffd_type *type = s->types[test_below(&w->rng, 2)];
+		return a ? gcuffd_arena_alloc_typed(a, type, size) : gcuffd_alloc_typed(s->heap, type, size);
+	}
 	return a ? gcuffd_arena_alloc(a, size, 0, GCUFFD_CONSERVATIVE) : gcuffd_alloc(s->heap, size);
 }
 
@@ -340,12 +342,14 @@ static uint64_t run_threads(struct stress *s)
 	return peak;
 }
 
-static void make_type(struct stress *s)
+static void make_types(struct stress *s)
 {
 	uint64_t bitmap = 0;
 	for (size_t i = 0; i < LINKS; i++)
 		bitmap |= 1ull << ((offsetof(struct node, links) + i * sizeof(struct link)) / 8);
-	ck_ok(gcuffd_type_create(s->heap, &bitmap, sizeof(struct node) / 8, &s->type));
+	ck_ok(gcuffd_type_create(s->heap, &bitmap, sizeof(struct node) / 8, &s->types[0]));
+	bitmap = 1ull << offsetof(struct node, links) / 8;
+	ck_ok(gcuffd_type_create_array(s->heap, &bitmap, offsetof(struct node, links) / 8, sizeof(struct link) / 8, &s->types[1]));
 }
 
 static void run_stress(int rung, const char *options, bool variant)
@@ -357,7 +361,7 @@ static void run_stress(int rung, const char *options, bool variant)
 		pthread_mutex_init(&s.lock[i], NULL);
 	s.shared = gcuffd_alloc(s.heap, SHARED * sizeof(struct link));
 	the_stress = &s;
-	make_type(&s);
+	make_types(&s);
 	for (unsigned i = 1; variant && i < 3; i++)
 		ck_ok(gcuffd_arena_create(s.heap, "more", &s.arenas[i]));
 	s.deadline_ns = test_now_ns() + check_span_ns((seconds ? seconds : 1) * 1000000000ull);

@@ -34,11 +34,8 @@ static void *try_small(struct gu_thread *t, struct gcuffd_arena *a, size_t size,
 	gu_section_enter(t);
 	struct gu_cache *c = gu_cache_make(t, a);
 	struct gu_run *run = c ? &c->runs[kind][class] : NULL;
-	if (run && (run->mask || !gu_alloc_refill(t, c, kind, class))) {
-		p = gu_run_next(run);
-		if (type)
-			gu_alloc_set_type(a->heap, p, type);
-	}
+	if (run && (run->mask || !gu_alloc_refill(t, c, kind, class)))
+		p = gu_run_next(run, type);
 	gu_section_exit(t);
 	return p;
 }
@@ -79,14 +76,14 @@ static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t
 }
 
 /* The ways out of alloc(). In a section: what needs more than a few instructions; */
-static __attribute__((noinline)) void *alloc_in_section(struct gcuffd_arena *a, size_t size, unsigned kind)
+static __attribute__((noinline)) void *alloc_in_section(struct gcuffd_arena *a, size_t size, unsigned kind, const struct gcuffd_type *type)
 {
 	struct gu_thread *t = gu_self;
 	if (gu_load_relaxed(&gu_gate))
 		gu_section_gate(t);
-	void *p = gu_run_next(&t->caches[a->slot]->runs[kind][gu_class_of(size)]);
+	void *p = gu_run_next(&t->caches[a->slot]->runs[kind][gu_class_of(size)], type);
 	gu_section_exit(t);
-	return p ? p : alloc_slow(a, size, GU_GRANULE, kind, NULL);
+	return p ? p : alloc_slow(a, size, GU_GRANULE, kind, type);
 }
 
 /* behind one, in which a stop was asked for. */
@@ -97,19 +94,19 @@ static __attribute__((noinline)) void *obey(struct gu_thread *t, void *object)
 }
 
 /* The fast path: no lock, no read-modify-write, and no call but as its last step, so that there is nothing to save. */
-static inline __attribute__((always_inline)) void *alloc(struct gcuffd_arena *a, size_t size, unsigned kind)
+static inline __attribute__((always_inline)) void *alloc(struct gcuffd_arena *a, size_t size, unsigned kind, const struct gcuffd_type *type)
 {
 	struct gu_thread *t = gu_self;
 	if (gu_unlikely(!t || size - 1 >= GU_SMALL_MAX))
-		return alloc_slow(a, size, GU_GRANULE, kind, NULL);
+		return alloc_slow(a, size, GU_GRANULE, kind, type);
 	struct gu_cache *c = t->caches[a->slot];
 	if (gu_unlikely(!c))
-		return alloc_slow(a, size, GU_GRANULE, kind, NULL);
+		return alloc_slow(a, size, GU_GRANULE, kind, type);
 	struct gu_run *run = &c->runs[kind][gu_class_of(size)];
 	uint32_t sections = t->section;
 	if (gu_unlikely(gu_section_begin(t) || !gu_run_is_ready(run)))
-		return alloc_in_section(a, size, kind);
-	void *p = gu_run_next(run);
+		return alloc_in_section(a, size, kind, type);
+	void *p = gu_run_next(run, type);
 	return gu_section_end(t, sections) ? obey(t, p) : p;
 }
 
@@ -118,8 +115,8 @@ static size_t padded(const struct gcuffd_heap *h, size_t size)
 	return gu_unlikely(gu_heap_is(h, GCUFFD_PAST_END)) && size < SIZE_MAX ? size + 1 : size;
 }
 
-void *gcuffd_alloc(struct gcuffd_heap *h, size_t size) { return alloc(h->arenas[0], padded(h, size), GCUFFD_CONSERVATIVE); }
-void *gcuffd_alloc_atomic(struct gcuffd_heap *h, size_t size) { return alloc(h->arenas[0], padded(h, size), GCUFFD_ATOMIC); }
+void *gcuffd_alloc(struct gcuffd_heap *h, size_t size) { return alloc(h->arenas[0], padded(h, size), GCUFFD_CONSERVATIVE, NULL); }
+void *gcuffd_alloc_atomic(struct gcuffd_heap *h, size_t size) { return alloc(h->arenas[0], padded(h, size), GCUFFD_ATOMIC, NULL); }
 
 void *gcuffd_arena_alloc(struct gcuffd_arena *a, size_t size, size_t align, enum gcuffd_kind kind)
 {
@@ -128,7 +125,7 @@ void *gcuffd_arena_alloc(struct gcuffd_arena *a, size_t size, size_t align, enum
 		return NULL;
 	}
 	size = padded(a->heap, size ? size : 1);
-	return align <= GU_GRANULE ? alloc(a, size, kind) : alloc_slow(a, size, align, kind, NULL);
+	return align <= GU_GRANULE ? alloc(a, size, kind, NULL) : alloc_slow(a, size, align, kind, NULL);
 }
 
 void *gcuffd_alloc_aligned(struct gcuffd_heap *h, size_t size, size_t align, enum gcuffd_kind kind)
@@ -142,11 +139,11 @@ void *gcuffd_alloc_aligned(struct gcuffd_heap *h, size_t size, size_t align, enu
 
 void *gcuffd_arena_alloc_typed(struct gcuffd_arena *a, const struct gcuffd_type *type, size_t size)
 {
-	if (!type || type->words > size / 8) {
+	if (gu_unlikely(!type || gu_type_least(type) > size / 8)) {
 		errno = EINVAL;
 		return NULL;
 	}
-	return alloc_slow(a, padded(a->heap, size), GU_GRANULE, GCUFFD_TYPED, type);
+	return alloc(a, padded(a->heap, gu_max(size, 1)), GCUFFD_TYPED, type);
 }
 
 void *gcuffd_alloc_typed(struct gcuffd_heap *h, const struct gcuffd_type *type, size_t size)
@@ -189,9 +186,9 @@ static void *alloc_like(const struct gu_found *f, size_t size)
 {
 	struct gcuffd_arena *a = f->block->arena;
 	if (f->block->kind != GCUFFD_TYPED)
-		return alloc(a, padded(a->heap, size), f->block->kind);
+		return alloc(a, padded(a->heap, size), f->block->kind, NULL);
 	const struct gcuffd_type *type = a->heap->types[f->block->types[f->cell]];
-	return gcuffd_arena_alloc_typed(a, type, gu_max(size, (size_t)type->words * 8));
+	return gcuffd_arena_alloc_typed(a, type, gu_max(size, gu_type_least(type) * 8));
 }
 
 /* Stays where it is if that wastes less than half; what lies beyond the new size is cleared, for a later growth (.inv.resize.in-place). */

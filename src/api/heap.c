@@ -147,7 +147,7 @@ static void unmake(struct gcuffd_heap *h)
 		if (h->arenas[i])
 			gu_arena_end(h->arenas[i]);
 	for (uint32_t i = 0; i < h->ntypes; i++)
-		gu_meta_free(h->types[i], sizeof(struct gcuffd_type) + (h->types[i]->words + 63) / 64 * 8);
+		gu_meta_free(h->types[i], gu_type_size(h->types[i]->words));
 	if (h->types)
 		gu_meta_unreserve(h->types, types_len());
 	if (h->roots)
@@ -265,14 +265,14 @@ int gcuffd_heap_destroy(struct gcuffd_heap *h)
 
 /* ---- types ---- */
 
-static int add_type(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words, struct gcuffd_type **out)
+static int add_type(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words, size_t element, struct gcuffd_type **out)
 {
-	size_t len = (words + 63) / 64 * 8;
-	struct gcuffd_type *t = gu_meta_alloc(sizeof(*t) + len);
+	struct gcuffd_type *t = gu_meta_alloc(gu_type_size(words));
 	if (!t)
 		return -ENOMEM;
 	t->words = (uint32_t)words;
-	memcpy(t->bitmap, bitmap, len);
+	t->element = (uint32_t)element;
+	memcpy(t->bitmap, bitmap, gu_type_bitmap_words(words) * 8);
 	gu_lock(&h->lock);
 	bool fits = h->ntypes < GU_TYPES;
 	if (fits) {
@@ -282,7 +282,7 @@ static int add_type(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words,
 	}
 	gu_unlock(&h->lock);
 	if (!fits) {
-		gu_meta_free(t, sizeof(*t) + len);
+		gu_meta_free(t, gu_type_size(words));
 		return -ENOSPC;
 	}
 	*out = t;
@@ -290,25 +290,36 @@ static int add_type(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words,
 }
 
 /* One that the image has, for a program that makes its types anew. */
-static struct gcuffd_type *find_loaded(const struct gcuffd_heap *h, const uint64_t *bitmap, size_t words)
+static struct gcuffd_type *find_loaded(const struct gcuffd_heap *h, const uint64_t *bitmap, size_t words, size_t element)
 {
 	const struct gu_image *im = h->space.cold.image;
-	for (uint32_t i = 0; im && i < im->head.ntypes; i++)
-		if (h->types[i]->words == words && !memcmp(h->types[i]->bitmap, bitmap, (words + 63) / 64 * 8))
-			return h->types[i];
+	for (uint32_t i = 0; im && i < im->head.ntypes; i++) {
+		struct gcuffd_type *t = h->types[i];
+		if (t->words == words && t->element == element && !memcmp(t->bitmap, bitmap, gu_type_bitmap_words(words) * 8))
+			return t;
+	}
 	return NULL;
+}
+
+static int make_type(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words, size_t element, struct gcuffd_type **type)
+{
+	if ((*type = find_loaded(h, bitmap, words, element)))
+		return 0;
+	struct gu_thread *t = gu_enter();
+	int err = add_type(h, bitmap, words, element, type);
+	gu_leave(t);
+	return err;
 }
 
 int gcuffd_type_create(struct gcuffd_heap *h, const uint64_t *bitmap, size_t words, struct gcuffd_type **type)
 {
-	if (!bitmap || !words || words > 4096)
-		return -EINVAL;
-	if ((*type = find_loaded(h, bitmap, words)))
-		return 0;
-	struct gu_thread *t = gu_enter();
-	int err = add_type(h, bitmap, words, type);
-	gu_leave(t);
-	return err;
+	return bitmap && words && words <= GU_TYPE_WORDS ? make_type(h, bitmap, words, 0, type) : -EINVAL;
+}
+
+int gcuffd_type_create_array(struct gcuffd_heap *h, const uint64_t *bitmap, size_t head, size_t element, struct gcuffd_type **type)
+{
+	bool fits = bitmap && element && head <= GU_TYPE_WORDS && element <= GU_TYPE_WORDS - head;
+	return fits ? make_type(h, bitmap, head + element, element, type) : -EINVAL;
 }
 
 /* ---- explicit roots ---- */

@@ -73,14 +73,6 @@ int gu_alloc_refill(struct gu_thread *t, struct gu_cache *c, unsigned kind, unsi
 	return 0;
 }
 
-void gu_alloc_set_type(struct gcuffd_heap *h, void *object, const struct gcuffd_type *type)
-{
-	struct gu_block *b = gu_block_at(&h->space, (uintptr_t)object);
-	uint32_t cell;
-	if (gu_block_cell(b, (uintptr_t)object, &cell))
-		b->types[cell] = (uint16_t)type->index;
-}
-
 /* ---- large ---- */
 
 /* Nobody can find the object yet (its start bit is clear), so a stop in between does no harm. */

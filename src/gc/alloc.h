@@ -31,24 +31,24 @@ static inline bool gu_run_is_ready(const struct gu_run *run)
 	return run->mask && (run->zero || run->cell <= GU_CLEAR_INLINE);
 }
 
-/* A cleared cell of the run, or NULL if its group is used up. Inside a section. */
-static inline void *gu_run_next(struct gu_run *run)
+/* A cleared cell of the run, of a type where cells have one, or NULL if its group is used up. Inside a section. */
+static inline void *gu_run_next(struct gu_run *run, const struct gcuffd_type *type)
 {
 	uint64_t mask = run->mask;
 	if (gu_unlikely(!mask))
 		return NULL;
-	void *p = (void *)(run->base + (uintptr_t)__builtin_ctzll(mask) * run->cell);
+	uint32_t next = (uint32_t)__builtin_ctzll(mask);
+	void *p = (void *)(run->base + (uintptr_t)next * run->cell);
 	if (!run->zero)
 		gu_clear_cell(p, run->cell); /* before the cell leaves the mask: .inv.cell.clear */
+	if (type)
+		run->block->types[run->group * 64 + next] = (uint16_t)type->index; /* the same */
 	gu_store_relaxed(&run->mask, mask & (mask - 1));
 	return p;
 }
 
 /* Cells for the run. -ENOMEM: none to be had without collecting. Inside a section. */
 int gu_alloc_refill(struct gu_thread *t, struct gu_cache *cache, unsigned kind, unsigned class);
-
-/* A typed cell's type is set before anybody can find it. Inside a section. */
-void gu_alloc_set_type(struct gcuffd_heap *heap, void *object, const struct gcuffd_type *type);
 
 /*
  * A large object, cleared outside of sections in pieces. type may be NULL. NULL: none to be had without

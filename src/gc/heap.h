@@ -16,6 +16,7 @@
 #include "base/lock.h"
 #include "base/log.h"
 #include "base/without.h"
+#include "gc/type.h"
 #include "gcuffd.h"
 #include "space/arena.h"
 #include "space/space.h"
@@ -24,13 +25,7 @@ enum gu_phase { GU_PHASE_IDLE, GU_PHASE_WINDOW, GU_PHASE_MARK };
 
 #define GU_HEAPS 64
 #define GU_ARENAS 255
-#define GU_TYPES 65535
 
-struct gcuffd_type {
-	uint32_t words;
-	uint32_t index;
-	uint64_t bitmap[];
-};
 
 struct gu_root_range {
 	uintptr_t start, end;

@@ -96,16 +96,19 @@ static int install_types(struct gcuffd_heap *h, const struct gu_image *im)
 	if (im->head.ntypes > GU_TYPES)
 		return -EBADMSG;
 	for (uint32_t i = 0; i < im->head.ntypes; i++) {
-		size_t words = at < end ? *at++ : 0, len = (words + 63) / 64 * 8;
-		if (!words || words > 4096 || len > (size_t)(end - at) * 8)
+		uint64_t counts = at < end ? *at++ : 0;
+		uint32_t words = (uint32_t)counts, element = (uint32_t)(counts >> 32);
+		size_t len = gu_type_bitmap_words(words);
+		if (!words || words > GU_TYPE_WORDS || element > words || len > (size_t)(end - at))
 			return -EBADMSG;
-		struct gcuffd_type *t = gu_meta_alloc(sizeof(*t) + len);
+		struct gcuffd_type *t = gu_meta_alloc(gu_type_size(words));
 		if (!t)
 			return -ENOMEM;
-		t->words = (uint32_t)words;
+		t->words = words;
+		t->element = element;
 		t->index = i;
-		memcpy(t->bitmap, at, len);
-		at += len / 8;
+		memcpy(t->bitmap, at, len * 8);
+		at += len;
 		gu_store_release(&h->types[i], t); /* pairs with the markers' load */
 		h->ntypes = i + 1;
 	}

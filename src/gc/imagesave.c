@@ -466,7 +466,7 @@ static int put_blocks(struct gu_saver *s, enum gu_image_part part)
 	return err;
 }
 
-static size_t type_words(const struct gcuffd_type *t) { return 1 + (t->words + 63) / 64; }
+static size_t type_words(const struct gcuffd_type *t) { return 1 + gu_type_bitmap_words(t->words); }
 
 static int put_types(struct gu_saver *s)
 {
@@ -479,7 +479,7 @@ static int put_types(struct gu_saver *s)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < n; i++) {
 		const struct gcuffd_type *t = s->heap->types[i];
-		out[at] = t->words;
+		out[at] = t->words | (uint64_t)t->element << 32;
 		memcpy(&out[at + 1], t->bitmap, (type_words(t) - 1) * 8);
 		at += type_words(t);
 	}

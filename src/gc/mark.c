@@ -30,14 +30,15 @@ static struct gu_gray gray_of(const struct gu_block *b, uint32_t cell)
 	return g;
 }
 
+static uint32_t piece_of(uint32_t type) { return type ? type | GU_GRAY_PIECE : 0; }
+
 /* Objects of more than 16 GiB: the rest in further pieces. */
 static void push_object(struct gu_marker *m, const struct gu_block *b, uint32_t cell)
 {
 	struct gu_gray g = gray_of(b, cell);
 	gu_marker_push(m, g);
-	if (gu_unlikely(b->cell / 8 > GRAY_WORDS) && !g.type)
-		for (size_t at = GRAY_WORDS * 8; at < b->cell; at += GRAY_WORDS * 8)
-			gu_marker_push(m, (struct gu_gray){g.addr + at, (uint32_t)gu_min((b->cell - at) / 8, GRAY_WORDS), 0});
+	for (size_t at = GRAY_WORDS * 8; gu_unlikely(at < b->cell); at += GRAY_WORDS * 8)
+		gu_marker_push(m, (struct gu_gray){g.addr + at, (uint32_t)gu_min((b->cell - at) / 8, GRAY_WORDS), piece_of(g.type)});
 }
 
 static inline void settle(struct gu_marker *m, struct gu_candidate c)
@@ -118,8 +119,8 @@ static GU_READS_STACKS void scan_words(struct gu_marker *m, uintptr_t start, siz
 
 static void scan_typed_in_place(struct gu_marker *m, uintptr_t object, const struct gcuffd_type *t, size_t from, size_t to)
 {
-	for (size_t i = from; i < to; i++)
-		if (t->bitmap[i >> 6] >> (i & 63) & 1)
+	for (size_t i = from, described = gu_type_word(t, from); i < to; i++, described = gu_type_next(t, described))
+		if (gu_type_has(t, described))
 			consider(m, gu_load_relaxed((const uintptr_t *)object + i), m->no_interior);
 	m->words += to - from;
 }
@@ -219,44 +220,43 @@ static void scan_parts(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr
 	}
 }
 
-/* Words of objects. */
-static void scan_heap(struct gu_marker *m, uintptr_t start, size_t words)
+/* Words of an object from at to before end, on any pages. */
+static void scan_object(struct gu_marker *m, uintptr_t at, uintptr_t end, uintptr_t object, const struct gcuffd_type *t)
 {
 	if (has_pages_out(m))
-		scan_parts(m, start, start + words * 8, start, NULL);
+		scan_parts(m, at, end, object, t);
 	else
-		scan_words(m, start, words, m->no_interior);
+		scan_at(m, at, end, object, t, 0);
 }
 
-/* Words [from, to) of an object of the type. */
-static void scan_typed(struct gu_marker *m, uintptr_t object, uint32_t type, size_t from, size_t to)
+static const struct gcuffd_type *type_at(const struct gu_marker *m, uint32_t index)
 {
-	const struct gcuffd_type *t = gu_load_acquire(&m->heap->types[type]); /* pairs with gcuffd_type_create() */
-	to = gu_min(to, t->words);
-	if (from >= to)
-		return;
-	if (has_pages_out(m))
-		scan_parts(m, object + from * 8, object + to * 8, object, t);
-	else
-		scan_typed_in_place(m, object, t, from, to);
+	return gu_load_acquire(&m->heap->types[index]); /* pairs with gcuffd_type_create() */
 }
+
+struct sparse {
+	struct gu_marker *m;
+	uintptr_t object;
+	const struct gcuffd_type *type;
+};
 
 static void scan_populated(void *data, uintptr_t start, uintptr_t end)
 {
-	struct gu_marker *m = data;
-	scan_words(m, start, (end - start) / 8, m->no_interior);
+	const struct sparse *s = data;
+	scan_at(s->m, start, end, s->object, s->type, 0);
 }
 
 /* The object begins at a page, and so does each such piece. */
-static bool scan_sparse(struct gu_marker *m, struct gu_gray g)
+static bool scan_sparse(struct gu_marker *m, struct gu_gray g, uintptr_t object, const struct gcuffd_type *t)
 {
+	struct sparse s = {m, object, t};
 	uintptr_t end = g.addr + SPARSE_WORDS * 8;
 	for (uintptr_t at = g.addr; m->space->cold.on && at < end; at += GU_PAGE) /* before those in place: they may come back */
 		if (gu_cold_is_on_its_way(&m->space->cold, (at - m->base) >> GU_PAGE_SHIFT))
-			scan_part(m, at, at + GU_PAGE, at, NULL);
-	if (!gu_track_present(m->heap, g.addr, end, false, scan_populated, m))
+			scan_part(m, at, at + GU_PAGE, object, t);
+	if (!gu_track_present(m->heap, g.addr, end, false, scan_populated, &s))
 		return false;
-	gu_marker_push(m, (struct gu_gray){end, g.words - SPARSE_WORDS, 0});
+	gu_marker_push(m, (struct gu_gray){end, g.words - SPARSE_WORDS, piece_of(g.type)});
 	return true;
 }
 
@@ -272,12 +272,13 @@ static uint64_t object_cells(const struct gu_block *b, uint32_t g)
 static void scan_cell_part(struct gu_marker *m, const struct gu_block *b, uint32_t cell, uintptr_t lo, uintptr_t hi)
 {
 	uintptr_t object = gu_block_cell_addr(b, cell);
+	const struct gcuffd_type *t = b->kind == GCUFFD_TYPED ? type_at(m, b->types[cell]) : NULL;
 	lo = gu_max(lo, object);
 	hi = gu_min(hi, object + b->cell);
-	if (b->kind == GCUFFD_TYPED)
-		scan_typed(m, object, b->types[cell], (lo - object) / 8, (hi - object) / 8);
-	else
-		scan_heap(m, lo, (hi - lo) / 8);
+	if (t)
+		hi = object + gu_type_end(t, (hi - object) / 8) * 8;
+	if (lo < hi)
+		scan_object(m, lo, hi, object, t);
 }
 
 void gu_mark_page(struct gu_marker *m, size_t page)
@@ -314,6 +315,28 @@ static void scan_cards(struct gu_marker *m, size_t word)
 
 /* ---- gray objects ---- */
 
+/* Only large objects are cut, and their blocks have one. */
+static uintptr_t object_of(const struct gu_marker *m, struct gu_gray g)
+{
+	return g.type & GU_GRAY_PIECE ? m->blocks[gu_load_relaxed(&m->block_of[(g.addr - m->base) >> GU_PAGE_SHIFT])].start : g.addr;
+}
+
+static void scan_gray_object(struct gu_marker *m, struct gu_gray g)
+{
+	const struct gcuffd_type *t = g.type ? type_at(m, (g.type & ~GU_GRAY_PIECE) - 1) : NULL;
+	uintptr_t object = object_of(m, g);
+	size_t from = (g.addr - object) / 8;
+	if (t)
+		g.words = (uint32_t)(gu_max(gu_type_end(t, from + g.words), from) - from);
+	if (!g.words || (gu_unlikely(g.words > SPARSE_WORDS) && scan_sparse(m, g, object, t)))
+		return;
+	if (g.words > PIECE_WORDS) {
+		gu_marker_push(m, (struct gu_gray){g.addr + PIECE_WORDS * 8, g.words - PIECE_WORDS, piece_of(g.type)});
+		g.words = PIECE_WORDS;
+	}
+	scan_object(m, g.addr, g.addr + g.words * 8, object, t);
+}
+
 static void scan_gray(struct gu_marker *m, struct gu_gray g)
 {
 	if (gu_unlikely(g.type == GU_GRAY_CARDS)) {
@@ -328,17 +351,7 @@ static void scan_gray(struct gu_marker *m, struct gu_gray g)
 		gu_weak_mark_values(m->heap, m, g.addr);
 		return;
 	}
-	if (g.type) {
-		scan_typed(m, g.addr, g.type - 1, 0, g.words);
-		return;
-	}
-	if (gu_unlikely(g.words > SPARSE_WORDS) && scan_sparse(m, g))
-		return;
-	if (g.words > PIECE_WORDS) {
-		gu_marker_push(m, (struct gu_gray){g.addr + PIECE_WORDS * 8, g.words - PIECE_WORDS, 0});
-		g.words = PIECE_WORDS;
-	}
-	scan_heap(m, g.addr, g.words);
+	scan_gray_object(m, g);
 }
 
 /* ---- what is scanned next ---- */

@@ -16,8 +16,9 @@
 struct gu_gray {
 	uintptr_t addr; /* or the word's index */
 	uint32_t words;
-	uint32_t type;  /* 0: conservative; GU_GRAY_CARDS, GU_GRAY_LATER, GU_GRAY_VALUES; else index + 1 */
+	uint32_t type;  /* 0: conservative; GU_GRAY_CARDS, GU_GRAY_LATER, GU_GRAY_VALUES; else index + 1, maybe GU_GRAY_PIECE */
 };
+#define GU_GRAY_PIECE (1u << 30)        /* of an object that begins before addr */
 #define GU_GRAY_CARDS UINT32_MAX
 #define GU_GRAY_LATER (UINT32_MAX - 1)
 #define GU_GRAY_VALUES (UINT32_MAX - 2) /* what weak references to the object have as values */

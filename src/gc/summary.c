@@ -38,7 +38,7 @@ static void note_words(struct page *p, size_t from, size_t to, const struct gcuf
 {
 	for (size_t i = from; i < to; i++) {
 		size_t at = i - first; /* in the object; only with a type, whose objects are not cut off at the front by much */
-		if (type && (at >= type->words || !(type->bitmap[at >> 6] >> (at & 63) & 1)))
+		if (type && !gu_type_points(type, at))
 			continue;
 		if (p->words[i] - p->heap->space.base < p->heap->space.size)
 			p->out->inside[i / 64] |= 1ull << i % 64;

@@ -212,8 +212,8 @@ static void scan_part(struct gcuffd_heap *h, struct gu_trace *v, const struct gu
 	const struct gcuffd_type *t = s->kind == GCUFFD_TYPED ? h->types[s->block->types[(object - s->start) / s->cell]] : NULL;
 	if (!t)
 		reach_words(v, words + from, to - from, object + from * 8, base_only);
-	for (size_t i = from; t && i < t->words && i < to; i++)
-		if (has_bit(t->bitmap[i / 64], i % 64))
+	for (size_t i = from; t && i < to; i++)
+		if (gu_type_points(t, i))
 			reach(v, words[i], object + i * 8, base_only);
 }
 

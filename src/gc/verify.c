@@ -165,7 +165,7 @@ static bool points(const struct gcuffd_heap *h, const struct gu_shadow *s, uint3
 	if (value - h->space.base >= h->space.size || s->kind == GCUFFD_ATOMIC)
 		return false;
 	const struct gcuffd_type *t = s->kind == GCUFFD_TYPED ? h->types[s->block->types[cell]] : NULL;
-	return !t || (word < t->words && has_bit(t->bitmap[word / 64], word % 64));
+	return !t || gu_type_points(t, word);
 }
 
 /* A word of an object on a page that is out is in the page's summary if and only if it may be a pointer (.inv.summary.same). */

@@ -34,7 +34,7 @@ enum gu_image_part {
 	GU_IMAGE_BLOCKS,      /* struct gu_image_block */
 	GU_IMAGE_BITS,        /* of these one after the other: a word for each 64 cells, set where there is an object */
 	GU_IMAGE_CELLS,       /* of typed blocks: the type of each cell, 16 bits, each block's rounded up to 8 bytes */
-	GU_IMAGE_TYPES,       /* words, then the bitmap, in words of 64 bits */
+	GU_IMAGE_TYPES,       /* words, and those of an element above 32 bits, then the bitmap, in words of 64 bits */
 	GU_IMAGE_PAGES,       /* struct gu_image_page, from the heap's first page on */
 	GU_IMAGE_ROOTS,       /* struct gu_image_name */
 	GU_IMAGE_EXTERNALS,   /* struct gu_image_name */
