@@ -157,10 +157,42 @@ GCUFFD_API int gcuffd_heap_destroy(struct gcuffd_heap *heap);
 GCUFFD_API int gcuffd_thread_attach(void);
 
 /*
- * The signal that stops threads: constant while the process runs. A thread that blocks it puts cycles off.
+ * The signal that stops threads: constant once there is a heap. A thread that blocks it puts cycles off.
  * In gdb: handle SIG63 nostop noprint pass.
  */
 GCUFFD_API int gcuffd_stop_signal(void);
+
+/*
+ * Another one, before the first heap is made or thread attached, for programs that use that themselves. -EBUSY: it is too late; -EINVAL: no signal, or SIGKILL,
+ * SIGSTOP, one that the processor raises, or one of the C library's own.
+ */
+GCUFFD_API int gcuffd_stop_signal_set(int sig);
+
+/*
+ * How the calling thread is stopped, from the next stop on. Safepoints are calls of gcuffd_safepoint(), and allocation now and then; the other two of them
+ * need these to be frequent: of EITHER a thread that has come to none within half a millisecond is signalled, SAFEPOINT keeps all waiting
+ * until it comes to one (a thread that sleeps instead, and not in gcuffd_blocking_enter(), puts the cycle off). -EINVAL, also if not attached.
+ */
+enum gcuffd_stop_by {
+	GCUFFD_STOP_BY_SIGNAL = 0, /* at any instruction */
+	GCUFFD_STOP_BY_EITHER,
+	GCUFFD_STOP_BY_SAFEPOINT,  /* the stop signal may be blocked */
+};
+GCUFFD_API int gcuffd_thread_stop_by(enum gcuffd_stop_by how);
+
+/*
+ * The thread stops here if it is asked to: a load and a branch. Any thread; nothing happens in one that is not attached, or blocking. The other two are for it
+ * alone, and for what compilers emit instead.
+ */
+GCUFFD_API extern uint32_t gcuffd_stop_asked;
+GCUFFD_API void gcuffd_safepoint_obey(void);
+#if defined(__GNUC__)
+static inline void gcuffd_safepoint(void)
+{
+	if (__builtin_expect(__atomic_load_n(&gcuffd_stop_asked, __ATOMIC_RELAXED) != 0, 0))
+		gcuffd_safepoint_obey();
+}
+#endif
 
 /* Undoes one attach; a thread that ends while attached is detached. -EINVAL if not attached. */
 GCUFFD_API int gcuffd_thread_detach(void);

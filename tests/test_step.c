@@ -44,7 +44,7 @@ static uint32_t held_phase;
 
 static int hold_signal(pid_t pid, pid_t tid, int sig)
 {
-	bool held = sig == GU_STOP_SIGNAL && tid == allocator && gu_load_seqcst(&heap->phase) == held_phase && !gu_load_seqcst(&shared->asked) &&
+	bool held = sig == gcuffd_stop_signal() && tid == allocator && gu_load_seqcst(&heap->phase) == held_phase && !gu_load_seqcst(&shared->asked) &&
 		    gu_load_seqcst(&shared->done) != gu_load_seqcst(&shared->wanted);
 	if (held)
 		gu_store_seqcst(&shared->asked, 1);

@@ -9,6 +9,7 @@
 #include "api/api.h"
 #include "ctl/service.h"
 #include "gc/pins.h"
+#include "gc/stop.h"
 #include "sys/os.h"
 #include "sys/scan.h"
 
@@ -66,6 +67,8 @@ static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t
 		void *p = cell ? try_small(t, a, cell, kind, type) : gu_alloc_large(t, a, size, align, kind, type);
 		if (gu_unlikely(gu_service_wanted(h)))
 			gu_service_start(h, false);
+		if (gu_unlikely(gu_load_relaxed(&gcuffd_stop_asked))) /* a safepoint, on what is not the fast path */
+			gu_stop_obey();
 		if (p)
 			return p;
 		if (!gu_service_more_memory(h, size, attempt)) {

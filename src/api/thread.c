@@ -10,7 +10,10 @@ int gcuffd_thread_attach(void) { return gu_thread_attach(); }
 int gcuffd_thread_detach(void) { return gu_thread_detach(); }
 int gcuffd_blocking_enter(void) { return gu_blocking_enter(); }
 int gcuffd_blocking_leave(void) { return gu_blocking_leave(); }
-int gcuffd_stop_signal(void) { return GU_STOP_SIGNAL; }
+int gcuffd_thread_stop_by(enum gcuffd_stop_by how) { return how <= GCUFFD_STOP_BY_SAFEPOINT ? gu_stop_by(how) : -EINVAL; }
+void gcuffd_safepoint_obey(void) { gu_stop_obey(); }
+int gcuffd_stop_signal(void) { return gu_stop_signal(); }
+int gcuffd_stop_signal_set(int sig) { return gu_stop_set_signal(sig); }
 
 /* Its pages may be out, and it would be an object's memory. */
 static bool is_heaps(uintptr_t low, uintptr_t high)

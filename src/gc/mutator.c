@@ -92,7 +92,7 @@ static void unblock_signal(void)
 {
 	sigset_t set;
 	sigemptyset(&set);
-	sigaddset(&set, GU_STOP_SIGNAL);
+	sigaddset(&set, gu_stop_signal());
 	gu_stop_unblock(&set);
 }
 

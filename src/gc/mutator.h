@@ -70,6 +70,7 @@ struct gu_thread {
 	uint32_t blocking; /* atomic: GU_RUNNING, ... */
 	uint32_t acked;    /* atomic: the stop epoch that it is parked in */
 	uint32_t expected; /* guard: stopper; it was signalled in this stop */
+	uint32_t stopped_by; /* atomic, written by the thread; enum gcuffd_stop_by */
 	bool unbounded;    /* stack_hi is the end of a mapping that may hold other things too: read by copying */
 	bool announced;    /* by itself; else found by the stopper */
 	uintptr_t sp;      /* valid while parked, blocking: everything from here up is the stack */

@@ -6,6 +6,9 @@
  * each has acked this epoch; a parked thread sleeps on epoch until it changes. A thread that
  * declared itself blocking is claimed by compare-and-swap instead (.inv.stop.claim): leaving finds the
  * claim and waits. A signal that comes late finds an even epoch and returns.
+ *
+ * Threads that have safepoints see gcuffd_stop_asked there, which says no more than that it is worth a look at epoch. Those that
+ * said so are signalled only when they are late, or never.
  */
 #define _GNU_SOURCE
 #include "gc/stop.h"
@@ -33,7 +36,10 @@ static uint32_t installed;     /* atomic */
 static pid_t exempt[4096];     /* atomic entries; service threads */
 static uint32_t expected;      /* atomic; service threads that are made and not yet in exempt */
 static bool has_membarrier;
+static int chosen_signal;      /* atomic; constant once installed; 0: the default */
+uint32_t gcuffd_stop_asked;    /* atomic; written by the stopper */
 uint32_t gu_gate, gu_outside;
+#define LATE_NS 500000u /* a thread with safepoints is, and gets a signal */
 static __thread bool passes __attribute__((tls_model("initial-exec"))); /* this thread closed the gate */
 
 /* ---- the mutator's side ---- */
@@ -93,6 +99,21 @@ void gu_section_obey(struct gu_thread *t)
 	errno = saved;
 }
 
+void gu_stop_obey(void)
+{
+	struct gu_thread *t = gu_self;
+	if (t && t->tid == gu_os->gettid() && !gu_load_relaxed(&t->section) && gu_load_relaxed(&t->blocking) == GU_RUNNING)
+		gu_section_obey(t);
+}
+
+int gu_stop_by(enum gcuffd_stop_by how)
+{
+	if (!gu_self)
+		return -EINVAL;
+	gu_store_relaxed(&gu_self->stopped_by, how); /* seen late, a stop waits for a safepoint or sends a signal */
+	return 0;
+}
+
 /* A thread that the stopper found: its entry is in the list, which the stopper keeps locked. */
 static struct gu_thread *find_self(void)
 {
@@ -127,7 +148,7 @@ void gu_entered_obey(void)
 	int saved = errno;
 	gu_store_relaxed(&gu_entered_pending, 0);
 	if (gu_load_seqcst(&epoch) & 1)
-		gu_os->tgkill(gu_os->getpid(), gu_os->gettid(), GU_STOP_SIGNAL);
+		gu_os->tgkill(gu_os->getpid(), gu_os->gettid(), gu_stop_signal());
 	errno = saved;
 }
 
@@ -151,6 +172,23 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	errno = saved;
 }
 
+/* What the processor raises would come in the middle of a stop, and the C library has a use for its own. */
+int gu_stop_set_signal(int sig)
+{
+	if (sig < 1 || sig > SIGRTMAX || sig == SIGKILL || sig == SIGSTOP || !(held & SIGNAL(sig)))
+		return -EINVAL;
+	if (gu_load_acquire(&installed))
+		return sig == gu_stop_signal() ? 0 : -EBUSY;
+	gu_store_relaxed(&chosen_signal, sig);
+	return 0;
+}
+
+int gu_stop_signal(void)
+{
+	int chosen = gu_load_relaxed(&chosen_signal);
+	return chosen ? chosen : SIGRTMAX - 1;
+}
+
 int gu_stop_init(void)
 {
 	if (gu_load_acquire(&installed))
@@ -158,7 +196,7 @@ int gu_stop_init(void)
 	struct sigaction act = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART};
 	sigemptyset(&act.sa_mask);
 	memcpy(&act.sa_mask, &held, sizeof(held)); /* what the kernel sees of it */
-	if (sigaction(GU_STOP_SIGNAL, &act, NULL))
+	if (sigaction(gu_stop_signal(), &act, NULL))
 		return -errno;
 	has_membarrier = !syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 	gu_store_release(&installed, 1);
@@ -304,23 +342,29 @@ static bool claim(struct gu_thread *t)
 	return gu_cas_seqcst(&t->blocking, &was, GU_CLAIMED) || was == GU_CLAIMED;
 }
 
-/* Signals a thread unless it blocks. A thread that is gone leaves the list. */
-static void ask_locked(struct gu_thread *t, uint32_t e)
+static bool has_safepoints(const struct gu_thread *t, uint64_t waited_ns)
 {
-	if (t == gu_self || gu_load_relaxed(&t->acked) == e || t->expected == e || claim(t))
+	uint32_t how = gu_load_relaxed(&t->stopped_by);
+	return how == GCUFFD_STOP_BY_SAFEPOINT || (how == GCUFFD_STOP_BY_EITHER && waited_ns < LATE_NS);
+}
+
+/* Signals a thread unless it blocks, or is to find out by itself. A thread that is gone leaves the list. */
+static void ask_locked(struct gu_thread *t, uint32_t e, uint64_t waited_ns)
+{
+	if (t == gu_self || gu_load_relaxed(&t->acked) == e || t->expected == e || claim(t) || has_safepoints(t, waited_ns))
 		return;
-	int err = gu_os->tgkill(gu_os->getpid(), t->tid, GU_STOP_SIGNAL);
+	int err = gu_os->tgkill(gu_os->getpid(), t->tid, gu_stop_signal());
 	if (err == -ESRCH)
 		gu_threads_remove_locked(t);
 	else if (!err) /* -EAGAIN: the queue of signals is full; asked again soon */
 		t->expected = e;
 }
 
-static void ask_all_locked(uint32_t e)
+static void ask_all_locked(uint32_t e, uint64_t waited_ns)
 {
 	for (struct gu_thread *t = gu_threads_first(), *next; t; t = next) {
 		next = t->next;
-		ask_locked(t, e);
+		ask_locked(t, e, waited_ns);
 	}
 }
 
@@ -439,13 +483,13 @@ static int adopt_locked(uint64_t deadline)
 	return found;
 }
 
-/* A thread that blocks the stop signal and sleeps will not stop. (One that runs may be in the handler, which blocks it too.) */
-static bool sleeps_blocking(pid_t tid)
+/* A thread that sleeps, and blocks the stop signal if that is what it is to hear, will not stop. (One that runs may be in the handler, which blocks it too.) */
+static bool sleeps(pid_t tid, bool blocking)
 {
 	char text[2048];
 	read_task(tid, "status", text, sizeof(text));
 	const char *mask = strstr(text, "SigBlk:"), *state = strstr(text, "State:\tS");
-	return state && mask && (strtoull(mask + 7, NULL, 16) >> (GU_STOP_SIGNAL - 1) & 1);
+	return state && (!blocking || (mask && (strtoull(mask + 7, NULL, 16) >> (gu_stop_signal() - 1) & 1)));
 }
 
 static bool missing(const struct gu_thread *t, uint32_t e)
@@ -453,11 +497,16 @@ static bool missing(const struct gu_thread *t, uint32_t e)
 	return t != gu_self && gu_load_seqcst(&t->acked) != e && gu_load_seqcst(&t->blocking) == GU_RUNNING;
 }
 
+static bool is_deaf(const struct gu_thread *t)
+{
+	return sleeps(t->tid, gu_load_relaxed(&t->stopped_by) != GCUFFD_STOP_BY_SAFEPOINT);
+}
+
 /* Asked twice: it may have parked, and sleep in the handler, since the first time. */
 static bool somebody_blocks_locked(uint32_t e)
 {
 	for (struct gu_thread *t = gu_threads_first(); t; t = t->next)
-		if (missing(t, e) && sleeps_blocking(t->tid) && missing(t, e))
+		if (missing(t, e) && is_deaf(t) && missing(t, e))
 			return true;
 	return false;
 }
@@ -469,28 +518,31 @@ static void ask_again_locked(void)
 		t->expected = 0;
 }
 
-static bool wait_stopped_locked(uint32_t e, uint64_t deadline)
+#define WAIT_NS 2000000u
+
+static bool wait_stopped_locked(uint32_t e, uint64_t begin, uint64_t deadline)
 {
+	uint64_t now = gu_os->clock_ns();
 	for (int spin = 0;; spin++) {
 		if (spin >= 32 && gu_is_pow2((uint64_t)spin))
 			ask_again_locked();
 		uint32_t seen = gu_load_seqcst(&acks);
-		ask_all_locked(e);
+		ask_all_locked(e, now - begin);
 		if (all_stopped_locked(e))
 			return true;
-		uint64_t now = gu_os->clock_ns();
+		now = gu_os->clock_ns();
 		if (now >= deadline || (spin > 30 && spin % 8 == 0 && somebody_blocks_locked(e)))
 			return false;
 		if (spin < 20)
 			gu_os->sched_yield();
 		else
-			gu_os->futex_wait(&acks, seen, (int64_t)gu_min(deadline - now, 2000000));
+			gu_os->futex_wait(&acks, seen, (int64_t)gu_min(deadline - now, now - begin < LATE_NS ? LATE_NS : WAIT_NS));
 	}
 }
 
 int gu_world_stop(bool everybody, uint64_t timeout_ns)
 {
-	uint64_t deadline = gu_os->clock_ns() + timeout_ns;
+	uint64_t begin = gu_os->clock_ns(), deadline = begin + timeout_ns;
 	bool ok;
 	int adopted = 0;
 	gu_lock(&world_lock);
@@ -499,8 +551,9 @@ int gu_world_stop(bool everybody, uint64_t timeout_ns)
 	if (me)
 		gu_threads_remove_locked(me);
 	uint32_t e = gu_add_seqcst(&epoch, 1) + 1;
+	gu_store_release(&gcuffd_stop_asked, 1);
 	do {
-		ok = wait_stopped_locked(e, deadline);
+		ok = wait_stopped_locked(e, begin, deadline);
 		adopted = ok && everybody ? adopt_locked(deadline) : 0;
 	} while (adopted > 0);
 	if (ok && !adopted)
@@ -520,6 +573,7 @@ void gu_world_resume(void)
 		uint32_t was = GU_CLAIMED;
 		(void)gu_cas_seqcst(&t->blocking, &was, GU_BLOCKING);
 	}
+	gu_store_relaxed(&gcuffd_stop_asked, 0);
 	gu_add_seqcst(&epoch, 1);
 	gu_os->futex_wake(&epoch, INT32_MAX);
 	gu_threads_unlock();
@@ -625,5 +679,6 @@ void gu_stop_forked(void)
 	gu_store_relaxed(&expected, 0);
 	gu_store_relaxed(&gu_outside, gu_entered ? 1 : 0);
 	gu_store_relaxed(&gu_gate, 0);
+	gu_store_relaxed(&gcuffd_stop_asked, 0);
 	passes = false;
 }

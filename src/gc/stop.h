@@ -12,10 +12,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct gcuffd_heap;
+#include "gcuffd.h"
 
-/* Not used by glibc, bdwgc (SIGPWR, SIGXCPU) or valgrind (64), and known to debuggers, as SIGSTKFLT is not. */
-#define GU_STOP_SIGNAL (SIGRTMAX - 1)
+/*
+ * SIGRTMAX - 1 if no other was chosen: not used by glibc, bdwgc (SIGPWR, SIGXCPU) or valgrind (64), and known to debuggers, as SIGSTKFLT is not.
+ * -EBUSY: there is a handler already; -EINVAL.
+ */
+int gu_stop_signal(void);
+int gu_stop_set_signal(int sig);
 
 /* Installs the handler; once. */
 int gu_stop_init(void);
@@ -43,6 +47,10 @@ int gu_world_quiesce(uint64_t timeout_ns);
 void gu_world_close(void);
 void gu_world_open(void);
 bool gu_world_is_closed_by_caller(void);
+
+/* Safepoints: how the calling thread is stopped from the next stop on; and parks if there is one. */
+int gu_stop_by(enum gcuffd_stop_by how);
+void gu_stop_obey(void);
 
 /* The calling thread, and its handlers of signals, touch no heap until leave. enter records its stack and registers. */
 int gu_blocking_enter(void);
