@@ -48,13 +48,15 @@ static bool note_map(void *data, const struct gu_map *map)
 int gu_saver_list_maps(struct gu_saver *s)
 {
 	s->nmaps = 0;
+	s->gap = (struct gu_saver_range){0, 0};
 	return gu_maps_each(note_map, s);
 }
 
-static bool is_mapped(const struct gu_saver *s, uintptr_t at)
+/* Words that are no pointers lie between the same two mappings again and again: in the one gap that most of all values are in. */
+static bool is_mapped(struct gu_saver *s, uintptr_t at)
 {
 	size_t lo = 0, hi = s->nmaps;
-	if (!hi || at < s->maps[0].start)
+	if (at - s->gap.start < s->gap.end - s->gap.start)
 		return false;
 	while (lo < hi) {
 		size_t mid = (lo + hi) / 2;
@@ -63,7 +65,10 @@ static bool is_mapped(const struct gu_saver *s, uintptr_t at)
 		else
 			hi = mid;
 	}
-	return lo < s->nmaps && s->maps[lo].start <= at;
+	if (lo < s->nmaps && s->maps[lo].start <= at)
+		return true;
+	s->gap = (struct gu_saver_range){lo ? s->maps[lo - 1].end : 0, lo < s->nmaps ? s->maps[lo].start : UINTPTR_MAX};
+	return false;
 }
 
 /* Its number, or that of externals. */

@@ -26,6 +26,7 @@ struct gu_saver {
 	uintptr_t *page;               /* room for one */
 	struct gu_saver_range *maps;   /* mappings of the process, by address; those that adjoin are one */
 	size_t nmaps;
+	struct gu_saver_range gap;     /* between two of them: where the last word that is in none lies */
 	uint64_t rounds, written, stop_ns;
 	/* of the moment */
 	size_t top, live;

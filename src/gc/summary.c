@@ -63,7 +63,7 @@ static void note_cell(struct page *p, const struct gu_block *b, uint32_t cell, u
 	note_words(p, (lo - page) / 8, (hi - page) / 8, type, first);
 }
 
-static void note_objects_locked(struct page *p, const struct gu_block *b, uintptr_t lo)
+static void note_objects(struct page *p, const struct gu_block *b, uintptr_t lo)
 {
 	uint32_t first, last;
 	if (!b->scanned || !gu_block_cell(b, lo, &first))
@@ -84,11 +84,15 @@ void gu_summary_words(const struct gcuffd_heap *h, size_t page, const uintptr_t 
 	*out = (struct gu_page_words){{0}, {0}};
 	if (!b)
 		return;
+	if (objects) { /* whoever knows these keeps the block (.inv.image.window), and must not make mutators wait for the lock */
+		note_objects(&p, b, lo);
+		return;
+	}
 	struct gcuffd_arena *a = b->arena; /* stays while no arena ends: the cycle lock */
 	gu_lock(&a->lock);
 	uint8_t state = gu_load_acquire(&b->state);
 	if (b->arena == a && state != GU_BLOCK_FREE && state != GU_BLOCK_BUSY)
-		note_objects_locked(&p, b, lo);
+		note_objects(&p, b, lo);
 	gu_unlock(&a->lock);
 }
 
