@@ -491,16 +491,14 @@ static void run_cycle(struct gcuffd_heap *h, enum gcuffd_reason unasked)
 	gu_os->futex_wake(&s->done, INT32_MAX);
 }
 
-/* Nobody waits for a cycle meanwhile but who has no memory; who allocates much is slowed down. */
+/* As long as writes is set, whoever comes to the ceiling, which the save sets, naps instead of waiting for a cycle. */
 static int save(struct gcuffd_heap *h, void *arg)
 {
 	const struct saving *saving = arg;
-	uint64_t ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + GU_SAVING_ROOM), room = ceiling - gu_load_relaxed(&h->trigger);
 	gu_store_relaxed(&h->service->writes, 1);
 	int err = gu_image_save(h, saving->path, saving->options);
 	h->service->late = true; /* so that what was freed meanwhile goes */
 	gu_store_relaxed(&h->service->writes, 0);
-	gu_store_relaxed(&h->ceiling, gu_max(ceiling, gu_load_relaxed(&h->allocated) + room)); /* as if the cycle that is due were not late */
 	return err;
 }
 

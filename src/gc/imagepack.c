@@ -17,6 +17,7 @@
 #include "sys/maps.h"
 
 #define PACK ((size_t)256 << 10) /* bytes in a write */
+#define WINDOW 64u               /* pages in a read */
 #define MANY 56                  /* a page with objects on more lines than that is full */
 
 struct packer {
@@ -27,6 +28,9 @@ struct packer {
 	uint64_t from, at;    /* where in the file it begins, and what is in memory does */
 	size_t len;
 	uint64_t *summary;
+	char *window;         /* WINDOW pages of the heap from first on, nread of them there; they follow each other in the file */
+	size_t first, nread;
+	const uintptr_t *words; /* of the page under way */
 };
 
 static bool is_elsewhere(const struct gu_image_page *e) { return e->at && e->at != GU_IMAGE_WORD; }
@@ -118,15 +122,16 @@ static int judge(struct gu_saver *s, const struct gu_block *b, uintptr_t at, uin
 	return (b && b->kind == GCUFFD_TYPED) || is_mapped(s, word) ? refuse_word(s, at, word) : 0;
 }
 
-static int judge_page(struct gu_saver *s, size_t page, const struct gu_page_words *which)
+static int judge_page(struct packer *p, size_t page, const struct gu_page_words *which)
 {
+	struct gu_saver *s = p->s;
 	uintptr_t start = gu_space_address(gu_saver_space(s), page);
 	const struct gu_block *b = gu_block_at(gu_saver_space(s), start);
 	int err = 0;
 	for (size_t e = 0; e < GU_PAGE_WORDS / 64; e++)
 		for (uint64_t m = which->outside[e]; m && !err; m &= m - 1) {
 			size_t i = e * 64 + (size_t)__builtin_ctzll(m);
-			err = judge(s, b, start + i * 8, s->page[i]);
+			err = judge(s, b, start + i * 8, p->words[i]);
 		}
 	return err;
 }
@@ -157,7 +162,7 @@ static int put(struct packer *p, const void *bytes, size_t len, uint64_t *at)
 
 static int put_summary(struct packer *p, struct gu_image_page *e, const struct gu_page_words *which)
 {
-	size_t len = gu_summary_pack(p->s->heap, p->s->page, which, p->summary);
+	size_t len = gu_summary_pack(p->s->heap, p->words, which, p->summary);
 	if (!len)
 		return 0;
 	e->summary_len = (uint32_t)len;
@@ -221,13 +226,13 @@ static int move_down(struct packer *p, struct gu_image_page *e)
 	if (place_of(e) <= p->nfull)
 		return 0;
 	e->at = take_place(p);
-	return gu_saver_write(p->s, e->at, p->s->page, GU_PAGE);
+	return gu_saver_write(p->s, e->at, p->words, GU_PAGE);
 }
 
 static int put_lines(struct packer *p, struct gu_image_page *e)
 {
 	char lines[GU_PAGE];
-	size_t len = gu_lines_gather(p->s->page, &e->lines, lines);
+	size_t len = gu_lines_gather(p->words, &e->lines, lines);
 	if (!len) {
 		*e = (struct gu_image_page){0};
 		return 0;
@@ -236,15 +241,45 @@ static int put_lines(struct packer *p, struct gu_image_page *e)
 	return put(p, lines, len, &e->at);
 }
 
-static int pack_page(struct packer *p, size_t page)
+/* Words and zeros go with those that are full. */
+static bool is_due(const struct gu_image_page *e, bool full) { return e->at && (!is_elsewhere(e) || e->lines == GU_IMAGE_ALL) == full; }
+
+/* With the page, those that come after it and lie behind it in the file. */
+static int read_window(struct packer *p, size_t page, size_t npages, bool full)
+{
+	const struct gu_image_page *e = &p->s->pages[page];
+	const struct gu_image im = {.fd = p->s->fd};
+	size_t n = 1;
+	while (n < WINDOW && page + n < npages && is_due(&e[n], full) && e[n].at == e->at + (n << GU_PAGE_SHIFT))
+		n++;
+	p->first = page;
+	p->nread = n;
+	return gu_image_read(&im, e->at, p->window, n << GU_PAGE_SHIFT);
+}
+
+/* As it was written, to p->words. */
+static int read_page(struct packer *p, size_t page, size_t npages, bool full)
+{
+	const struct gu_image_page *e = &p->s->pages[page];
+	p->words = p->s->page;
+	if (!is_elsewhere(e)) {
+		gu_page_fill(p->s->page, e->more);
+		return 0;
+	}
+	int err = page - p->first >= p->nread ? read_window(p, page, npages, full) : 0;
+	p->words = (const uintptr_t *)(const void *)(p->window + ((page - p->first) << GU_PAGE_SHIFT));
+	return err || gu_bytes_sum(p->words, GU_PAGE) == e->sum ? err : -EIO;
+}
+
+static int pack_page(struct packer *p, size_t page, size_t npages, bool full)
 {
 	struct gu_image_page *e = &p->s->pages[page];
 	struct gu_page_words which;
-	int err = gu_saver_read(p->s, page);
+	int err = read_page(p, page, npages, full);
 	if (err)
 		return err;
-	gu_summary_words(p->s->heap, page, p->s->page, gu_saver_bits(p->s, page), &which);
-	err = judge_page(p->s, page, &which);
+	gu_summary_words(p->s->heap, page, p->words, gu_saver_bits(p->s, page), &which);
+	err = judge_page(p, page, &which);
 	if (!err && is_elsewhere(e))
 		err = e->lines == GU_IMAGE_ALL ? move_down(p, e) : put_lines(p, e);
 	return err || !is_elsewhere(e) ? err : put_summary(p, e, &which);
@@ -255,11 +290,9 @@ static int pack_pages(struct packer *p, size_t npages)
 {
 	int err = 0;
 	for (int full = 0; full < 2; full++)
-		for (size_t i = 0; i < npages && !err; i++) {
-			const struct gu_image_page *e = &p->s->pages[i];
-			if (e->at && (!is_elsewhere(e) || e->lines == GU_IMAGE_ALL) == full)
-				err = pack_page(p, i);
-		}
+		for (size_t i = 0; i < npages && !err; i++)
+			if (is_due(&p->s->pages[i], full))
+				err = pack_page(p, i, npages, full);
 	return err ? err : flush_pack(p);
 }
 
@@ -300,13 +333,15 @@ int gu_saver_pack(struct gu_saver *s)
 	p.at = p.from;
 	p.pack = gu_meta_map(PACK);
 	p.summary = gu_meta_map(gu_align_up(GU_SUMMARY_MOST, GU_PAGE));
-	int err = p.pack && p.summary ? sort_pages(&p, npages) : -ENOMEM;
+	p.window = gu_meta_map(WINDOW << GU_PAGE_SHIFT);
+	int err = p.pack && p.summary && p.window ? sort_pages(&p, npages) : -ENOMEM;
 	if (!err)
 		err = pack_pages(&p, npages);
 	if (!err)
 		err = move_pack(&p, npages);
 	gu_meta_unmap(p.taken, gu_align_up((p.nfull / 64 + 1) * 8, GU_PAGE));
 	gu_meta_unmap(p.pack, PACK);
+	gu_meta_unmap(p.window, WINDOW << GU_PAGE_SHIFT);
 	gu_meta_unmap(p.summary, gu_align_up(GU_SUMMARY_MOST, GU_PAGE));
 	return err;
 }

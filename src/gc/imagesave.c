@@ -25,6 +25,7 @@
 #define STOPS 4                     /* the last one takes what there is */
 #define SLOWER 4u                   /* times longer naps after a round that left no less than the last one */
 #define SLOWEST 256u
+#define ROOM ((uint64_t)64 << 20)   /* bytes allocated before mutators are slowed down */
 #define NAMES 1000                  /* tried for the file */
 
 /* ---- memory ---- */
@@ -36,9 +37,10 @@ static int reserve(struct gu_saver *s)
 	s->name = gu_meta_map(PATH_MAX);
 	s->pages = gu_meta_reserve(tables_len(s, sizeof(*s->pages)));
 	s->batch = gu_meta_map(GU_SAVER_BATCH << GU_PAGE_SHIFT);
+	s->pieces = gu_meta_map(GU_SAVER_BATCH * sizeof(*s->pieces));
 	s->page = gu_meta_map(GU_PAGE);
 	s->maps = gu_meta_map(GU_SAVER_MAPS * sizeof(*s->maps));
-	return s->name && s->pages && s->batch && s->page && s->maps ? 0 : -ENOMEM;
+	return s->name && s->pages && s->batch && s->pieces && s->page && s->maps ? 0 : -ENOMEM;
 }
 
 static void drop_kept(struct gu_saver *s)
@@ -84,6 +86,7 @@ static void release(struct gu_saver *s)
 	if (s->pages)
 		gu_meta_unreserve(s->pages, tables_len(s, sizeof(*s->pages)));
 	gu_meta_unmap(s->batch, GU_SAVER_BATCH << GU_PAGE_SHIFT);
+	gu_meta_unmap(s->pieces, GU_SAVER_BATCH * sizeof(*s->pieces));
 	gu_meta_unmap(s->page, GU_PAGE);
 	gu_meta_unmap(s->maps, GU_SAVER_MAPS * sizeof(*s->maps));
 	drop_kept(s);
@@ -104,18 +107,28 @@ static int know_pages(struct gu_saver *s)
 
 /* ---- the file ---- */
 
-int gu_saver_write(struct gu_saver *s, uint64_t at, const void *from, size_t len)
+/* The pieces change as they are written. */
+static int write_pieces(struct gu_saver *s, uint64_t at, struct iovec *piece, size_t n)
 {
-	for (size_t done = 0; done < len;) {
-		struct iovec piece = {(char *)(uintptr_t)from + done, gu_min(len - done, (size_t)1 << 30)};
-		long n = gu_os->pwritev(s->fd, &piece, 1, (off_t)(at + done));
-		if (n == -EINTR)
+	while (n) {
+		long done = gu_os->pwritev(s->fd, piece, (int)n, (off_t)at);
+		if (done == -EINTR)
 			continue;
-		if (n <= 0)
-			return n ? (int)n : -EIO;
-		done += (size_t)n;
+		if (done <= 0)
+			return done ? (int)done : -EIO;
+		at += (size_t)done;
+		for (; n && (size_t)done >= piece->iov_len; piece++, n--)
+			done -= (long)piece->iov_len;
+		if (n)
+			*piece = (struct iovec){(char *)piece->iov_base + done, piece->iov_len - (size_t)done};
 	}
 	return 0;
+}
+
+int gu_saver_write(struct gu_saver *s, uint64_t at, const void *from, size_t len)
+{
+	struct iovec piece = {(char *)(uintptr_t)from, len};
+	return len ? write_pieces(s, at, &piece, 1) : 0;
 }
 
 static int take_pages(struct gu_saver *s, size_t n, uint32_t *at)
@@ -129,18 +142,28 @@ static int take_pages(struct gu_saver *s, size_t n, uint32_t *at)
 
 static int flush_batch(struct gu_saver *s)
 {
-	int err = gu_saver_write(s, (uint64_t)s->batch_at << GU_PAGE_SHIFT, s->batch, (size_t)s->batch_n << GU_PAGE_SHIFT);
+	int err = write_pieces(s, (uint64_t)s->batch_at << GU_PAGE_SHIFT, s->pieces, s->npieces);
 	s->batch_n = 0;
+	s->npieces = 0;
 	return err;
 }
 
+/* Contents stay as they are until the batch is written, or count as written then; but for s->page. */
 static int put_contents(struct gu_saver *s, uint32_t at, const void *contents)
 {
 	bool next = s->batch_n < GU_SAVER_BATCH && at == s->batch_at + s->batch_n;
 	int err = s->batch_n && !next ? flush_batch(s) : 0;
+	char *from = (char *)(uintptr_t)contents;
+	struct iovec *last = s->npieces ? &s->pieces[s->npieces - 1] : NULL;
 	if (!s->batch_n)
 		s->batch_at = at;
-	memcpy(s->batch + ((size_t)s->batch_n++ << GU_PAGE_SHIFT), contents, GU_PAGE);
+	if (contents == s->page)
+		from = memcpy(s->batch + ((size_t)s->batch_n << GU_PAGE_SHIFT), contents, GU_PAGE);
+	s->batch_n++;
+	if (last && (char *)last->iov_base + last->iov_len == from)
+		last->iov_len += GU_PAGE;
+	else
+		s->pieces[s->npieces++] = (struct iovec){from, GU_PAGE};
 	return err;
 }
 
@@ -163,28 +186,20 @@ static int put_page(struct gu_saver *s, size_t page, const uintptr_t *words)
 	return err ? err : put_contents(s, at, words);
 }
 
-int gu_saver_read(struct gu_saver *s, size_t page)
-{
-	const struct gu_image_page *e = &s->pages[page];
-	const struct gu_image im = {.fd = s->fd};
-	if (!e->at || e->at == GU_IMAGE_WORD) {
-		gu_page_fill(s->page, e->at ? e->more : 0);
-		return 0;
-	}
-	int err = gu_image_read(&im, e->at, s->page, GU_PAGE);
-	return err || gu_bytes_sum(s->page, GU_PAGE) == e->sum ? err : -EIO;
-}
-
-/* Wherever it is. It may come back meanwhile, and is written then as far as tracking knows. */
-static int read_page(struct gu_saver *s, size_t page, void *to)
+/* Wherever it is: where it lies, or copied to. It may come back meanwhile, and is written then as far as tracking knows. */
+static int find_contents(struct gu_saver *s, size_t page, void *to, const void **contents)
 {
 	const struct gu_cold *c = &gu_saver_space(s)->cold;
 	enum gu_cold_state state = c->on && gu_cold_is_out(c, page) ? gu_cold_state(c, page) : GU_COLD_LIVE;
+	*contents = to;
 	if (state == GU_COLD_EVICTED)
 		return gu_cold_get(c, gu_cold_region(c, page)->slot[page % GU_REGION_PAGES], to) ? -EIO : 0;
 	if (state == GU_COLD_POISONED)
 		return -EIO;
-	memcpy(to, (const void *)(state == GU_COLD_PARKED ? gu_cold_park(c, page) : gu_space_address(gu_saver_space(s), page)), GU_PAGE);
+	if (state == GU_COLD_PARKED)
+		memcpy(to, (const void *)gu_cold_park(c, page), GU_PAGE);
+	else
+		*contents = (const void *)gu_space_address(gu_saver_space(s), page);
 	return 0;
 }
 
@@ -226,17 +241,28 @@ static size_t count_cards(const struct gu_saver *s)
 
 static int write_card(struct gu_saver *s, size_t page)
 {
-	int err = read_page(s, page, s->page);
-	return err ? err : put_page(s, page, s->page);
+	const void *contents;
+	int err = find_contents(s, page, s->page, &contents);
+	return err ? err : put_page(s, page, contents);
 }
 
 static int keep_card(struct gu_saver *s, size_t page)
 {
-	s->kept_page[s->nkept] = (uint32_t)page;
-	return read_page(s, page, s->kept + (s->nkept++ << GU_PAGE_SHIFT));
+	char *to = s->kept + (s->nkept << GU_PAGE_SHIFT);
+	const void *contents;
+	s->kept_page[s->nkept++] = (uint32_t)page;
+	int err = find_contents(s, page, to, &contents);
+	if (!err && contents != to)
+		memcpy(to, contents, GU_PAGE);
+	return err;
 }
 
-static int write_cards(struct gu_saver *s) { return each_card(s, write_card); }
+/* Nothing stays in the batch: who writes to a page from now on changes the image no more, or sets a card. */
+static int write_cards(struct gu_saver *s)
+{
+	int err = each_card(s, write_card);
+	return err ? err : flush_batch(s);
+}
 
 static void card_range(void *data, uintptr_t start, uintptr_t end)
 {
@@ -336,7 +362,7 @@ static int take_moment(struct gu_saver *s, bool at_any_cost)
 	if (!err)
 		err = copy_blocks(s);
 	s->nkept = 0;
-	return err ? err : each_card(s, few ? keep_card : write_card);
+	return err ? err : few ? each_card(s, keep_card) : write_cards(s);
 }
 
 static int write_once(struct gu_saver *s)
@@ -367,6 +393,32 @@ static int stop_once(struct gu_saver *s, bool at_any_cost)
 	return err;
 }
 
+/* ---- pace ---- */
+
+/* Nobody waits for a cycle while the heap is saved but who has no memory; who allocates more than ROOM is slowed down. */
+static void begin_pace(struct gu_saver *s)
+{
+	struct gcuffd_heap *h = s->heap;
+	gu_store_relaxed(&h->saving_pace, 1);
+	s->ceiling = gu_swap_seqcst(&h->ceiling, gu_load_relaxed(&h->allocated) + ROOM);
+	s->room = s->ceiling - gu_load_relaxed(&h->trigger);
+}
+
+/* What is allocated from here on is not in the image. */
+static void relax_pace(struct gcuffd_heap *h)
+{
+	gu_store_relaxed(&h->saving_pace, 1);
+	gu_store_relaxed(&h->ceiling, gu_load_relaxed(&h->allocated) + ROOM);
+}
+
+/* As if the cycle that is due were not late. */
+static void end_pace(struct gu_saver *s)
+{
+	struct gcuffd_heap *h = s->heap;
+	gu_store_relaxed(&h->ceiling, gu_max(s->ceiling, gu_load_relaxed(&h->allocated) + s->room));
+	gu_store_relaxed(&h->saving_pace, 0);
+}
+
 /* From here on whoever allocates is slowed down, however little it was; more each time. false: it has been enough. */
 static bool slow_down(struct gcuffd_heap *h)
 {
@@ -377,6 +429,8 @@ static bool slow_down(struct gcuffd_heap *h)
 	gu_store_relaxed(&h->ceiling, 0);
 	return true;
 }
+
+/* ---- rounds ---- */
 
 /* Until little is left, or it gets no less even so: each round is shorter than the last, for less was written in it. */
 static int write_rounds(struct gu_saver *s)
@@ -585,6 +639,16 @@ static int put_head(struct gu_saver *s)
 
 /* ---- all of it ---- */
 
+enum { PHASE_WRITE, PHASE_TRACE, PHASE_PACK, PHASE_SYNC };
+_Static_assert(PHASE_SYNC + 1 == GU_SAVER_PHASES, "each has its time");
+
+static void note_time(struct gu_saver *s, int phase)
+{
+	uint64_t now = gu_os->clock_ns();
+	s->phase_ns[phase] = now - s->since;
+	s->since = now;
+}
+
 /* So that the new name outlasts a crash of the machine too; a file system may not know how. */
 static void sync_directory(struct gu_saver *s, const char *path)
 {
@@ -613,7 +677,6 @@ static int save_pages(struct gu_saver *s)
 {
 	struct gcuffd_heap *h = s->heap;
 	bool tracked = gu_track_works(h);
-	gu_store_relaxed(&h->saving_pace, 1);
 	gu_store_seqcst(&h->phase, GU_PHASE_WINDOW); /* .inv.image.window */
 	int err = gu_world_quiesce(h->options.stop_timeout_ms * 1000000ull);
 	gu_mark_cards_drop(h);
@@ -621,18 +684,19 @@ static int save_pages(struct gu_saver *s)
 		gu_track_all(h, true);
 	if (!err)
 		err = write_pages(s);
-	gu_store_relaxed(&h->saving_pace, 1); /* what is allocated from here on is not in the image */
-	gu_store_relaxed(&h->ceiling, gu_load_relaxed(&h->allocated) + GU_SAVING_ROOM);
+	relax_pace(h);
+	note_time(s, PHASE_WRITE);
 	if (!err)
 		err = gu_saver_trace(s);
+	note_time(s, PHASE_TRACE);
 	if (!err)
 		err = gu_saver_pack(s);
 	if (!err)
 		err = put_parts(s);
+	note_time(s, PHASE_PACK);
 	if (tracked)
 		gu_track_all(h, false);
 	gu_store_seqcst(&h->phase, GU_PHASE_IDLE);
-	gu_store_relaxed(&h->saving_pace, 0);
 	if (tracked)
 		gu_track_disarm(h);
 	return err;
@@ -650,6 +714,7 @@ static int save(struct gu_saver *s, const char *path)
 		err = put_head(s);
 	if (!err)
 		err = gu_os->fdatasync(s->fd);
+	note_time(s, PHASE_SYNC);
 	gu_os->close(s->fd);
 	if (!err)
 		err = gu_os->rename(s->name, path);
@@ -660,17 +725,27 @@ static int save(struct gu_saver *s, const char *path)
 	return err;
 }
 
+static unsigned long ms(uint64_t ns) { return (unsigned long)(ns / 1000000); }
+
+static void log_saved(const struct gu_saver *s, const char *path, uint64_t ns)
+{
+	const uint64_t *p = s->phase_ns;
+	gu_log(&s->heap->log, GU_LOG_INFO, "saved to %s in %lu ms (writing %lu, tracing %lu, packing %lu, disk %lu): %lu MiB of blocks, %lu pages written in %lu rounds, stop %lu us, %zu pages copied in it",
+	       path, ms(ns), ms(p[PHASE_WRITE]), ms(p[PHASE_TRACE]), ms(p[PHASE_PACK]), ms(p[PHASE_SYNC]), (unsigned long)(s->live >> 20), (unsigned long)s->written,
+	       (unsigned long)s->rounds + 1, (unsigned long)(s->stop_ns / 1000), s->nkept);
+}
+
 int gu_image_save(struct gcuffd_heap *h, const char *path, const struct gcuffd_image_options *options)
 {
-	struct gu_saver s = {.heap = h, .options = options, .fd = -1, .next = 1};
 	uint64_t since = gu_os->clock_ns();
+	struct gu_saver s = {.heap = h, .options = options, .fd = -1, .next = 1, .since = since};
+	begin_pace(&s);
 	int err = gu_accessed_end_all(h); /* .inv.track.rwp */
 	if (!err)
 		err = save(&s, path);
 	if (!err)
-		gu_log(&h->log, GU_LOG_INFO, "saved to %s in %lu ms: %lu MiB of blocks, %lu pages written in %lu rounds, stop %lu us, %zu pages copied in it", path,
-		       (unsigned long)((gu_os->clock_ns() - since) / 1000000), (unsigned long)(s.live >> 20), (unsigned long)s.written, (unsigned long)s.rounds + 1,
-		       (unsigned long)(s.stop_ns / 1000), s.nkept);
+		log_saved(&s, path, gu_os->clock_ns() - since);
 	release(&s);
+	end_pace(&s);
 	return err;
 }

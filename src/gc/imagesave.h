@@ -12,8 +12,6 @@
 
 #include "gc/heap.h"
 
-#define GU_SAVING_ROOM ((uint64_t)64 << 20) /* bytes allocated before mutators are slowed down */
-
 /* The collector, with the cycle lock. As gcuffd_heap_save(), whose options have been checked. */
 int gu_image_save(struct gcuffd_heap *heap, const char *path, const struct gcuffd_image_options *options);
 

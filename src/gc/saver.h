@@ -6,12 +6,18 @@
 #ifndef GU_GC_SAVER_H
 #define GU_GC_SAVER_H
 
+#include <sys/uio.h>
+
 #include "gc/heap.h"
 #include "space/image.h"
 
 struct gu_saver_range {
 	uintptr_t start, end;
 };
+
+#define GU_SAVER_BATCH 256u
+#define GU_SAVER_MAPS ((size_t)64 << 10)
+#define GU_SAVER_PHASES 4
 
 struct gu_saver {
 	struct gcuffd_heap *heap;
@@ -21,13 +27,17 @@ struct gu_saver {
 	uint32_t next;                 /* the file's pages from here on are free */
 	struct gu_image_page *pages;   /* of the heap's pages, as its part of the image; until they are packed, each whole one is at a page of the file */
 	size_t known;                  /* pages that these are there for */
-	char *batch;                   /* GU_SAVER_BATCH pages to be written */
+	struct iovec *pieces;          /* of the batch, up to GU_SAVER_BATCH pages that are written next, one after the other */
+	size_t npieces;
+	char *batch;                   /* room for those of them that are not in place */
 	uint32_t batch_at, batch_n;
 	uintptr_t *page;               /* room for one */
 	struct gu_saver_range *maps;   /* mappings of the process, by address; those that adjoin are one */
 	size_t nmaps;
 	struct gu_saver_range gap;     /* between two of them: where the last word that is in none lies */
 	uint64_t rounds, written, stop_ns;
+	uint64_t since, phase_ns[GU_SAVER_PHASES];
+	uint64_t ceiling, room;        /* the heap's ceiling before the save, and how far above the trigger it lay */
 	/* of the moment */
 	size_t top, live;
 	char *kept;                    /* pages copied, and which these are */
@@ -44,9 +54,6 @@ struct gu_saver {
 	size_t nrelocations, most_relocations;
 };
 
-#define GU_SAVER_BATCH 256u
-#define GU_SAVER_MAPS ((size_t)64 << 10)
-
 static inline struct gu_space *gu_saver_space(const struct gu_saver *s) { return &s->heap->space; }
 
 /* Bits of the block that has the page; NULL: it is in no block of the image. */
@@ -59,8 +66,6 @@ static inline uint64_t *gu_saver_bits(const struct gu_saver *s, size_t page)
 
 /* imagesave.c: the file. */
 int gu_saver_write(struct gu_saver *saver, uint64_t at, const void *from, size_t len);
-/* The contents of a page as they were written, into s->page. Before it is packed. */
-int gu_saver_read(struct gu_saver *saver, size_t page);
 
 /*
  * imagetrace.c: of the objects of the moment, those are left that can be reached from the named roots; without roots, all.
