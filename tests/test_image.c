@@ -608,6 +608,96 @@ static void *churn(void *arg)
 	return NULL;
 }
 
+static size_t bytes_read; /* atomic */
+
+static long counted_pread(int fd, void *to, size_t len, off_t at)
+{
+	__atomic_fetch_add(&bytes_read, len, __ATOMIC_RELAXED);
+	return gu_os_linux.pread(fd, to, len, at);
+}
+
+/* A list that jumps from page to page costs its nodes, not a page for each. */
+START_TEST(in_no_order)
+{
+	struct test_rng rng = test_rng(0);
+	new_heap("");
+	struct node **nodes = calloc(NODES, sizeof(*nodes)), *list = NULL;
+	must(nodes != NULL);
+	churned = gcuffd_alloc(heap, NODES * sizeof(*churned));
+	for (size_t i = 0; i < NODES; i++)
+		churned[i] = gcuffd_alloc(heap, sizeof(**churned));
+	memcpy(nodes, churned, NODES * sizeof(*nodes));
+	for (size_t i = NODES - 1; i > 0; i--) {
+		size_t other = test_below(&rng, i + 1);
+		struct node *node = nodes[i];
+		nodes[i] = nodes[other];
+		nodes[other] = node;
+	}
+	for (size_t i = 0; i < NODES; i++) {
+		nodes[i]->number = i;
+		nodes[i]->next = list;
+		list = nodes[i];
+	}
+	fake_install();
+	fake_os.pread = counted_pread;
+	bytes_read = 0;
+	save(list);
+	fake_remove();
+	ck_assert_uint_lt(bytes_read, NODES * (GU_PAGE / 8));
+	churned = NULL;
+	memset(nodes, 0, NODES * sizeof(*nodes));
+	free(nodes);
+	end_heap();
+	load(_i);
+	list = hidden_root();
+	for (size_t i = NODES; i-- > 0; list = list->next)
+		ck_assert_uint_eq(list->number, i);
+	ck_assert_ptr_null(list);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+static bool arena_is_held; /* the collector's */
+
+static long hold_arena(int fd, void *to, size_t len, off_t at)
+{
+	if (!arena_is_held)
+		gu_lock(&heap->arenas[0]->lock);
+	arena_is_held = true;
+	return gu_os_linux.pread(fd, to, len, at);
+}
+
+static int let_arena(int fd, off_t len)
+{
+	if (arena_is_held)
+		gu_unlock(&heap->arenas[0]->lock);
+	arena_is_held = false;
+	return gu_os_linux.ftruncate(fd, len);
+}
+
+/* From its first read of the file to the header, a save takes no lock that mutators wait for when they need a block: it would lock itself out here. */
+START_TEST(locks_no_arena)
+{
+	new_heap("");
+	make_shapes();
+	arena_is_held = false;
+	fake_install();
+	fake_os.pread = hold_arena;
+	fake_os.ftruncate = let_arena;
+	save(shapes);
+	fake_remove();
+	ck_assert(!arena_is_held);
+	shapes = NULL;
+	end_heap();
+	load(_i);
+	shapes = hidden_root();
+	check_shapes();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
 /* What is written meanwhile is in the file but for what lives; and nobody is stopped until all of it is copied. */
 START_TEST(no_larger_beside_writers)
 {
@@ -1567,6 +1657,8 @@ static Suite *image_suite(void)
 	c = test_case(s, "reachable");
 	tcase_add_loop_test(c, dead_is_left_out, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, reachable_by_all_sorts, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, in_no_order, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, locks_no_arena, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "others");
 	tcase_add_loop_test(c, names_taken, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, unprivileged, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);

@@ -70,12 +70,15 @@ static int make_kept(struct gu_saver *s, size_t most)
 
 static size_t bits_len(const struct gu_saver *s) { return gu_align_up(s->most_bits * sizeof(*s->bits), GU_PAGE); }
 static size_t bits_of_len(const struct gu_saver *s) { return gu_align_up(s->most_blocks * sizeof(*s->bits_of), GU_PAGE); }
+static size_t version_len(const struct gu_saver *s) { return gu_align_up(s->most_blocks * sizeof(*s->version), GU_PAGE); }
 
 static void drop_bits(struct gu_saver *s)
 {
 	gu_meta_unmap(s->bits, bits_len(s));
 	gu_meta_unmap(s->bits_of, bits_of_len(s));
+	gu_meta_unmap(s->version, version_len(s));
 	s->bits = NULL;
+	s->version = NULL;
 	s->bits_of = NULL;
 }
 
@@ -285,59 +288,99 @@ static void card_all(struct gu_saver *s)
 
 /* ---- the moment ---- */
 
-/* Room for the bits, and some for what comes. */
+/*
+ * What tells a block's bits from those that it had: in the window a full or a large block can't but lose objects, each of which counts as freed, and if one that
+ * was listed looked full on its way to an owner, it has more objects when it is full again (.inv.image.version). AGAIN: the bits are copied once more.
+ */
+#define AGAIN UINT64_MAX
+static uint64_t version_of(const struct gu_block *b)
+{
+	uint8_t state = gu_load_acquire(&b->state);
+	if (state != GU_BLOCK_FULL && state != GU_BLOCK_LARGE)
+		return AGAIN;
+	return (uint64_t)gu_load_relaxed(&b->made) << 32 | (uint64_t)(uint16_t)gu_load_relaxed(&b->live) << 16 | (uint16_t)gu_load_acquire(&b->nfreed);
+}
+_Static_assert(GU_BLOCK / GU_GRANULE < UINT16_MAX, "cells of a block can be counted in 16 bits");
+
+/* Room for the bits, for those of blocks that are copied twice, and some for what comes. */
 static int make_room(struct gu_saver *s)
 {
 	const struct gu_space *space = gu_saver_space(s);
 	uint32_t n = gu_block_count(space);
 	drop_bits(s);
 	s->most_bits = 4096;
+	s->nbits = 0;
 	for (uint32_t i = 1; i <= n; i++)
-		s->most_bits += gu_load_acquire(&space->blocks[i].state) != GU_BLOCK_FREE ? gu_block_groups(&space->blocks[i]) : 0;
-	s->most_bits += s->most_bits / 4;
+		s->most_bits += gu_load_acquire(&space->blocks[i].state) != GU_BLOCK_FREE ? gu_block_groups(&space->blocks[i]) * (version_of(&space->blocks[i]) == AGAIN ? 2u : 1u) : 0;
+	s->most_bits += s->most_bits / 2;
 	s->most_blocks = n + n / 4 + 1024;
 	s->bits = gu_meta_map(bits_len(s));
 	s->bits_of = gu_meta_map(bits_of_len(s));
-	return s->bits && s->bits_of ? 0 : -ENOMEM;
+	s->version = gu_meta_map(version_len(s));
+	return s->bits && s->bits_of && s->version ? 0 : -ENOMEM;
+}
+
+static uint64_t objects_of(const struct gu_block *b, uint32_t g)
+{
+	return gu_load_relaxed(&b->bits[g].start) & ~gu_load_relaxed(&b->bits[g].freed) & ~gu_run_ahead(b, g);
 }
 
 /* true: there is an object in it. */
-static bool copy_bits(struct gu_saver *s, const struct gu_block *b)
+static bool copy_bits(const struct gu_block *b, uint64_t *to)
 {
 	uint64_t any = 0;
-	for (uint32_t g = 0; g < gu_block_groups(b); g++) {
-		const struct gu_bits *bits = &b->bits[g];
-		uint64_t objects = gu_load_relaxed(&bits->start) & ~gu_load_relaxed(&bits->freed) & ~gu_run_ahead(b, g);
-		any |= s->bits[s->nbits + g] = objects;
-	}
+	for (uint32_t g = 0; g < gu_block_groups(b); g++)
+		any |= to[g] = objects_of(b, g);
 	return any;
 }
 
-/* -EAGAIN: there are more than there is room for. */
+/* Whoever is not attached may free beside a stop: what is gone says nothing. */
+static bool is_copied(const struct gu_saver *s, uint32_t i)
+{
+	const struct gu_block *b = &gu_saver_space(s)->blocks[i];
+	for (uint32_t g = 0; g < gu_block_groups(b); g++)
+		if (objects_of(b, g) & ~(s->bits_of[i] ? s->bits[s->bits_of[i] - 1 + g] : 0))
+			return false;
+	return true;
+}
+
+static int copy_block(struct gu_saver *s, uint32_t i)
+{
+	const struct gu_block *b = &gu_saver_space(s)->blocks[i];
+	uint64_t version = version_of(b);
+	if (version != AGAIN && version == s->version[i]) {
+		gu_assert(is_copied(s, i)); /* .inv.image.version */
+		return 0;
+	}
+	s->bits_of[i] = 0;
+	s->version[i] = version;
+	if (!is_saved(b))
+		return 0;
+	if (s->nbits + gu_block_groups(b) > s->most_bits)
+		return -EAGAIN;
+	if (copy_bits(b, s->bits + s->nbits)) {
+		s->bits_of[i] = s->nbits + 1;
+		s->nbits += gu_block_groups(b);
+	}
+	return 0;
+}
+
+/* Of blocks that may have changed since they were copied last. -EAGAIN: there are more than there is room for. */
 static int copy_blocks(struct gu_saver *s)
 {
-	const struct gu_space *space = gu_saver_space(s);
-	uint32_t n = gu_block_count(space);
-	s->nbits = s->live = 0;
-	for (uint32_t i = 1; i <= n; i++) {
-		const struct gu_block *b = &space->blocks[i];
-		if (i >= s->most_blocks)
-			return -EAGAIN;
-		s->bits_of[i] = 0;
-		if (!is_saved(b))
-			continue;
-		if (s->nbits + gu_block_groups(b) > s->most_bits)
-			return -EAGAIN;
-		if (copy_bits(s, b)) {
-			s->bits_of[i] = s->nbits + 1;
-			s->nbits += gu_block_groups(b);
-			s->live += b->bytes;
-		}
-	}
-	for (uint32_t i = n + 1; i < s->most_blocks; i++)
-		s->bits_of[i] = 0;
-	s->top = gu_load_relaxed(&space->top);
-	return 0;
+	uint32_t n = gu_block_count(gu_saver_space(s));
+	int err = n < s->most_blocks ? 0 : -EAGAIN;
+	for (uint32_t i = 1; i <= n && !err; i++)
+		err = copy_block(s, i);
+	s->top = gu_load_relaxed(&gu_saver_space(s)->top);
+	return err;
+}
+
+static void count_live(struct gu_saver *s)
+{
+	s->live = 0;
+	for (uint32_t i = 1; i < s->most_blocks; i++)
+		s->live += s->bits_of[i] ? gu_saver_space(s)->blocks[i].bytes : 0;
 }
 
 static int look(struct gu_saver *s, bool rearm)
@@ -685,6 +728,8 @@ static int save_pages(struct gu_saver *s)
 	if (!err)
 		err = write_pages(s);
 	relax_pace(h);
+	if (!err)
+		count_live(s);
 	note_time(s, PHASE_WRITE);
 	if (!err)
 		err = gu_saver_trace(s);

@@ -46,6 +46,7 @@ struct gu_saver {
 	uint32_t most_blocks;          /* room */
 	size_t most_bits;
 	size_t *bits_of;               /* by number of descriptor: 1 + where its bits are; 0: not in the image */
+	uint64_t *version;             /* by number of descriptor: what its bits were copied at (version_of()); 0: not yet, for whatever is in use was made once */
 	uint64_t *bits;                /* of what is an object, and from the trace on of what is reachable */
 	size_t nbits;
 	struct gu_image_head head;
