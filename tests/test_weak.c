@@ -667,7 +667,7 @@ static void *spin(void *unused)
 /* As a thread does that is asked to stop for the second time, in a section. */
 static int bind_late(pid_t pid, pid_t tid, int sig)
 {
-	if (sig == GU_STOP_SIGNAL && gu_load_seqcst(&heap->phase) == GU_PHASE_MARK && !maybe++)
+	if (sig == gu_stop_signal() && gu_load_seqcst(&heap->phase) == GU_PHASE_MARK && !maybe++)
 		must_ok(gu_weak_set(heap, watched, (struct gu_weak_pair){(uintptr_t)held, (uintptr_t)reveal(late_value)}));
 	return gu_os_linux.tgkill(pid, tid, sig);
 }
