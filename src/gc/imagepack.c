@@ -57,10 +57,12 @@ int gu_saver_list_maps(struct gu_saver *s)
 }
 
 /* Words that are no pointers lie between the same two mappings again and again: in the one gap that most of all values are in. */
+static bool is_in_gap(const struct gu_saver *s, uintptr_t at) { return at - s->gap.start < s->gap.end - s->gap.start; }
+
 static bool is_mapped(struct gu_saver *s, uintptr_t at)
 {
 	size_t lo = 0, hi = s->nmaps;
-	if (at - s->gap.start < s->gap.end - s->gap.start)
+	if (is_in_gap(s, at))
 		return false;
 	while (lo < hi) {
 		size_t mid = (lo + hi) / 2;
@@ -127,11 +129,13 @@ static int judge_page(struct packer *p, size_t page, const struct gu_page_words 
 	struct gu_saver *s = p->s;
 	uintptr_t start = gu_space_address(gu_saver_space(s), page);
 	const struct gu_block *b = gu_block_at(gu_saver_space(s), start);
+	bool by_maps = !s->options->nexternals && !(b && b->kind == GCUFFD_TYPED);
 	int err = 0;
 	for (size_t e = 0; e < GU_PAGE_WORDS / 64; e++)
 		for (uint64_t m = which->outside[e]; m && !err; m &= m - 1) {
 			size_t i = e * 64 + (size_t)__builtin_ctzll(m);
-			err = judge(s, b, start + i * 8, p->words[i]);
+			if (!by_maps || !is_in_gap(s, p->words[i]))
+				err = judge(s, b, start + i * 8, p->words[i]);
 		}
 	return err;
 }
