@@ -14,6 +14,7 @@
 
 #include "base/meta.h"
 #include "gc/saver.h"
+#include "gc/type.h"
 
 #define PIECE 64u    /* pages of a large object that are read at once */
 #define WORDS 1024u  /* that are looked up together */
@@ -153,9 +154,9 @@ static void note_word(struct trace *t, uintptr_t word)
 /* n words of an object, of which the first is its word number first. */
 static void follow_words(struct trace *t, const struct gcuffd_type *type, size_t first, const uintptr_t *words, size_t n)
 {
-	size_t end = type ? gu_min(first + n, type->words) : first + n;
+	size_t end = type ? gu_type_end(type, first + n) : first + n;
 	for (size_t i = first; i < end; i++)
-		if (!type || (type->bitmap[i >> 6] >> (i & 63) & 1))
+		if (!type || gu_type_points(type, i))
 			note_word(t, words[i - first]);
 }
 
