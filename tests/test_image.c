@@ -658,6 +658,31 @@ START_TEST(in_no_order)
 }
 END_TEST
 
+#define ELEMENTS 20000u
+
+/* Elements of typed arrays lead somewhere up to the object's end, on all its pages. */
+START_TEST(arrays_are_followed)
+{
+	struct gcuffd_type *pairs;
+	uint64_t bits = 1ull << 2; /* a head of one word, and the second word of each element */
+	new_heap("");
+	ck_ok(gcuffd_type_create_array(heap, &bits, 1, 2, &pairs));
+	struct node *volatile *array = gcuffd_alloc_typed(heap, pairs, (1 + 2 * ELEMENTS) * 8);
+	must(array != NULL, "errno %d", errno);
+	for (size_t i = 0; i < ELEMENTS; i += 100)
+		array[2 + 2 * i] = make_list(3, i);
+	save((const void *)array);
+	array = NULL;
+	end_heap();
+	load(_i);
+	array = hidden_root();
+	for (size_t i = 0; i < ELEMENTS; i += 100)
+		check_list(array[2 + 2 * i], 3, i);
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
 static bool arena_is_held; /* the collector's */
 
 static long hold_arena(int fd, void *to, size_t len, off_t at)
@@ -1658,6 +1683,7 @@ static Suite *image_suite(void)
 	tcase_add_loop_test(c, dead_is_left_out, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, reachable_by_all_sorts, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, in_no_order, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, arrays_are_followed, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, locks_no_arena, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "others");
 	tcase_add_loop_test(c, names_taken, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
