@@ -2,11 +2,14 @@
 /* test_base.c - the lowest layer: own ranges, metadata memory, ranked locks, log lines. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/lock.h"
@@ -194,6 +197,47 @@ START_TEST(meta_reservations)
 	ck_assert_uint_eq(gu_meta_used(), before);
 	gu_meta_unreserve(p, (size_t)1 << 30);
 	ck_assert(!owned((uintptr_t)p));
+}
+END_TEST
+
+/* Whether huge pages are ruled out there: 0, 1, or -1 where nobody says. */
+static int is_small(const void *at)
+{
+	FILE *f = fopen("/proc/self/smaps", "r");
+	char line[512];
+	uintptr_t start, end;
+	int small = -1;
+	for (bool here = false; f && fgets(line, sizeof(line), f);)
+		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &start, &end) == 2)
+			here = start <= (uintptr_t)at && (uintptr_t)at < end;
+		else if (here && !strncmp(line, "VmFlags:", 8))
+			small = strstr(line, " nh") != NULL;
+	if (f)
+		fclose(f);
+	return small;
+}
+
+static void check_small(void)
+{
+	char *p = gu_meta_map((size_t)4 << 20), *q = gu_meta_alloc(1u << 15), *r = gu_meta_reserve((size_t)4 << 20);
+	ck_assert(p && q && r);
+	ck_assert_int_eq(is_small(p), 1);
+	ck_assert_int_eq(is_small(q), 1);
+	ck_assert_int_eq(is_small(r), 1);
+	gu_meta_unmap(p, (size_t)4 << 20);
+	gu_meta_free(q, 1u << 15);
+	gu_meta_unreserve(r, (size_t)4 << 20);
+}
+
+/* Whether it comes from the default source, or through the table, as in a program. */
+START_TEST(meta_has_small_pages)
+{
+	static int word;
+	if (access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK) || is_small(&word) < 0)
+		GU_SKIP("no huge pages, or smaps does not tell");
+	check_small();
+	gu_os_set(NULL);
+	check_small();
 }
 END_TEST
 
@@ -510,6 +554,7 @@ static Suite *make_suite(void)
 	tcase_add_test(meta, meta_pieces_are_zeroed_aligned_and_own);
 	tcase_add_test(meta, meta_pieces_do_not_overlap);
 	tcase_add_test(meta, meta_reservations);
+	tcase_add_test(meta, meta_has_small_pages);
 	tcase_add_test(meta, meta_survives_every_failure);
 	tcase_add_test(meta, slabs);
 	tcase_add_test(lock, locks_exclude);

@@ -6,6 +6,7 @@
  */
 #include "base/meta.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -18,14 +19,10 @@
 #define CLASS_MIN 4
 #define CLASS_MAX 16
 
-/* Small pages, also where huge ones are the system's default: metadata is sparse, and counted. */
 static void *map_pages(size_t len, int prot)
 {
 	void *p = mmap(NULL, len, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
-		return NULL;
-	(void)madvise(p, len, MADV_NOHUGEPAGE);
-	return p;
+	return p == MAP_FAILED ? NULL : p;
 }
 
 static int unmap_pages(void *start, size_t len) { return munmap(start, len); }
@@ -45,6 +42,14 @@ void gu_meta_unlock(void) { gu_unlock(&lock); }
 void gu_meta_lock_reset(void) { gu_lock_init(&lock, GU_RANK_META); }
 size_t gu_meta_used(void) { return gu_load_relaxed(&used); }
 
+/* Small pages, also where huge ones are the system's default: metadata is sparse, and counted. Wherever mappings come from; that it can't be had is no failure. */
+static void want_small_pages(void *p, size_t len)
+{
+	int saved = errno;
+	(void)madvise(p, len, MADV_NOHUGEPAGE);
+	errno = saved;
+}
+
 static void *map_own(size_t len, int prot)
 {
 	void *p = source->map(len, prot);
@@ -52,6 +57,8 @@ static void *map_own(size_t len, int prot)
 		source->unmap(p, len);
 		return NULL;
 	}
+	if (p)
+		want_small_pages(p, len);
 	return p;
 }
 
