@@ -25,6 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "folder.h"
 #include "hang.h"
 
 #define TEST_SKIPPED 77
@@ -136,6 +137,16 @@ TEST_UNUSED static uint64_t test_now_ns(void)
 /* For a child that a test forks, which may hang: ends it before the test ends. Check handles the signal. */
 TEST_UNUSED static void limit_child(void) { hang_limit(200 * check_slow()); }
 
+/* The name of a file that is not there yet, for which there is room at path. */
+TEST_UNUSED static void test_new_path(char path[static TEST_PATH], const char *name)
+{
+	snprintf(path, TEST_PATH, "%s/%s.XXXXXX", test_folder, name);
+	int fd = mkstemp(path);
+	ck_assert_int_ge(fd, 0);
+	close(fd);
+	ck_assert_int_eq(unlink(path), 0);
+}
+
 /* What fn gives in a child process without privilege, which may read its own page map. */
 TEST_UNUSED static int ask_as_nobody(int (*fn)(void))
 {
@@ -207,6 +218,7 @@ static void test_prepare(void)
 	if (p == MAP_FAILED)
 		abort();
 	test_skips = p;
+	folder_prepare();
 	hang_prepare();
 	test_check_needs();
 	test_seed_used = text ? strtoull(text, NULL, 0) : test_now_ns() ^ ((uint64_t)getpid() << 40);

@@ -524,7 +524,7 @@ static void log_by_turns(void)
 START_TEST(log_goes_to_the_same_file)
 {
 	char got[4096];
-	int status, fd = open("/tmp", O_RDWR | O_TMPFILE, 0600);
+	int status, fd = open(test_folder, O_RDWR | O_TMPFILE, 0600);
 	ck_assert_int_ge(fd, 0);
 	fflush(stdout);
 	pid_t pid = fork();

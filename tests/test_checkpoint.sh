@@ -15,6 +15,7 @@ program=${top_builddir:-.}/examples/checkpoint
 dir=$(mktemp -d /dev/shm/gu-checkpoint.XXXXXX 2>/dev/null) || dir=$(mktemp -d "${TMPDIR:-/tmp}/gu-checkpoint.XXXXXX")
 pid=
 trap '[ -z "$pid" ] || kill -9 $pid; rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
 log=$dir/log
 
 fail() {

@@ -79,7 +79,7 @@ static size_t resident(void) { return gu_tier_resident(heap); }
 
 /* ---- files that are made up ---- */
 
-static char root[64];
+static char root[TEST_PATH];
 
 static int open_below(const char *path, int flags)
 {
@@ -108,7 +108,7 @@ static void put(const char *path, const char *format, ...)
 
 static void begin_files(void)
 {
-	snprintf(root, sizeof(root), "/tmp/gu-cool.XXXXXX");
+	snprintf(root, sizeof(root), "%s/cool.XXXXXX", test_folder);
 	ck_assert_ptr_nonnull(mkdtemp(root));
 	begin_fast();
 	fake_os.open = open_below;
@@ -116,7 +116,7 @@ static void begin_files(void)
 
 static void end_files(void)
 {
-	char command[128];
+	char command[TEST_PATH + 16];
 	fake_remove();
 	snprintf(command, sizeof(command), "rm -r %s", root);
 	ck_ok(system(command));

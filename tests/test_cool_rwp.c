@@ -374,9 +374,9 @@ END_TEST
 START_TEST(others_come)
 {
 	struct gcuffd_arena *a;
-	char path[] = "/tmp/gu-cool-rwp.XXXXXX";
+	char path[TEST_PATH];
 	size_t n;
-	int fd = mkstemp(path);
+	test_new_path(path, "image");
 	idle_heap(",huge=0", LONG);
 	ck_ok(gcuffd_arena_create(heap, "a", &a));
 	uint64_t *p = make_pages(COLD), *q = gcuffd_arena_alloc(a, COLD * GU_PAGE, GU_REGION, GCUFFD_ATOMIC);
@@ -410,7 +410,6 @@ START_TEST(others_come)
 	check_pages(p, COLD);
 	ck_assert_uint_eq(p[77 * 512 + 5], 77);
 	ck_ok(gcuffd_heap_destroy(heap));
-	close(fd);
 	unlink(path);
 }
 END_TEST

@@ -17,12 +17,12 @@
 #define NODES 20000u
 #define BIG ((size_t)3 << 20)
 
-static char path[100];
+static char path[160];
 
-/* A name of this test's own, in the build directory. */
+/* A name of this test's own. */
 static void take_name(void)
 {
-	snprintf(path, sizeof(path), "test_image-%d.img", (int)getpid());
+	snprintf(path, sizeof(path), "%s/image-%d", test_folder, (int)getpid());
 	unlink(path);
 }
 
@@ -783,9 +783,11 @@ static void *save_again_and_again(void *arg)
 START_TEST(forked_while_saving)
 {
 	pthread_t thread;
-	char dir[] = "test_image-dir-XXXXXX";
+	char dir[] = "dir-XXXXXX";
 	NO_SANITIZER("its locks do not survive a fork with threads");
+	ck_ok(chdir(test_folder));
 	new_heap("");
+	snprintf(path, sizeof(path), "image"); /* another file for a child that is in another folder */
 	struct node *list = make_list(2000, 0);
 	ck_assert_ptr_nonnull(mkdtemp(dir));
 	over = false;
@@ -1142,7 +1144,7 @@ static void make_all_sorts(void)
 /* Whatever it is, it is a heap: cycles run, pages come in and go out, it is written to and saved. */
 static void use_forged(struct test_rng *rng)
 {
-	char other[120];
+	char other[TEST_PATH];
 	must_ok(gcuffd_thread_attach());
 	if (test_below(rng, 2))
 		(void)gcuffd_collect(heap);
@@ -1263,7 +1265,7 @@ END_TEST
 
 static size_t files_like(void)
 {
-	char command[300];
+	char command[2 * TEST_PATH];
 	size_t n = 0;
 	snprintf(command, sizeof(command), "ls %s* 2>/dev/null | wc -l", path);
 	FILE *f = popen(command, "r");
@@ -1345,7 +1347,7 @@ END_TEST
 /* What others have put where it might be written is not opened, nor is it removed. */
 START_TEST(names_taken)
 {
-	char name[200], victim[120];
+	char name[TEST_PATH], victim[TEST_PATH];
 	struct stat st, before;
 	new_heap("");
 	struct node *list = make_list(1000, 0);
@@ -1415,7 +1417,7 @@ static int load_as_nobody(void)
 	snprintf(name, sizeof(name), "/proc/self/fd/%d", image_fd);
 	if (gcuffd_heap_load(name, NULL, &o, &heap) != -EACCES)
 		return 3;
-	snprintf(path, sizeof(path), "/tmp/test_image-%d.img", (int)getpid());
+	take_name();
 	int err = gcuffd_heap_create(&o, &heap);
 	if (err || gcuffd_thread_attach())
 		return 4;
@@ -1654,7 +1656,7 @@ START_TEST(killed)
 		end_heap();
 		whole++;
 	}
-	char command[300];
+	char command[2 * TEST_PATH];
 	snprintf(command, sizeof(command), "rm -f %s %s.tmp-*", path, path);
 	ck_ok(system(command));
 }

@@ -59,10 +59,9 @@ END_TEST
 
 START_TEST(files_that_are_written)
 {
-	char text[8] = "", path[] = "/tmp/gu-os.XXXXXX";
+	char text[8] = "", path[TEST_PATH];
 	struct iovec pieces[] = {{"ab", 2}, {"cd", 2}};
-	close(mkstemp(path));
-	ck_ok(gu_os->unlink(path));
+	test_new_path(path, "written");
 	ck_assert_int_eq(gu_os->unlink(path), -ENOENT);
 	int fd = gu_os->create(path, O_RDWR | O_CREAT | O_EXCL, 0600);
 	ck_assert_int_ge(fd, 0);

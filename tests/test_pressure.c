@@ -16,7 +16,7 @@
 #define MIB ((uint64_t)1 << 20)
 
 /* Files of a folder of our own stand for those that begin with / */
-static char root[64];
+static char root[TEST_PATH];
 static unsigned opened, closed;
 
 static int open_below(const char *path, int flags)
@@ -37,7 +37,7 @@ static int count_close(int fd)
 
 static void begin(void)
 {
-	snprintf(root, sizeof(root), "/tmp/gu-pressure.XXXXXX");
+	snprintf(root, sizeof(root), "%s/pressure.XXXXXX", test_folder);
 	ck_assert_ptr_nonnull(mkdtemp(root));
 	fake_install();
 	fake_os.open = open_below;
@@ -47,7 +47,7 @@ static void begin(void)
 
 static void end(void)
 {
-	char command[128];
+	char command[TEST_PATH + 16];
 	ck_assert_uint_eq(opened, closed);
 	fake_remove();
 	snprintf(command, sizeof(command), "rm -r %s", root);

@@ -356,8 +356,8 @@ static void load_saved(int rung)
 
 static void begin_saving(int rung)
 {
-	static char name[] = "/tmp/gcuffd-resize-XXXXXX";
-	must_ok(close(mkstemp(name)));
+	static char name[TEST_PATH];
+	test_new_path(name, "image");
 	image = name;
 	fake_install();
 	fake_os.ioctl = hold_save;

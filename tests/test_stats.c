@@ -135,7 +135,7 @@ static uint64_t allocate_until(uint64_t cycles)
 
 START_TEST(reasons)
 {
-	char path[] = "/tmp/gcuffd-stats-XXXXXX";
+	char path[TEST_PATH];
 	heap = heap_make("start_size=1M,hard_limit=64M,log_level=info");
 	ck_assert_uint_eq(stats_of(heap).last_reason, GCUFFD_REASON_NONE);
 	ck_assert_uint_eq(allocate_until(1), GCUFFD_REASON_ALLOCATION);
@@ -146,7 +146,7 @@ START_TEST(reasons)
 	ck_assert_uint_eq(stats_of(heap).last_reason, GCUFFD_REASON_ASKED);
 	ck_assert_uint_eq(allocate_until(2), GCUFFD_REASON_NO_MEMORY);
 	ck_assert_str_eq(last_line().why, "no memory");
-	must_ok(close(mkstemp(path)));
+	test_new_path(path, "image");
 	ck_ok(gcuffd_heap_save(heap, path, NULL));
 	ck_assert_uint_eq(stats_of(heap).last_reason, GCUFFD_REASON_SAVE);
 	ck_assert_str_eq(last_line().why, "save");

@@ -24,7 +24,7 @@
 static bool hide_zstd;
 
 /* Most likely a disk. */
-static const char *disk(void) { return access("/var/tmp", W_OK) ? "/tmp" : "/var/tmp"; }
+static const char *disk(void) { return test_folder; }
 static const char *directory_of(int i) { return i % DIRECTORIES ? "/dev/shm" : disk(); }
 
 /* The library's calls come here. */
@@ -371,7 +371,7 @@ END_TEST
 
 START_TEST(file_with_a_name)
 {
-	char path[64];
+	char path[TEST_PATH];
 	struct gu_store *store;
 	struct stat st;
 	snprintf(path, sizeof(path), "%s/gu-store.XXXXXX", disk());
@@ -440,7 +440,7 @@ static void end_owner(pid_t pid)
 /* Not of a process that lives, nor as long as a child of it does; of one that was killed, and then it is as good as a new one. */
 START_TEST(killed_and_taken_over)
 {
-	char path[64];
+	char path[TEST_PATH];
 	struct gu_store *store, *other;
 	struct stat st;
 	snprintf(path, sizeof(path), "%s/gu-store.%d", disk(), (int)getpid());
@@ -471,7 +471,7 @@ END_TEST
 START_TEST(not_taken_over)
 {
 	static const char mine[] = "gcuffd store\nOf process 1.\n";
-	char path[64], link_to[80];
+	char path[TEST_PATH / 2 + 32], link_to[TEST_PATH];
 	struct gu_store *store;
 	struct stat st;
 	snprintf(path, sizeof(path), "%s/gu-store.%d", disk(), (int)getpid());
@@ -506,7 +506,7 @@ END_TEST
 /* A lock that its owner did not get tells nobody that the file is in use. */
 START_TEST(no_lock)
 {
-	char path[64];
+	char path[TEST_PATH];
 	struct gu_store *store, *other;
 	snprintf(path, sizeof(path), "%s/gu-store.%d", disk(), (int)getpid());
 	fake_install();
@@ -1111,7 +1111,7 @@ END_TEST
 /* A file with a name: the child's is beside it, and each removes its own. */
 START_TEST(child_beside_a_named_file)
 {
-	char path[64], childs[96];
+	char path[TEST_PATH / 2 + 32], childs[TEST_PATH];
 	int status;
 	snprintf(path, sizeof(path), "%s/gu-store.XXXXXX", disk());
 	close(mkstemp(path));

@@ -42,11 +42,10 @@ static inline bool is_huge(void) { return mem.kind >= HUGE; }
 static inline int make_file(enum memory_kind kind, size_t len)
 {
 	int fd = -1;
-	char name[] = "/var/tmp/gu-watch-XXXXXX";
 	if (kind == COPY || kind == MEMFD)
 		fd = memfd_create("watched", 0);
-	if (kind == FILE_COPY && (fd = mkstemp(name)) >= 0)
-		unlink(name);
+	if (kind == FILE_COPY)
+		fd = open(test_folder, O_TMPFILE | O_RDWR, 0600);
 	if (fd >= 0 && ftruncate(fd, (off_t)len)) {
 		close(fd);
 		fd = -1;
