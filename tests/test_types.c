@@ -217,10 +217,10 @@ END_TEST
 START_TEST(in_an_image)
 {
 	NEED_RUNG(_i);
-	char path[64];
+	char path[TEST_PATH];
 	struct gcuffd_options o;
 	struct gcuffd_type *again = NULL, *other = NULL;
-	snprintf(path, sizeof(path), "test_types-%d.img", (int)getpid());
+	snprintf(path, sizeof(path), "%s/image", test_folder);
 	heap = heap_make("verify=1,reservation=1G,rung=%s", rung_names[_i]);
 	make_array_type();
 	void **object = keep[0] = gcuffd_alloc_typed(heap, array, 100000 * 8);
@@ -236,7 +236,6 @@ START_TEST(in_an_image)
 	ck_ok(gcuffd_options_parse(&o, "verify=1", NULL));
 	o.log = core_keep_line;
 	must(!gcuffd_heap_load(path, NULL, &o, &heap), "%s", core_log);
-	unlink(path);
 	collect();
 	collect();
 	object = gcuffd_image_root(heap, "array");
