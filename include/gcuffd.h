@@ -75,6 +75,7 @@ enum gcuffd_kind {
 #define GCUFFD_PLANT_SKIP_TLS    0x2u
 #define GCUFFD_PLANT_EARLY_SWEEP 0x4u
 #define GCUFFD_PLANT_SKIP_ROOT   0x8u
+#define GCUFFD_PLANT_SKIP_FINALIZER 0x10u
 
 enum gcuffd_codec { GCUFFD_CODEC_LZ4 = 0, GCUFFD_CODEC_ZSTD };
 /* What makes a heap with GCUFFD_COLD take pages out by itself, beside resident_target. */
@@ -118,6 +119,7 @@ struct gcuffd_options {
 	unsigned fault_percent;    /* of a processor's time that waiting for pages may cost before fewer are taken out. Default 5 */
 	unsigned hang_seconds;     /* with GCUFFD_COLD: when a page, or a call on the store's file, has been waited for so long, a line says so and the process aborts. gcuffd_options_init() sets 60; 0: never */
 	unsigned resolver_threads; /* with GCUFFD_COLD: threads that bring back pages that are touched, at most 16. Several where that waits for a disk. Default 1 */
+	unsigned finalizer_thread; /* 1: finalizers run on a thread of the library's, which the first gcuffd_finalizer_set() starts. Default 0 */
 };
 
 /* Fills *options with defaults and its size. */
@@ -144,7 +146,8 @@ GCUFFD_API int gcuffd_heap_create(const struct gcuffd_options *options, struct g
 
 /*
  * Ends a heap: its threads, its memory, its arenas and types. No other thread may use it during
- * or after the call. Objects of it that other heaps or the program point to are gone.
+ * or after the call. Objects of it that other heaps or the program point to are gone; finalizers don't run. -EBUSY in a handler
+ * of fork(), and in a finalizer on the heap's thread.
  */
 GCUFFD_API int gcuffd_heap_destroy(struct gcuffd_heap *heap);
 
@@ -322,6 +325,11 @@ GCUFFD_API int gcuffd_unpin(const void *start, size_t size);
  */
 struct gcuffd_weak;
 GCUFFD_API int gcuffd_weak_create(struct gcuffd_heap *heap, const void *object, struct gcuffd_weak **weak);
+/*
+ * The same, but it is cleared only when the object's memory goes: it sees one that waits for its finalizer, or has had it. While a cycle
+ * decides that, gcuffd_weak_get() of a dead object waits.
+ */
+GCUFFD_API int gcuffd_weak_create_long(struct gcuffd_heap *heap, const void *object, struct gcuffd_weak **weak);
 /* Another object, or NULL. -EINVAL: no reference of the heap; and as above. */
 GCUFFD_API int gcuffd_weak_set(struct gcuffd_heap *heap, struct gcuffd_weak *weak, const void *object);
 /*
@@ -338,6 +346,46 @@ GCUFFD_API void *gcuffd_weak_get(struct gcuffd_heap *heap, const struct gcuffd_w
 GCUFFD_API void *gcuffd_weak_value(struct gcuffd_heap *heap, const struct gcuffd_weak *weak, void **key);
 /* -EINVAL: no reference of the heap. */
 GCUFFD_API int gcuffd_weak_destroy(struct gcuffd_heap *heap, struct gcuffd_weak *weak);
+
+/* ---- finalizers ------------------------------------------------------------------------- */
+
+typedef void gcuffd_finalizer_fn(void *object, void *data);
+
+struct gcuffd_finalizer {
+	void *object;
+	gcuffd_finalizer_fn *fn;
+	void *data;
+};
+
+#define GCUFFD_UNORDERED 0x1u /* gcuffd_finalizer_set() */
+
+/*
+ * fn(object, data) is to run, once, when nothing leads to object any more: what an allocation returned. Another one that it had is replaced. A cycle that
+ * finds it dead clears references to it (gcuffd_weak_create), then puts it on the heap's queue, which keeps it and what it leads to alive until it is taken; from then
+ * on it is an object like any other, without a finalizer, and lives as long as something leads to it. data, if it leads into the heap, is kept until then, and so must not
+ * lead to the object. In order: nothing that the object leads to is put on the queue before it was taken and is gone, so rings of such objects never
+ * are (gcuffd_heap_stats() counts them); an object that leads to itself alone is in none. GCUFFD_UNORDERED: it holds up no other. gcuffd_free(), a
+ * gcuffd_realloc() that moves the object, the end of its arena or heap: it does not run. Nothing of it is in an image. Attached threads. -ENOENT: no live object begins there;
+ * -ENOMEM (32 bytes each, and 4 for an index; 67108864 of a heap); -EINVAL; -EPERM: not attached; with finalizer_thread -errno: it can't be started.
+ */
+GCUFFD_API int gcuffd_finalizer_set(struct gcuffd_heap *heap, const void *object, gcuffd_finalizer_fn *fn, void *data, unsigned flags);
+/* It has none any more; *was, unless was is NULL, is the one that it had. -ENOENT: none, or it is on the queue; -EPERM. */
+GCUFFD_API int gcuffd_finalizer_clear(struct gcuffd_heap *heap, const void *object, struct gcuffd_finalizer *was);
+/*
+ * Takes the first of the queue without running it. The caller keeps object and data alive: *next is on an attached thread's stack, or another root.
+ * -EAGAIN: the queue is empty; -EPERM.
+ */
+GCUFFD_API int gcuffd_finalizer_next(struct gcuffd_heap *heap, struct gcuffd_finalizer *next);
+/* Runs at most max of the queue in the calling thread; *count, unless count is NULL, is how many. From a finalizer too. -EPERM. */
+GCUFFD_API int gcuffd_finalizer_run(struct gcuffd_heap *heap, size_t max, size_t *count);
+/* Waits until the queue is not empty, whoever empties it then. timeout_ms below 0: for ever. -ETIMEDOUT. */
+GCUFFD_API int gcuffd_finalizer_wait(struct gcuffd_heap *heap, int timeout_ms);
+/*
+ * notify(data) is called whenever a cycle has put something on the queue; NULL: no more, and no call is under way. On a thread of the library, which has other
+ * descriptors and blocks all signals: it may write to memory that is no object's, sem_post(), pthread_kill(); it may not wait, and calls nothing of this
+ * library. -EBUSY in a handler of fork().
+ */
+GCUFFD_API int gcuffd_finalizer_notify(struct gcuffd_heap *heap, void (*notify)(void *data), void *data);
 
 /* ---- arenas ----------------------------------------------------------------------------- */
 
@@ -595,6 +643,11 @@ struct gcuffd_stats {
 	uint64_t last_reason;        /* enum gcuffd_reason */
 	uint64_t last_rss_bytes;     /* of the whole process, as the kernel said at the cycle's end; 0: it did not say */
 	uint64_t disabled;           /* now: gcuffd_collection_disable() without enable */
+	uint64_t finalizers;         /* now: set, their objects not found dead */
+	uint64_t finalizers_ready;   /* now: on the queue */
+	uint64_t finalizers_taken;   /* from the queue, so far: run, or handed out */
+	uint64_t finalizers_waiting; /* of the first: objects that the last cycle found dead, but for others with ordered finalizers that lead to them. If it stays while none is ready they are in rings */
+	uint64_t last_finalize_ns;   /* beside mutators: finding out which, and marking what they need */
 };
 
 GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
@@ -651,6 +704,7 @@ enum gcuffd_root_kind {
 	GCUFFD_ROOT_IMAGE,     /* a named object of the image that the heap was loaded from */
 	GCUFFD_ROOT_HEAP,      /* another heap, with GCUFFD_PROCESS_ROOTS */
 	GCUFFD_ROOT_MEMORY,    /* other memory of the process, likewise; name is the mapping's */
+	GCUFFD_ROOT_FINALIZER, /* gcuffd_finalizer_set(): its data, or an object that waits for it to run */
 };
 
 struct gcuffd_root {

@@ -5,6 +5,7 @@
 
 #include "api/api.h"
 #include "base/meta.h"
+#include "gc/final.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
 #include "gc/weak.h"
@@ -116,6 +117,7 @@ static int empty_arena(struct gcuffd_arena *a, bool end)
 	}
 	struct gu_thread *t = gu_enter();
 	gu_weak_clear_arena(h, a);
+	gu_final_drop_arena(h, a);
 	release_blocks(a);
 	gu_arena_tidy(a, GU_TIDY_PURGE);
 	if (end)

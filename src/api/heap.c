@@ -5,6 +5,7 @@
 
 #include "api/api.h"
 #include "base/meta.h"
+#include "ctl/finalizer.h"
 #include "ctl/service.h"
 #include "ctl/tier.h"
 #include "gc/imageload.h"
@@ -184,6 +185,7 @@ static int create(const struct gcuffd_options *o, int rung, struct gu_image *im,
 	h->verify_frees = o->flags & GCUFFD_VERIFY;
 	gu_lock_init(&h->lock, GU_RANK_ROOTS);
 	gu_lock_init(&h->weak_lock, GU_RANK_WEAK);
+	gu_lock_init(&h->final_lock, GU_RANK_FINAL);
 	gu_lock_init(&h->cycle_lock, GU_RANK_CYCLE);
 	int err = make_tables(h, im);
 	if (!err)
@@ -247,6 +249,9 @@ int gcuffd_heap_destroy(struct gcuffd_heap *h)
 {
 	if (gu_world_is_closed_by_caller())
 		return -EBUSY;
+	int err = gu_finalizer_quit(h); /* before what a finalizer may wait for */
+	if (err)
+		return err;
 	freeze_blocking();
 	gu_heaps_remove(h);
 	gu_service_quit(h);

@@ -38,13 +38,14 @@ static const struct field fields[] = {
 	FIELD(mark_threads, NUMBER), FIELD(growth_percent, NUMBER), FIELD(decay_ms, NUMBER), FIELD(stop_timeout_ms, NUMBER),
 	FIELD(resident_target, SIZE), FIELD(store_memory, SIZE), FIELD(store_file, SIZE), FIELD(store_codec, CODEC),
 	FIELD(cool_mode, COOL), FIELD(cool_after_ms, NUMBER), FIELD(pressure_percent, NUMBER), FIELD(fault_percent, NUMBER), FIELD(hang_seconds, NUMBER),
-	FIELD(resolver_threads, NUMBER),
+	FIELD(resolver_threads, NUMBER), FIELD(finalizer_thread, NUMBER),
 	FIELD(rung, RUNG), FIELD(log_level, LEVEL), FIELD(without, WITHOUT),
 	{"interior", NOT_FLAG, GCUFFD_NO_INTERIOR}, {"huge", NOT_FLAG, GCUFFD_NO_HUGE}, {"pacing", NOT_FLAG, GCUFFD_NO_PACING},
 	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},
 	{"cold", FLAG, GCUFFD_COLD}, {"cold_user_faults", FLAG, GCUFFD_COLD_USER_FAULTS},
 	{"plant_drop_card", PLANT, GCUFFD_PLANT_DROP_CARD}, {"plant_skip_tls", PLANT, GCUFFD_PLANT_SKIP_TLS},
 	{"plant_early_sweep", PLANT, GCUFFD_PLANT_EARLY_SWEEP}, {"plant_skip_root", PLANT, GCUFFD_PLANT_SKIP_ROOT},
+	{"plant_skip_finalizer", PLANT, GCUFFD_PLANT_SKIP_FINALIZER},
 };
 
 static bool parse_size(const char *text, uint64_t *out)
@@ -244,7 +245,7 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 	for (size_t i = sizeof(*o); in && i < in->size; i++)
 		if (((const char *)in)[i])
 			return refuse(o, "a field that this version of the library does not know");
-	if (o->flags & ~flags || o->debug & ~15u)
+	if (o->flags & ~flags || o->debug & ~31u)
 		return refuse(o, "flags or debug: unknown bit");
 	if (o->hard_limit && o->hard_limit < LEAST_LIMIT)
 		return refuse(o, "hard_limit: less than 2 MiB");
@@ -268,6 +269,8 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 		return refuse(o, "mark_threads: more than 8");
 	if (o->resolver_threads > GU_RESOLVERS)
 		return refuse(o, "resolver_threads: more than 16");
+	if (o->finalizer_thread > 1)
+		return refuse(o, "finalizer_thread: more than 1");
 	if (o->growth_percent > 10000)
 		return refuse(o, "growth_percent: more than 10000");
 	if (o->reservation > (size_t)1 << 46)

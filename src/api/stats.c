@@ -6,16 +6,19 @@
 #include "api/api.h"
 #include "base/meta.h"
 #include "ctl/service.h"
+#include "gc/final.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
 
 int gcuffd_heap_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 {
 	struct gcuffd_stats s;
+	struct gu_final_counts finals;
 	if (out->size < 2 * sizeof(uint64_t) || out->size > 4096)
 		return -EINVAL;
 	struct gu_thread *t = gu_enter();
 	gu_service_stats(h, &s);
+	gu_final_counts(h, &finals);
 	gu_leave(t);
 	s.size = out->size;
 	s.version = GCUFFD_STATS_VERSION;
@@ -27,6 +30,10 @@ int gcuffd_heap_stats(struct gcuffd_heap *h, struct gcuffd_stats *out)
 	s.pins = gu_load_relaxed(&h->npins);
 	s.pinned_bytes = gu_load_relaxed(&h->space.pages.pinned) * GU_PAGE;
 	s.disabled = gu_load_relaxed(&h->disabled);
+	s.finalizers = finals.set;
+	s.finalizers_ready = finals.ready;
+	s.finalizers_taken = finals.taken;
+	s.finalizers_waiting = finals.waiting;
 	memcpy(out, &s, gu_min(out->size, sizeof(s)));
 	return 0;
 }

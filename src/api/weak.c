@@ -8,18 +8,22 @@
 #include "gc/weak.h"
 
 #define NAP_NS 50000 /* the second stop is over, and whether it has to be made again is known at once */
+#define FINAL_NS 5000000 /* what finalizers need is being marked; who ends that wakes us */
 
 static bool is_stopped(const struct gcuffd_heap *h) { return gu_self || gu_heap_is(h, GCUFFD_PROCESS_ROOTS); }
 
-int gcuffd_weak_create(struct gcuffd_heap *h, const void *object, struct gcuffd_weak **weak)
+static int create(struct gcuffd_heap *h, const void *object, bool longer, struct gcuffd_weak **weak)
 {
 	if (!is_stopped(h))
 		return -EPERM;
 	struct gu_thread *t = gu_enter();
-	int err = gu_weak_add(h, (uintptr_t)object, weak);
+	int err = gu_weak_add(h, (uintptr_t)object, longer, weak);
 	gu_leave(t);
 	return err;
 }
+
+int gcuffd_weak_create(struct gcuffd_heap *h, const void *object, struct gcuffd_weak **weak) { return create(h, object, false, weak); }
+int gcuffd_weak_create_long(struct gcuffd_heap *h, const void *object, struct gcuffd_weak **weak) { return create(h, object, true, weak); }
 
 int gcuffd_weak_bind(struct gcuffd_heap *h, struct gcuffd_weak *weak, const void *key, const void *value)
 {
@@ -36,8 +40,11 @@ int gcuffd_weak_set(struct gcuffd_heap *h, struct gcuffd_weak *weak, const void 
 static void nap(struct gcuffd_heap *h)
 {
 	struct gu_wait wait;
+	uint32_t state = gu_load_relaxed(&h->weak_state);
+	if (state != GU_WEAK_MAYBE && state != GU_WEAK_FINAL)
+		return;
 	gu_wait_begin(&wait);
-	gu_wait_futex(&wait, &h->weak_state, GU_WEAK_MAYBE, NAP_NS);
+	gu_wait_futex(&wait, &h->weak_state, state, state == GU_WEAK_FINAL ? FINAL_NS : NAP_NS);
 	gu_wait_end(&wait);
 }
 

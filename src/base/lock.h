@@ -26,6 +26,7 @@ enum gu_rank {
 	GU_RANK_COLD,     /* a region's pages that are out */
 	GU_RANK_PAGES,    /* soft bits of pages */
 	GU_RANK_WEAK,     /* weak references */
+	GU_RANK_FINAL,    /* finalizers */
 	GU_RANK_SPILL,    /* who puts pages in a store: held during I/O, by no mutator */
 	GU_RANK_STORE,    /* a store's tables; a store's decoder */
 	GU_RANK_MARK,     /* shared mark packets */

@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "gc/accessed.h"
+#include "gc/final.h"
 #include "gc/mark.h"
 #include "gc/roots.h"
 #include "gc/stop.h"
@@ -79,11 +80,19 @@ static int first_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 	return 0;
 }
 
+/* Roots, but for a fault that is planted. */
+static void mark_finals(struct gcuffd_heap *h)
+{
+	if (!(h->options.debug & GCUFFD_PLANT_SKIP_FINALIZER))
+		gu_final_mark_all(h, gu_mark_first(h));
+}
+
 static void mark_concurrently(struct gcuffd_heap *h)
 {
 	if (h->options.debug & GCUFFD_PLANT_EARLY_SWEEP)
 		gu_sweep_early(h);
 	gu_roots_scan(h, gu_mark_first(h));
+	mark_finals(h);
 	gu_mark_drain(h, GU_DRAIN_BESIDE);
 }
 
@@ -99,6 +108,7 @@ static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 		gu_mark_cards(h, gu_mark_first(h));
 		n.dirty += gu_roots_preclean(h, gu_mark_first(h));
 		gu_weak_mark_late(h, gu_mark_first(h));
+		gu_final_mark_late(h, gu_mark_first(h));
 		gu_mark_drain(h, GU_DRAIN_BESIDE);
 		c->pages_scanned += n.scanned;
 		c->dirty_pages += n.dirty;
@@ -125,6 +135,9 @@ static int remark(struct gcuffd_heap *h, struct gu_cycle *c, enum gu_drain how)
 		c->remark_dirty_pages += gu_mark_cards(h, gu_mark_first(h));
 	c->pages_scanned += n.scanned;
 	gu_weak_mark_late(h, gu_mark_first(h));
+	if (c->in_stop)
+		mark_finals(h);
+	gu_final_mark_late(h, gu_mark_first(h));
 	gu_mark_drain(h, how);
 	gu_mark_counts(h, &after);
 	c->remark_words += roots.words - before.words + after.card_words - before.card_words;
@@ -171,8 +184,45 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 		if (left)
 			err = ++reads <= READS_MOST ? read_on(h, c) : -EAGAIN;
 	} while (!err && (left || gu_roots_changed(h)));
-	gu_weak_state_set(h, err ? GU_WEAK_OPEN : GU_WEAK_DECIDED);
+	gu_weak_state_set(h, err ? GU_WEAK_OPEN : GU_WEAK_FINAL);
 	return err;
+}
+
+static int verify_finals(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	int err = h->verifier ? gu_world_stop_for(h) : 0;
+	if (!h->verifier || err)
+		return err;
+	c->wrong += gu_verify_final(h);
+	gu_world_resume();
+	return 0;
+}
+
+/* Objects with finalizers, of which some are not marked. Nobody else reaches those, nor what these lead to alone. */
+static int keep_finals(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	gu_weak_clear_unmarked(h);
+	gu_final_order(h);
+	gu_mark_drain(h, GU_DRAIN_BESIDE);
+	c->finals = gu_final_choose(h, h->options.debug & GCUFFD_PLANT_SKIP_FINALIZER);
+	gu_mark_drain(h, GU_DRAIN_BESIDE);
+	int err = gu_mark_complete(h) ? verify_finals(h, c) : -EIO;
+	if (err)
+		gu_final_abandon(h);
+	return err;
+}
+
+/* Beside mutators: finalizers of what is dead are put on the queue. */
+static int finalize(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	int err = gu_final_gather(h) ? keep_finals(h, c) : 0;
+	gu_weak_state_set(h, err ? GU_WEAK_OPEN : GU_WEAK_DECIDED);
+	if (err || !c->finals)
+		return err;
+	gu_final_publish(h);
+	if (h->final_notify)
+		h->final_notify(h->final_data);
+	return 0;
 }
 
 static void sweep(struct gcuffd_heap *h, struct gu_cycle *c)
@@ -211,6 +261,9 @@ int gu_cycle_run(struct gcuffd_heap *h, struct gu_cycle *c)
 	if (!err)
 		err = second_stop(h, c);
 	lap(&since);
+	if (!err)
+		err = finalize(h, c);
+	c->final_ns = lap(&since);
 	if (!err)
 		sweep(h, c);
 	close_window(h);

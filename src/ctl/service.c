@@ -17,10 +17,12 @@
 #include "base/meta.h"
 #include "base/own.h"
 #include "ctl/evictor.h"
+#include "ctl/finalizer.h"
 #include "ctl/pacer.h"
 #include "ctl/watchdog.h"
 #include "gc/alloc.h"
 #include "gc/evict.h"
+#include "gc/final.h"
 #include "gc/imageload.h"
 #include "gc/imagesave.h"
 #include "gc/mark.h"
@@ -355,6 +357,7 @@ static void take_stats(struct gcuffd_heap *h, const struct gu_cycle *c, int err)
 	st->last_mark_ns = c->mark_ns;
 	st->last_preclean_ns = c->preclean_ns;
 	st->last_sweep_ns = c->sweep_ns;
+	st->last_finalize_ns = c->final_ns;
 	st->last_marked_bytes = c->marked;
 	st->last_marked_in_stop_bytes = c->marked_in_stop;
 	st->last_freed_bytes = c->swept.freed_bytes;
@@ -434,7 +437,7 @@ static void account_foreign(struct gcuffd_heap *h)
 		gu_arena_sizes(a, &sizes);
 		bytes += sizes.metadata;
 	}
-	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h) + gu_weak_memory(h) + h->service->nthreads * STACK / 8);
+	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h) + gu_weak_memory(h) + gu_final_memory(h) + h->service->nthreads * STACK / 8);
 }
 
 /* A cycle begins or ends. */
@@ -823,7 +826,7 @@ int gu_service_create(struct gcuffd_heap *h)
 	gu_pacer_init(&s->pacer, &limits);
 	h->trigger = gu_pacer_first(&s->pacer);
 	h->ceiling = gu_pacer_ceiling(h->trigger);
-	if (gu_mark_create(h, h->options.mark_threads) || gu_roots_create(h) || gu_evictor_create(h) ||
+	if (gu_mark_create(h, h->options.mark_threads) || gu_roots_create(h) || gu_evictor_create(h) || gu_finalizer_create(h) ||
 	    (gu_heap_is(h, GCUFFD_VERIFY) && gu_verify_create(h)))
 		return -ENOMEM;
 	h->space.foreign = gu_mark_memory(h) + (h->options.mark_threads + 1) * STACK / 8;
@@ -864,6 +867,8 @@ void gu_service_destroy(struct gcuffd_heap *h)
 	gu_tier_close(h);
 	gu_verify_destroy(h);
 	gu_weak_destroy(h);
+	gu_final_destroy(h);
+	gu_finalizer_destroy(h);
 	gu_roots_destroy(h);
 	gu_mark_destroy(h);
 	gu_meta_free(s, sizeof(*s));
@@ -921,6 +926,8 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	gu_evictor_fork_child(h);
 	gu_lock_init(&h->lock, GU_RANK_ROOTS);
 	gu_lock_init(&h->weak_lock, GU_RANK_WEAK);
+	gu_lock_init(&h->final_lock, GU_RANK_FINAL);
+	gu_finalizer_fork_child(h);
 	gu_lock_init(&h->space.lock, GU_RANK_SPACE);
 	gu_lock_init(&h->space.commit_lock, GU_RANK_COMMIT);
 	gu_lock_init(&h->space.pages.lock, GU_RANK_PAGES);

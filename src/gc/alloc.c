@@ -4,6 +4,7 @@
 
 #include <errno.h>
 
+#include "gc/final.h"
 #include "gc/pins.h"
 #include "gc/shed.h"
 #include "gc/weak.h"
@@ -180,6 +181,8 @@ int gu_free(struct gcuffd_heap *h, uintptr_t object)
 	uint64_t bit = 1ull << (cell & 63);
 	if (gu_unlikely(gu_load_relaxed(&b->weak)))
 		gu_weak_clear_cells(h, b, cell >> 6, bit); /* .inv.weak.swept */
+	if (gu_unlikely(gu_load_relaxed(&b->final)))
+		gu_final_drop_cells(h, b, cell >> 6, bit); /* .inv.final.alive */
 	bool large = gu_block_is_large(b);
 	/* The collector does not wait for sections of threads that are not attached: they release nothing. */
 	bool idle = gu_self && gu_load_relaxed(&h->phase) == GU_PHASE_IDLE;

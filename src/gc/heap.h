@@ -70,7 +70,14 @@ struct gcuffd_heap {
 
 	struct gu_lock weak_lock;      /* rank WEAK */
 	struct gu_weaks *weaks;        /* atomic, set once; guard of the rest: weak_lock (weak.c) */
-	uint32_t weak_state;           /* atomic; changed by the collector (weak.h) */
+	uint32_t weak_state;           /* atomic; futex; changed by the collector (weak.h) */
+	uint32_t weak_round;           /* atomic; likewise; of finalizers, never 0 in one */
+
+	struct gu_lock final_lock;     /* rank FINAL */
+	struct gu_finals *finals;      /* atomic, set once; guard of the rest: final_lock (final.c) */
+	uint32_t final_bell;           /* atomic; futex; changes when the queue of finalizers got longer, or their thread is to end */
+	void (*final_notify)(void *data); /* guard: cycle_lock; so is the next */
+	void *final_data;
 
 	struct gu_mark *mark;          /* guard: collector (mark.c) */
 	struct gu_tracker *tracker;    /* guard: collector (track.c) */
@@ -79,6 +86,7 @@ struct gcuffd_heap {
 	struct gu_evictor *evictor;    /* constant (ctl/evictor.c) */
 	struct gu_restore *restore;    /* constant while the resolver's thread runs; NULL: no page is taken out */
 	struct gu_verifier *verifier;  /* guard: collector (verify.c) */
+	struct gu_finalizer *finalizer; /* constant (ctl/finalizer.c) */
 	struct gu_service *service;    /* ctl/service.c */
 };
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/meta.h"
+#include "gc/final.h"
 #include "gc/marker.h"
 #include "gc/mutator.h"
 #include "gc/summary.h"
@@ -33,12 +34,24 @@ static struct gu_gray gray_of(const struct gu_block *b, uint32_t cell)
 static uint32_t piece_of(uint32_t type) { return type ? type | GU_GRAY_PIECE : 0; }
 
 /* Objects of more than 16 GiB: the rest in further pieces. */
-static void push_object(struct gu_marker *m, const struct gu_block *b, uint32_t cell)
+static void push_pieces(struct gu_marker *m, const struct gu_block *b, struct gu_gray g)
 {
-	struct gu_gray g = gray_of(b, cell);
 	gu_marker_push(m, g);
 	for (size_t at = GRAY_WORDS * 8; gu_unlikely(at < b->cell); at += GRAY_WORDS * 8)
 		gu_marker_push(m, (struct gu_gray){g.addr + at, (uint32_t)gu_min((b->cell - at) / 8, GRAY_WORDS), piece_of(g.type)});
+}
+
+static void push_object(struct gu_marker *m, const struct gu_block *b, uint32_t cell) { push_pieces(m, b, gray_of(b, cell)); }
+
+void gu_marker_push_fields(struct gu_marker *m, uintptr_t object)
+{
+	const struct gu_block *b = gu_block_at(m->space, object);
+	uint32_t cell;
+	if (!b || b->kind == GCUFFD_ATOMIC || !gu_block_cell(b, object, &cell))
+		return;
+	struct gu_gray g = gray_of(b, cell);
+	g.type = GU_GRAY_FIELDS;
+	push_pieces(m, b, g);
 }
 
 static inline void settle(struct gu_marker *m, struct gu_candidate c)
@@ -46,6 +59,8 @@ static inline void settle(struct gu_marker *m, struct gu_candidate c)
 	struct gu_bits *bits = &c.block->bits[c.cell >> 6];
 	uint64_t bit = 1ull << (c.cell & 63);
 	if (!(gu_load_acquire(&bits->start) & bit) || (gu_load_relaxed(&bits->mark) & bit))
+		return;
+	if (gu_unlikely(m->source) && m->source == gu_block_cell_addr(c.block, c.cell)) /* its own fields make no object wait for itself */
 		return;
 	if (gu_or_seqcst(&bits->mark, bit) & bit) /* .inv.mark.before-fields */
 		return;
@@ -281,6 +296,26 @@ static void scan_cell_part(struct gu_marker *m, const struct gu_block *b, uint32
 		scan_object(m, lo, hi, object, t);
 }
 
+/* What is found from here to the end is not the object itself. */
+static void begin_source(struct gu_marker *m, uintptr_t object)
+{
+	gu_marker_flush(m);
+	m->source = object;
+}
+
+static void end_source(struct gu_marker *m) { begin_source(m, 0); }
+
+/* Objects whose fields were to be scanned, and are not marked. */
+static void scan_unmarked_cells(struct gu_marker *m, const struct gu_block *b, uint32_t g, uint64_t which, uintptr_t lo, uintptr_t hi)
+{
+	for (uint64_t cells = gu_final_cells(m->heap, b, g) & which; cells; cells &= cells - 1) {
+		uint32_t cell = g * 64 + (uint32_t)__builtin_ctzll(cells);
+		begin_source(m, gu_block_cell_addr(b, cell));
+		scan_cell_part(m, b, cell, lo, hi);
+		end_source(m);
+	}
+}
+
 void gu_mark_page(struct gu_marker *m, size_t page)
 {
 	uintptr_t lo = m->base + (page << GU_PAGE_SHIFT), hi = lo + GU_PAGE;
@@ -292,13 +327,15 @@ void gu_mark_page(struct gu_marker *m, size_t page)
 	if (!gu_block_cell(b, hi - 1, &last))
 		last = b->ncells - 1;
 	for (uint32_t g = first >> 6; g <= last >> 6; g++) {
-		uint64_t cells = object_cells(b, g);
+		uint64_t which = ~0ull;
 		if (g == first >> 6)
-			cells &= ~0ull << (first & 63);
+			which &= ~0ull << (first & 63);
 		if (g == last >> 6)
-			cells &= ~0ull >> (63 - (last & 63));
-		for (; cells; cells &= cells - 1)
+			which &= ~0ull >> (63 - (last & 63));
+		for (uint64_t cells = object_cells(b, g) & which; cells; cells &= cells - 1)
 			scan_cell_part(m, b, g * 64 + (uint32_t)__builtin_ctzll(cells), lo, hi);
+		if (gu_unlikely(gu_load_relaxed(&b->final)))
+			scan_unmarked_cells(m, b, g, which, lo, hi);
 	}
 	if (gu_load_relaxed(&b->state) == GU_BLOCK_CURRENT)
 		m->block_words += m->words - before;
@@ -321,10 +358,8 @@ static uintptr_t object_of(const struct gu_marker *m, struct gu_gray g)
 	return g.type & GU_GRAY_PIECE ? m->blocks[gu_load_relaxed(&m->block_of[(g.addr - m->base) >> GU_PAGE_SHIFT])].start : g.addr;
 }
 
-static void scan_gray_object(struct gu_marker *m, struct gu_gray g)
+static inline __attribute__((always_inline)) void scan_some(struct gu_marker *m, struct gu_gray g, uintptr_t object, const struct gcuffd_type *t)
 {
-	const struct gcuffd_type *t = g.type ? type_at(m, (g.type & ~GU_GRAY_PIECE) - 1) : NULL;
-	uintptr_t object = object_of(m, g);
 	size_t from = (g.addr - object) / 8;
 	if (t)
 		g.words = (uint32_t)(gu_max(gu_type_end(t, from + g.words), from) - from);
@@ -337,26 +372,48 @@ static void scan_gray_object(struct gu_marker *m, struct gu_gray g)
 	scan_object(m, g.addr, g.addr + g.words * 8, object, t);
 }
 
+static void scan_gray_object(struct gu_marker *m, struct gu_gray g)
+{
+	scan_some(m, g, object_of(m, g), g.type ? type_at(m, (g.type & ~GU_GRAY_PIECE) - 1) : NULL);
+}
+
+/* .inv.final.order */
+static void scan_fields(struct gu_marker *m, struct gu_gray g)
+{
+	const struct gu_block *b = gu_block_at(m->space, g.addr);
+	uint32_t cell;
+	if (!b || !gu_block_cell(b, g.addr, &cell))
+		return;
+	begin_source(m, gu_block_cell_addr(b, cell));
+	scan_some(m, g, gu_block_cell_addr(b, cell), b->kind == GCUFFD_TYPED ? type_at(m, b->types[cell]) : NULL);
+	end_source(m);
+}
+
+static void scan_other(struct gu_marker *m, struct gu_gray g)
+{
+	if (g.type == GU_GRAY_CARDS)
+		scan_cards(m, g.addr);
+	else if (g.type == GU_GRAY_LATER)
+		gu_later_scan(m, g.addr, g.words);
+	else if (g.type == GU_GRAY_VALUES)
+		gu_weak_mark_values(m->heap, m, g.addr);
+	else if (g.type == GU_GRAY_FINALS)
+		gu_final_scan(m, g.addr, g.words);
+	else
+		scan_fields(m, g);
+}
+
 static void scan_gray(struct gu_marker *m, struct gu_gray g)
 {
-	if (gu_unlikely(g.type == GU_GRAY_CARDS)) {
-		scan_cards(m, g.addr);
-		return;
-	}
-	if (gu_unlikely(g.type == GU_GRAY_LATER)) {
-		gu_later_scan(m, g.addr, g.words);
-		return;
-	}
-	if (gu_unlikely(g.type == GU_GRAY_VALUES)) {
-		gu_weak_mark_values(m->heap, m, g.addr);
-		return;
-	}
-	scan_gray_object(m, g);
+	if (gu_unlikely(g.type >= GU_GRAY_FIELDS))
+		scan_other(m, g);
+	else
+		scan_gray_object(m, g);
 }
 
 /* ---- what is scanned next ---- */
 
-static bool waits_ahead(struct gu_gray g) { return g.type < GU_GRAY_VALUES && g.words <= PIECE_WORDS; }
+static bool waits_ahead(struct gu_gray g) { return g.type < GU_GRAY_FIELDS && g.words <= PIECE_WORDS; }
 
 /* Where the first words are: in place or in the park; or the head of the page's summary. */
 static void fetch(const struct gu_marker *m, uintptr_t at)

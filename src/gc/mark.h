@@ -16,6 +16,7 @@
 #define GU_GC_MARK_H
 
 #include "gc/heap.h"
+#include "space/block.h"
 
 #define GU_MARKERS 8
 
@@ -45,6 +46,14 @@ void gu_mark_clear(struct gcuffd_heap *heap);
 void gu_mark_cards_drop(struct gcuffd_heap *heap);
 /* In a stop: marks the cells that threads have set aside (.inv.run.ahead), before phase MARK begins. */
 void gu_mark_ahead(struct gcuffd_heap *heap);
+
+/* Whether the object has a mark. */
+static inline bool gu_mark_has(const struct gcuffd_heap *h, uintptr_t object)
+{
+	const struct gu_block *b = gu_block_at(&h->space, object);
+	uint32_t cell;
+	return b && gu_block_cell(b, object, &cell) && gu_load_acquire(&b->bits[cell >> 6].mark) >> (cell & 63) & 1;
+}
 
 struct gu_marker *gu_mark_first(struct gcuffd_heap *heap);
 

@@ -16,12 +16,14 @@
 struct gu_gray {
 	uintptr_t addr; /* or the word's index */
 	uint32_t words;
-	uint32_t type;  /* 0: conservative; GU_GRAY_CARDS, GU_GRAY_LATER, GU_GRAY_VALUES; else index + 1, maybe GU_GRAY_PIECE */
+	uint32_t type;  /* 0: conservative; GU_GRAY_CARDS, ... GU_GRAY_FIELDS; else index + 1, maybe GU_GRAY_PIECE */
 };
 #define GU_GRAY_PIECE (1u << 30)        /* of an object that begins before addr */
 #define GU_GRAY_CARDS UINT32_MAX
 #define GU_GRAY_LATER (UINT32_MAX - 1)
 #define GU_GRAY_VALUES (UINT32_MAX - 2) /* what weak references to the object have as values */
+#define GU_GRAY_FINALS (UINT32_MAX - 3) /* a range of finalizers: the first one's number, and how many */
+#define GU_GRAY_FIELDS (UINT32_MAX - 4) /* words of an object, which they do not lead to (.inv.final.order) */
 
 struct gu_packet {
 	struct gu_packet *next;
@@ -67,6 +69,7 @@ struct gu_marker {
 	uint64_t bytes, objects, words, card_words, block_words;
 	char *buffer; /* for gu_mark_foreign, and for pages read in the store */
 	struct gu_pack_reader packs;
+	uintptr_t source;                 /* the object whose fields are scanned; 0: it does not matter */
 	size_t at_hand;                   /* page whose summary was read; SIZE_MAX: none */
 	const struct gu_summary *summary; /* that; GU_COLD_PEEK: it could not be */
 } __attribute__((aligned(GU_CACHELINE)));
@@ -98,6 +101,8 @@ struct gu_mark {
 };
 
 void gu_marker_push(struct gu_marker *m, struct gu_gray gray);
+/* The object's fields, marked or not, as GU_GRAY_FIELDS. */
+void gu_marker_push_fields(struct gu_marker *m, uintptr_t object);
 /* Scans until this marker has nothing left, sharing what it has too much of. */
 void gu_marker_run(struct gu_marker *m);
 void gu_marker_flush(struct gu_marker *m);

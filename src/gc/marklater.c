@@ -31,7 +31,7 @@ static bool has_packets(const struct gu_marker *m)
 
 bool gu_later_takes(struct gu_marker *m, struct gu_gray g)
 {
-	if (!m->space->cold.on || g.type >= GU_GRAY_VALUES || g.words > SMALL_WORDS || has_packets(m))
+	if (!m->space->cold.on || g.type >= GU_GRAY_FIELDS || g.words > SMALL_WORDS || has_packets(m))
 		return false;
 	size_t last = (g.addr + g.words * 8 - 1 - m->base) >> GU_PAGE_SHIFT;
 	for (size_t page = (g.addr - m->base) >> GU_PAGE_SHIFT; page <= last; page++)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/meta.h"
+#include "gc/final.h"
 #include "gc/marker.h"
 #include "gc/weak.h"
 #include "sys/os.h"
@@ -179,6 +180,7 @@ static void rescan_marked(struct gcuffd_heap *h)
 	}
 	gu_weak_mark_all(h, gu_mark_first(h));
 	gu_marker_run(gu_mark_first(h));
+	gu_final_scan_all(gu_mark_first(h));
 }
 
 static void set_open(struct gu_mark *mark, bool open, unsigned allowed)

@@ -8,6 +8,7 @@
 
 #include "base/meta.h"
 #include "base/own.h"
+#include "gc/final.h"
 #include "gc/modules.h"
 #include "gc/mutator.h"
 #include "gc/pins.h"
@@ -605,5 +606,6 @@ void gu_roots_each(struct gcuffd_heap *h, const struct gu_root_visit *v)
 		if (!l->root[i].anon_only)
 			v->range(v->data, l->root[i].start, l->root[i].end, true);
 	gu_pins_each(h, v);
+	gu_final_each(h, v);
 	each_thread(h, v, true);
 }

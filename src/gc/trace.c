@@ -123,6 +123,13 @@ int gu_trace_begin(struct gcuffd_heap *h, struct gu_trace *s)
 	return 0;
 }
 
+int gu_trace_more(struct gu_trace *t)
+{
+	t->head = t->tail = 0;
+	t->queue = gu_meta_map(t->queue_len);
+	return t->queue ? 0 : -ENOMEM;
+}
+
 struct gu_shadow *gu_shadow_at(const struct gu_trace *s, uintptr_t at)
 {
 	size_t lo = 0, hi = s->n;

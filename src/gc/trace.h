@@ -46,6 +46,8 @@ void gu_trace_drop_copies(struct gu_trace *trace);
 int gu_trace_begin(struct gcuffd_heap *heap, struct gu_trace *trace);
 /* Reaches what the words of a root lead to, in place or (foreign) to be copied. */
 void gu_trace_range(struct gu_trace *trace, uintptr_t start, uintptr_t end, bool foreign);
+/* After an end: further roots may follow. -ENOMEM. */
+int gu_trace_more(struct gu_trace *trace);
 /* And all that these lead to. */
 void gu_trace_run(struct gcuffd_heap *heap, struct gu_trace *trace);
 /* Nothing more is to be reached; what was, and from where, stays. */

@@ -9,6 +9,7 @@
 
 #include "base/meta.h"
 #include "base/own.h"
+#include "gc/final.h"
 #include "gc/mutator.h"
 #include "gc/pack.h"
 #include "gc/roots.h"
@@ -220,6 +221,18 @@ uint64_t gu_verify_mark(struct gcuffd_heap *h)
 		return n + 1;
 	n += check_summaries(h, h->verifier);
 	return n + check_reached(h->verifier, "reachable but not marked", is_unmarked);
+}
+
+uint64_t gu_verify_final(struct gcuffd_heap *h)
+{
+	struct gu_trace *t = &h->verifier->trace;
+	struct gu_root_visit visit = {trace_range, t};
+	if (gu_trace_more(t))
+		return 1;
+	gu_final_each(h, &visit);
+	gu_trace_run(h, t);
+	gu_trace_end(t);
+	return check_reached(h->verifier, "led to by what waits for its finalizer, but not marked", is_unmarked);
 }
 
 uint64_t gu_verify_swept(struct gcuffd_heap *h)

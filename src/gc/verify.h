@@ -7,7 +7,8 @@
  *   begin   in stop 1: remembers what is reachable
  *   mark    in stop 2, marking done: what begin remembered is still there (no early sweep); all that is
  *           reachable now is marked
- *   swept   after the sweep: all that mark found is still there, unless the program freed it
+ *   final   in a further stop, if objects wait for their finalizers: what these lead to is marked
+ *   swept   after the sweep: all that mark and final found is still there, unless the program freed it
  */
 #ifndef GU_GC_VERIFY_H
 #define GU_GC_VERIFY_H
@@ -22,6 +23,7 @@ void gu_verify_list(struct gcuffd_heap *heap);
 /* Each returns how many objects are wrong, and writes the first few of them to the log afterwards (report). */
 uint64_t gu_verify_begin(struct gcuffd_heap *heap);
 uint64_t gu_verify_mark(struct gcuffd_heap *heap);
+uint64_t gu_verify_final(struct gcuffd_heap *heap);
 uint64_t gu_verify_swept(struct gcuffd_heap *heap);
 /* Outside of stops. */
 void gu_verify_report(struct gcuffd_heap *heap);

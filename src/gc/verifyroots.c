@@ -9,6 +9,7 @@
 
 #include "base/meta.h"
 #include "base/own.h"
+#include "gc/final.h"
 #include "gc/mutator.h"
 #include "gc/pins.h"
 #include "gc/roots.h"
@@ -246,6 +247,7 @@ void gu_verify_roots_each(struct gcuffd_heap *h, const struct gu_verify_roots *r
 	if (gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
 		(void)gu_maps_each(visit_map, (void *)(uintptr_t)v);
 	gu_pins_each(h, v);
+	gu_final_each(h, v);
 	visit_registered(v);
 	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next)
 		visit_thread(h, r, t, v);

@@ -8,11 +8,13 @@
 #include "base/meta.h"
 #include "gc/alloc.h"
 #include "gc/mark.h"
+#include "sys/os.h"
 
 #define SLOTS_MOST ((size_t)1 << 26)
 #define SLOTS_STEP ((size_t)4096)
 #define BUCKETS_LEAST ((size_t)64)
 #define BUCKETS_STEP ((size_t)16384)
+#define CLEARED_AT_ONCE ((size_t)256)
 #define LAST UINT32_MAX
 
 /*
@@ -127,7 +129,7 @@ static int make_room_locked(struct gcuffd_heap *h)
 	return 0;
 }
 
-static struct gcuffd_weak *take_slot_locked(struct gu_weaks *w)
+static struct gcuffd_weak *take_slot_locked(struct gu_weaks *w, bool longer)
 {
 	struct gcuffd_weak *s = w->free ? &w->slot[w->free - 1] : &w->slot[w->made];
 	if (w->free)
@@ -136,6 +138,7 @@ static struct gcuffd_weak *take_slot_locked(struct gu_weaks *w)
 		gu_store_release(&w->made, w->made + 1); /* pairs with is_slot() */
 	s->next = 0;
 	s->used = 1;
+	s->longer = longer;
 	w->used++;
 	return s;
 }
@@ -170,6 +173,7 @@ static void point_locked(struct gcuffd_heap *h, struct gcuffd_weak *s, const str
 	struct gu_weaks *w = h->weaks;
 	if (s->key)
 		unlink_locked(w, s);
+	gu_store_relaxed(&s->undecided, 0);
 	store_pair_locked(s, f ? (struct gu_weak_pair){f->base, value} : (struct gu_weak_pair){0, 0});
 	if (!f)
 		return;
@@ -181,7 +185,7 @@ static void point_locked(struct gcuffd_heap *h, struct gcuffd_weak *s, const str
 	}
 }
 
-int gu_weak_add(struct gcuffd_heap *h, uintptr_t object, struct gcuffd_weak **out)
+int gu_weak_add(struct gcuffd_heap *h, uintptr_t object, bool longer, struct gcuffd_weak **out)
 {
 	struct gu_found f;
 	if (!find_object(h, object, &f))
@@ -189,7 +193,7 @@ int gu_weak_add(struct gcuffd_heap *h, uintptr_t object, struct gcuffd_weak **ou
 	gu_lock(&h->weak_lock);
 	int err = make_room_locked(h);
 	if (!err) {
-		*out = take_slot_locked(h->weaks);
+		*out = take_slot_locked(h->weaks, longer);
 		point_locked(h, *out, &f, 0);
 	}
 	gu_unlock(&h->weak_lock);
@@ -231,13 +235,6 @@ int gu_weak_remove(struct gcuffd_heap *h, struct gcuffd_weak *s)
 
 /* ---- reading ---- */
 
-static bool is_marked(const struct gcuffd_heap *h, uintptr_t object)
-{
-	const struct gu_block *b = gu_block_at(&h->space, object);
-	uint32_t cell;
-	return b && gu_block_cell(b, object, &cell) && gu_load_acquire(&b->bits[cell >> 6].mark) >> (cell & 63) & 1;
-}
-
 /* As they were together, and seq then: with the lock, if they change just now. */
 static uint32_t read_pair(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_weak_pair *pair)
 {
@@ -256,6 +253,7 @@ static uint32_t read_pair(struct gcuffd_heap *h, const struct gcuffd_weak *s, st
  * .inv.weak.decided. OPEN was stored before the first object could be made that is not marked though it lives: who reads the key of
  * such a one reads OPEN after it. The section keeps the next cycle, which clears the marks, from passing. Not so the sweep: a mark says something of
  * the key only if the slot has it still, for the cell's next owner has a mark, too (acquire: pairs with gu_block_take_group()).
+ * .inv.weak.final: a mark that an object got for a finalizer's sake is seen only by who then sees the slot cleared, or undecided.
  */
 int gu_weak_read(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_weak_pair *pair)
 {
@@ -265,13 +263,15 @@ int gu_weak_read(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_w
 		uint32_t state = gu_load_acquire(&h->weak_state), seq = read_pair(h, s, pair);
 		if (state == GU_WEAK_OPEN || !pair->key)
 			return 0;
-		bool marked = is_marked(h, pair->key);
+		bool marked = gu_mark_has(h, pair->key);
 		if (gu_load_acquire(&s->seq) != seq || gu_load_acquire(&h->weak_state) != state)
 			continue;
+		if (state == GU_WEAK_FINAL && gu_load_relaxed(&s->undecided) == (uint16_t)gu_load_relaxed(&h->weak_round))
+			return 1;
 		if (marked)
 			return 0;
 		*pair = (struct gu_weak_pair){0, 0};
-		return state == GU_WEAK_MAYBE;
+		return state == GU_WEAK_MAYBE || (state == GU_WEAK_FINAL && s->longer);
 	}
 }
 
@@ -290,7 +290,7 @@ void gu_weak_mark_values(struct gcuffd_heap *h, struct gu_marker *m, uintptr_t k
 
 static void mark_value_locked(struct gcuffd_heap *h, struct gu_marker *m, const struct gcuffd_weak *s)
 {
-	if (s->value && is_marked(h, s->key))
+	if (s->value && gu_mark_has(h, s->key))
 		gu_mark_word(m, s->value, true);
 }
 
@@ -324,7 +324,12 @@ size_t gu_weak_slots(const struct gcuffd_heap *h, const struct gcuffd_weak **slo
 
 /* ---- clearing ---- */
 
-void gu_weak_state_set(struct gcuffd_heap *h, enum gu_weak_state state) { gu_store_seqcst(&h->weak_state, state); }
+void gu_weak_state_set(struct gcuffd_heap *h, enum gu_weak_state state)
+{
+	uint32_t was = gu_swap_seqcst(&h->weak_state, (uint32_t)state);
+	if (was == GU_WEAK_FINAL && state != GU_WEAK_FINAL)
+		gu_os->futex_wake(&h->weak_state, INT32_MAX);
+}
 
 static void clear_object_locked(struct gu_weaks *w, uintptr_t object)
 {
@@ -338,6 +343,31 @@ static void clear_object_locked(struct gu_weaks *w, uintptr_t object)
 		*at = s->next;
 		s->next = 0;
 		store_pair_locked(s, (struct gu_weak_pair){0, 0});
+	}
+}
+
+static void clear_unmarked_locked(struct gcuffd_heap *h, struct gcuffd_weak *s)
+{
+	if (!s->key || gu_mark_has(h, s->key))
+		return;
+	if (s->longer)
+		gu_store_relaxed(&s->undecided, (uint16_t)h->weak_round);
+	else
+		point_locked(h, s, NULL, 0);
+}
+
+/* A few at a time: mutators may want the lock. Slots that come meanwhile have live keys. */
+void gu_weak_clear_unmarked(struct gcuffd_heap *h)
+{
+	const struct gu_weaks *w = gu_load_acquire(&h->weaks);
+	size_t n = w ? gu_load_acquire(&w->made) : 0;
+	uint32_t round = (h->weak_round + 1) & UINT16_MAX;
+	gu_store_relaxed(&h->weak_round, round ? round : 1);
+	for (size_t i = 0; i < n;) {
+		gu_lock(&h->weak_lock);
+		for (size_t end = gu_min(i + CLEARED_AT_ONCE, n); i < end; i++)
+			clear_unmarked_locked(h, &w->slot[i]);
+		gu_unlock(&h->weak_lock);
 	}
 }
 

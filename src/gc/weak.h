@@ -22,7 +22,9 @@ struct gcuffd_weak {
 	uint32_t seq;    /* atomic; odd while key and value change */
 	uint32_t next;   /* guard: lock; in the chain of the key's bucket, or of free slots: a slot's number + 1 */
 	uint32_t late;   /* guard: lock; not 0: on the list of late ones */
-	uint32_t used;   /* guard: lock */
+	uint8_t used;    /* guard: lock */
+	uint8_t longer;  /* constant while it is used; sees an object that waits for its finalizer, or has had it */
+	uint16_t undecided; /* atomic, changes with the lock; such a one in the round of finalizers in which its object was not marked */
 };
 
 struct gu_weak_pair {
@@ -34,11 +36,12 @@ struct gu_marker;
 enum gu_weak_state {
 	GU_WEAK_OPEN,    /* marks say nothing, or what is not marked may be yet */
 	GU_WEAK_MAYBE,   /* the second stop is over; it may have to be made again */
+	GU_WEAK_FINAL,   /* what is not marked, or was not when finalizers were gathered, is dead but for them, and for long references */
 	GU_WEAK_DECIDED, /* what is not marked is dead */
 };
 
 /* Inside a section. -ENOENT: not the base of a live object; -ENOMEM. */
-int gu_weak_add(struct gcuffd_heap *heap, uintptr_t object, struct gcuffd_weak **weak);
+int gu_weak_add(struct gcuffd_heap *heap, uintptr_t object, bool longer, struct gcuffd_weak **weak);
 /* key 0: cleared. -EINVAL: no slot in use of this heap. */
 int gu_weak_set(struct gcuffd_heap *heap, struct gcuffd_weak *weak, struct gu_weak_pair pair);
 int gu_weak_remove(struct gcuffd_heap *heap, struct gcuffd_weak *weak);
@@ -52,8 +55,10 @@ void gu_weak_mark_all(struct gcuffd_heap *heap, struct gu_marker *m);
 /* For the verifier, in a stop: all slots. */
 size_t gu_weak_slots(const struct gcuffd_heap *heap, const struct gcuffd_weak **slots);
 
-/* The collector: in the second stop MAYBE, after it DECIDED, before marks lose their meaning OPEN. */
+/* The collector: in the second stop MAYBE, after it FINAL, then DECIDED, before marks lose their meaning OPEN. */
 void gu_weak_state_set(struct gcuffd_heap *heap, enum gu_weak_state state);
+/* In FINAL, before anything is marked for a finalizer's sake: slots of unmarked objects are cleared, or undecided. */
+void gu_weak_clear_unmarked(struct gcuffd_heap *heap);
 /* The sweep, or free(): the slots of cells of a group of a block with the flag are cleared. */
 void gu_weak_clear_cells(struct gcuffd_heap *heap, const struct gu_block *block, uint32_t group, uint64_t cells);
 void gu_weak_clear_arena(struct gcuffd_heap *heap, const struct gcuffd_arena *arena);

@@ -8,6 +8,7 @@
 
 #include "base/meta.h"
 #include "gc/accessed.h"
+#include "gc/final.h"
 #include "gc/mutator.h"
 #include "gc/roots.h"
 #include "sys/maps.h"
@@ -100,6 +101,8 @@ static enum gcuffd_root_kind named_kind(struct gcuffd_heap *h, uintptr_t at)
 		kind = GCUFFD_ROOT_PIN;
 	else if (is_in(at, h->named, h->nnamed * sizeof(*h->named)))
 		kind = GCUFFD_ROOT_IMAGE;
+	else if (gu_final_is_root(h, at))
+		kind = GCUFFD_ROOT_FINALIZER;
 	for (size_t i = 0; i < h->nroots && !kind; i++)
 		if (at >= h->roots[i].start && at < h->roots[i].end)
 			kind = GCUFFD_ROOT_RANGE;

@@ -86,7 +86,7 @@ struct gu_block *gu_block_new(struct gu_space *s, uint32_t ncells, bool typed)
 	b->next = b->prev = NULL;
 	b->owner = NULL;
 	b->nfreed = b->live = 0;
-	b->zero = b->armed = b->pinned = b->holes = b->deaths = b->weak = 0;
+	b->zero = b->armed = b->pinned = b->holes = b->deaths = b->weak = b->final = 0;
 	for (uint32_t g = 0; g < gu_block_groups(b); g++)
 		b->bits[g] = (struct gu_bits){0};
 	return b;

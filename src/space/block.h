@@ -64,6 +64,7 @@ struct gu_block {
 	uint8_t holes;                /* guard: the arena's lock; pages that are fresh, and not accounted for, as nothing lives on them */
 	uint8_t deaths;               /* atomic; cells died while pages of the heap were out (gc/shed.h) */
 	uint8_t pinned;               /* atomic, changes under the heap's lock; an object in it has pins (gc/pins.h) */
+	uint8_t final;                /* atomic; an object in it has or had a finalizer (gc/final.h) */
 	struct gu_run *owner;         /* atomic; CURRENT only; changes under the arena's lock */
 	uint32_t nfreed;              /* atomic; about how many freed bits are set: a hint, the bits decide */
 	uint32_t live;                /* guard: collector; cells found live by the last sweep */
