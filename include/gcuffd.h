@@ -711,7 +711,7 @@ struct gcuffd_root {
 	size_t size;      /* set by the caller: sizeof */
 	enum gcuffd_root_kind kind;
 	int tid;
-	const void *word; /* where the pointer lies; not to be read for ROOT_PIN, ROOT_REGISTERS */
+	const void *word; /* where the pointer lies; not to be read for ROOT_PIN, ROOT_REGISTERS, ROOT_FINALIZER */
 	char name[64];    /* cut off if longer */
 };
 

@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* finalizer.c - see finalizer.h. Mutators, and the heap's thread for it. */
-#define _GNU_SOURCE
 #include "ctl/finalizer.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/meta.h"
 #include "gc/final.h"
@@ -136,13 +133,17 @@ static void *finalizer_main(void *arg)
 	return NULL;
 }
 
-/* The raw calls: a preload library may interpose the others. */
+/* The stop signal is let through: a stop may find the thread before it is attached. */
 static int make_thread(struct gcuffd_heap *h)
 {
-	uint64_t all = ~(1ull << (gu_stop_signal() - 1)), old;
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, 8);
+	uint64_t old;
+	sigset_t stop;
+	sigemptyset(&stop);
+	sigaddset(&stop, gu_stop_signal());
+	gu_signals_hold(&old);
+	gu_stop_unblock(&stop);
 	int err = -pthread_create(&h->finalizer->thread, NULL, finalizer_main, h);
-	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, 8);
+	gu_signals_let(&old);
 	return err;
 }
 

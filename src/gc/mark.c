@@ -54,7 +54,7 @@ void gu_marker_push_fields(struct gu_marker *m, uintptr_t object)
 	push_pieces(m, b, g);
 }
 
-static inline void settle(struct gu_marker *m, struct gu_candidate c)
+static inline __attribute__((always_inline)) void settle(struct gu_marker *m, struct gu_candidate c)
 {
 	struct gu_bits *bits = &c.block->bits[c.cell >> 6];
 	uint64_t bit = 1ull << (c.cell & 63);
