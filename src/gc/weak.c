@@ -235,6 +235,13 @@ int gu_weak_remove(struct gcuffd_heap *h, struct gcuffd_weak *s)
 
 /* ---- reading ---- */
 
+/* In the round of finalizers that is under way, or in the last one: who asks waits for its end. */
+static bool is_undecided(const struct gcuffd_heap *h, const struct gcuffd_weak *s)
+{
+	uint16_t round = gu_load_relaxed(&s->undecided);
+	return round && round == (uint16_t)gu_load_relaxed(&h->weak_round);
+}
+
 /* As they were together, and seq then: with the lock, if they change just now. */
 static uint32_t read_pair(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_weak_pair *pair)
 {
@@ -266,7 +273,7 @@ int gu_weak_read(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_w
 		bool marked = gu_mark_has(h, pair->key);
 		if (gu_load_acquire(&s->seq) != seq || gu_load_acquire(&h->weak_state) != state)
 			continue;
-		if (state == GU_WEAK_FINAL && gu_load_relaxed(&s->undecided) == (uint16_t)gu_load_relaxed(&h->weak_round))
+		if (state == GU_WEAK_FINAL && is_undecided(h, s))
 			return 1;
 		if (marked)
 			return 0;
