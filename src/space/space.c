@@ -24,6 +24,28 @@ static size_t blocks_len(const struct gu_space *s)
 	return gu_align_up(s->blocks_max * sizeof(struct gu_block), GU_PAGE);
 }
 
+#define HINT_LOW ((uintptr_t)0x20 << 40)
+#define HINT_RANGE ((uintptr_t)0x20 << 40)
+
+/*
+ * Where nothing else is put: programs, heaps by brk, libraries and stacks lie above, and where they lie is random. So the addresses of an image are free in the
+ * process that loads it. Random as well, from where the stack is; another for each heap. NULL under TSan, which has its own memory there.
+ */
+static void *hint_for(size_t len)
+{
+#ifdef __SANITIZE_THREAD__
+	(void)len;
+	return NULL;
+#else
+	static uint64_t count; /* atomic */
+	uint64_t here = (uintptr_t)&len + gu_add_relaxed(&count, 1) * 0x10001;
+	uint64_t random = (here ^ here >> 21) * 0x9e3779b97f4a7c15u;
+	if (len >= HINT_RANGE)
+		return NULL;
+	return (void *)(HINT_LOW + ((random ^ random >> 32) * 0xbf58476d1ce4e5b9u >> 8) % (HINT_RANGE - len) / GU_REGION * GU_REGION);
+#endif
+}
+
 /*
  * A region below the base is never used: the list of own mappings lies in a data segment, and the address there
  * would keep the heap's first object alive.
@@ -32,7 +54,7 @@ static int reserve_heap(struct gu_space *s)
 {
 	void *p;
 	size_t len = s->size + GU_REGION;
-	if (gu_os->mmap(NULL, len + GU_REGION, PROT_NONE, MAP_NORESERVE, &p))
+	if (gu_os->mmap(hint_for(len + GU_REGION), len + GU_REGION, PROT_NONE, MAP_NORESERVE, &p))
 		return -ENOMEM;
 	uintptr_t raw = (uintptr_t)p, low = gu_align_up(raw, GU_REGION);
 	if (low > raw)
