@@ -1,0 +1,108 @@
+;;; SPDX-License-Identifier: MIT
+;;; control.scm - continuations, dynamic-wind, conditions, parameters, coroutines.
+(load (string-append (car command-line-arguments) "/check.scm"))
+
+(check (+ 1 (call/cc (lambda (k) (+ 10 (k 1))))) 2)
+(check (call/cc (lambda (k) (for-each (lambda (x) (if (< x 0) (k x))) '(54 0 37 -3 245 19)) #t)) -3)
+
+;; Again and again into the same continuation, with frames below it.
+(define again #f)
+(define trips '())
+(define (enter n)
+  (+ n (call/cc (lambda (k) (set! again k) 0))))
+(define (trip)
+  (let ((x (* 2 (enter 5))))
+    (set! trips (cons x trips))
+    (if (< (length trips) 4) (again (length trips)))
+    (reverse trips)))
+(check (trip) '(10 12 14 16))
+
+;; A generator by continuations of a tree that is walked by recursion.
+(define (tree-generator tree)
+  (define return #f)
+  (define (resume)
+    (let walk ((t tree))
+      (cond ((null? t) #f)
+            ((pair? t) (walk (car t)) (walk (cdr t)))
+            (else (call/cc (lambda (k) (set! resume (lambda () (k #f))) (return t))))))
+    (return 'end))
+  (lambda () (call/cc (lambda (k) (set! return k) (resume)))))
+(define (collect g) (let loop ((l '())) (let ((x (g))) (if (eq? x 'end) (reverse l) (loop (cons x l))))))
+(check (collect (tree-generator '((1 2) (3 (4 5)) 6))) '(1 2 3 4 5 6))
+(check (length (collect (tree-generator (let loop ((i 0)) (if (= i 20000) '() (cons i (loop (+ i 1)))))))) 20000)
+
+;; From deep below: the stack has been to the heap and back.
+(define (deep-escape n k) (if (= n 0) (k 'out) (+ 1 (deep-escape (- n 1) k))))
+(check (call/cc (lambda (k) (deep-escape 500000 k))) 'out)
+(define (deep-capture n) (if (= n 0) (call/cc (lambda (k) 0)) (+ 1 (deep-capture (- n 1)))))
+(check (deep-capture 300000) 300000)
+(check (let loop ((i 0)) (if (< i 300000) (begin (call/cc (lambda (k) k)) (loop (+ i 1))) i)) 300000)
+
+;; dynamic-wind
+(define trace '())
+(define (note x) (set! trace (cons x trace)))
+(define (traced thunk) (set! trace '()) (thunk) (reverse trace))
+(check (traced (lambda () (dynamic-wind (lambda () (note 'in)) (lambda () (note 'body)) (lambda () (note 'out))))) '(in body out))
+(check (traced (lambda ()
+  (call/cc (lambda (k)
+    (dynamic-wind (lambda () (note 'in)) (lambda () (k 1)) (lambda () (note 'out)))))))
+  '(in out))
+(check (let ((path '()) (c #f))
+  (let ((add (lambda (s) (set! path (cons s path)))))
+    (dynamic-wind
+      (lambda () (add 'connect))
+      (lambda () (add (call/cc (lambda (c0) (set! c c0) 'talk1))))
+      (lambda () (add 'disconnect)))
+    (if (< (length path) 4) (c 'talk2) (reverse path))))
+  '(connect talk1 disconnect connect talk2 disconnect))
+(check (traced (lambda ()
+  (call/cc (lambda (k)
+    (dynamic-wind (lambda () (note 1))
+      (lambda () (dynamic-wind (lambda () (note 2)) (lambda () (k #f)) (lambda () (note 3))))
+      (lambda () (note 4)))))))
+  '(1 2 3 4))
+
+;; conditions
+(check (guard (e ((symbol? e) (list 'symbol e)) ((string? e) 'string)) (raise 'boom)) '(symbol boom))
+(check (guard (e ((string? e) 'outer)) (guard (e ((number? e) 'inner)) (raise "x"))) 'outer)
+(check (guard (e (#f 'never) (else 'else)) (car '())) 'else)
+(check (guard (e (#t (list (error-object-message e) (error-object-irritants e)))) (error "bad" 1 2)) '("bad" (1 2)))
+(check (traced (lambda ()
+  (guard (e (#t (note 'caught)))
+    (dynamic-wind (lambda () (note 'in)) (lambda () (raise 'x)) (lambda () (note 'out))))))
+  '(in out caught))
+(check (with-exception-handler (lambda (e) 10) (lambda () (+ 1 (raise-continuable 'c)))) 11)
+(check (guard (e (#t (list 'second e))) (with-exception-handler (lambda (e) (raise (list e))) (lambda () (raise 'first)))) '(second (first)))
+(check (guard (e (#t 'ok)) (with-exception-handler (lambda (e) 'ignored) (lambda () (raise 'x) 'not-here))) 'ok)
+(check (let loop ((i 0) (n 0)) (if (< i 1000) (loop (+ i 1) (+ n (guard (e (#t 1)) (vector-ref (vector) i)))) n)) 1000)
+(check (call-with-values (lambda () (guard (e (#t 0)) (values 1 2))) list) '(1 2))
+
+;; parameters
+(define param (make-parameter 10 (lambda (x) (* x 2))))
+(check (list (param) (parameterize ((param 3)) (param)) (param)) '(20 6 20))
+(check (call/cc (lambda (k) (parameterize ((param 1)) (k (param))))) 2)
+(check (param) 20)
+
+;; coroutines, each on a stack of its own
+(define (numbers n) (make-generator (lambda (yield) (let loop ((i 0)) (if (< i n) (begin (yield i) (loop (+ i 1))))))))
+(define (drain g) (let loop ((l '())) (let ((x (g))) (if (eof-object? x) (reverse l) (loop (cons x l))))))
+(check (drain (numbers 5)) '(0 1 2 3 4))
+(check (length (drain (numbers 10000))) 10000)
+(define echo (make-coroutine (lambda (x) (let loop ((x x)) (loop (coroutine-yield (* 2 x)))))))
+(check (map (lambda (x) (coroutine-resume echo x)) '(1 2 3)) '(2 4 6))
+;; one within another, errors that come out, recursion that exceeds its stack
+(check (drain (make-generator (lambda (yield) (let ((g (numbers 3))) (let loop ((x (g))) (if (not (eof-object? x)) (begin (yield (* x x)) (loop (g))))))))) '(0 1 4))
+(check-error (coroutine-resume (make-coroutine (lambda () (car 1)))) "car: not a pair: 1")
+(check (coroutine-resume (make-coroutine (lambda () (let deep ((n 100000)) (if (= n 0) 0 (+ 1 (deep (- n 1)))))))) 100000)
+(check-error (coroutine-yield 1) "coroutine-yield: not in a coroutine")
+(define ended (make-coroutine (lambda () 1)))
+(coroutine-resume ended)
+(check (coroutine-ended? ended) #t)
+(check-error (coroutine-resume ended) (string-append "coroutine-resume: it has ended: " (call-with-output-string (lambda (p) (write ended p)))))
+;; those that are dropped in the middle die
+(define (drop n) (if (> n 0) (let ((g (numbers 10))) (g) (g) (drop (- n 1)))))
+(drop 2000)
+(gc)
+(drop 2000)
+(check (drain (numbers 3)) '(0 1 2))
+(checks-done)
