@@ -363,7 +363,7 @@ START_TEST(apart)
 	static int data;
 	int here;
 	uintptr_t others[] = {(uintptr_t)&data, (uintptr_t)&here, (uintptr_t)printf, (uintptr_t)sbrk(0)};
-	heap = heap_make("rung=%s,reservation=16G", rung_names[_i]);
+	heap = heap_make("rung=stop,reservation=16G");
 	for (size_t i = 0; i < GU_ARRAY_LEN(others); i++) {
 		uintptr_t base = heap->space.base, far = others[i] > base ? others[i] - base : base - others[i];
 		ck_assert_uint_gt(far, (uintptr_t)1 << 40);
@@ -1706,7 +1706,7 @@ static Suite *image_suite(void)
 	tcase_add_loop_test(c, arrays_are_followed, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, locks_no_arena, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "others");
-	tcase_add_loop_test(c, apart, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(c, apart);
 	tcase_add_loop_test(c, names_taken, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, unprivileged, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, two_to_one_file, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
