@@ -30,12 +30,8 @@ FN(apply)
 
 FN(call_cc) { return ask(vm, REQUEST_CALL_CC, args[0], NIL); }
 
-/* Where the winders are right already. */
-FN(throw)
-{
-	((struct continuation *)args[0])->winders = vm->winders;
-	return ask(vm, REQUEST_THROW, args[0], args[1]);
-}
+/* Once the winders are right. */
+FN(throw) { return is_type(args[0], T_CONTINUATION) ? ask(vm, REQUEST_THROW, args[0], args[1]) : fail("%throw", "not a continuation", args[0]); }
 
 FN(values)
 {

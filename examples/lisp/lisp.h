@@ -71,7 +71,13 @@ struct vm {
 extern __thread struct vm *current; /* a root, since TLS is one */
 
 /* ---- making objects (object.c) ---- */
-obj cons(obj car, obj cdr);
+static inline obj cons(obj a, obj d)
+{
+	struct pair *p = mem_pair();
+
+	*p = (struct pair){a, d};
+	return (obj)p + TAG_PAIR;
+}
 obj flonum(double value);
 obj make_string(const char *text, size_t length);
 obj string_from(const char *text);

@@ -2,12 +2,13 @@
 /*
  * main.c - lisp, a Scheme whose whole heap is a garbage-collected one.
  *
- *   lisp [--limit BYTES] [--options TEXT] [--image FILE] [--stats] [-e EXPRESSION]... [FILE [ARGUMENT...]]
+ *   lisp [--heap BYTES] [--options TEXT] [--image FILE] [--stats] [-e EXPRESSION]... [FILE [ARGUMENT...]]
  *
  * Without an expression or a file it reads from its input, with a prompt if that is a terminal.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -26,9 +27,10 @@ __asm__(".section .rodata\n.globl prelude, prelude_end\nprelude:\n.incbin \"prel
 static struct vm *volatile main_vm; /* a root, for a collector that does not look into TLS, too */
 
 struct arguments {
-	size_t limit;
+	size_t heap;   /* limit of the heap; 0: none */
+	size_t limit;  /* of the process, of which the heap has what the rest does not take; for bench/run */
 	const char *options, *image;
-	bool stats;
+	bool stats, measure_live;
 	int first; /* that is no option */
 };
 
@@ -127,7 +129,7 @@ static void make_vm(void)
 static int begin(const struct arguments *a)
 {
 	if (a->image) {
-		int err = image_load(a->image, a->limit, a->options);
+		int err = image_load(a->image, a->heap, a->options);
 
 		if (err) {
 			fprintf(stderr, "lisp: %s: %s\n", a->image, strerror(-err));
@@ -137,11 +139,42 @@ static int begin(const struct arguments *a)
 		make_vm();
 		return 0;
 	}
-	mem_init(a->limit, a->options);
+	mem_init(a->heap, a->options);
 	make_world();
 	vm_init();
 	make_vm();
 	return run_port(port_of_string(make_string(prelude, (size_t)(prelude_end - prelude))), false);
+}
+
+/* A number of /proc/self/status: of the process as it is, where getrusage() counts what it was before exec, too. */
+static size_t status_kib(const char *key)
+{
+	char line[128];
+	size_t kib = 0;
+	FILE *file = fopen("/proc/self/status", "r");
+
+	while (file && fgets(line, sizeof(line), file))
+		if (!strncmp(line, key, strlen(key)))
+			kib = strtoul(line + strlen(key), NULL, 10);
+	if (file)
+		fclose(file);
+	return kib;
+}
+
+static uint64_t live_most; /* atomic */
+
+/* Looks now and then how much lived at the last collection; no thread of the heap's. */
+static void *watch_live(void *unused)
+{
+	for (;;) {
+		struct mem_stats s;
+
+		mem_stats(&s);
+		if (s.live > __atomic_load_n(&live_most, __ATOMIC_RELAXED))
+			__atomic_store_n(&live_most, s.live, __ATOMIC_RELAXED);
+		usleep(1000);
+	}
+	return unused;
 }
 
 /* "key: value", as bench/run reads them. */
@@ -156,13 +189,14 @@ static void show_stats(const struct timespec *begun)
 	mem_stats(&s);
 	printf("wall_s: %.6f\n", (double)(now.tv_sec - begun->tv_sec) + (double)(now.tv_nsec - begun->tv_nsec) * 1e-9);
 	printf("cpu_s: %.6f\n", (double)(use.ru_utime.tv_sec + use.ru_stime.tv_sec) + (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec) * 1e-6);
-	printf("rss_peak_kib: %ld\ncycles: %llu\nlive_bytes: %llu\n", use.ru_maxrss, (unsigned long long)s.cycles, (unsigned long long)s.live);
+	printf("rss_peak_kib: %zu\ncycles: %llu\n", status_kib("VmHWM:"), (unsigned long long)s.cycles);
+	printf("live_bytes: %llu\n", (unsigned long long)(live_most ? live_most : s.live));
 	printf("gc_cpu_s: %.6f\nstop_max_us: %.1f\n", (double)s.gc_cpu_ns / 1e9, (double)s.stop_max_ns / 1e3);
 }
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: lisp [--limit BYTES] [--options TEXT] [--image FILE] [--stats] [-e EXPRESSION]... [FILE [ARGUMENT...]]\n");
+	fprintf(stderr, "usage: lisp [--heap BYTES] [--options TEXT] [--image FILE] [--stats] [-e EXPRESSION]... [FILE [ARGUMENT...]]\n");
 	return 2;
 }
 
@@ -175,6 +209,10 @@ static bool parse(struct arguments *a, int argc, char **argv)
 
 		if (!strcmp(argv[i], "--stats"))
 			a->stats = true;
+		else if (!strcmp(argv[i], "--measure-live"))
+			a->measure_live = true;
+		else if (!strcmp(argv[i], "--heap") && more)
+			a->heap = strtoull(argv[++i], NULL, 0);
 		else if (!strcmp(argv[i], "--limit") && more)
 			a->limit = strtoull(argv[++i], NULL, 0);
 		else if (!strcmp(argv[i], "--options") && more)
@@ -221,7 +259,16 @@ int main(int argc, char **argv)
 	clock_gettime(CLOCK_MONOTONIC, &begun);
 	if (!parse(&a, argc, argv))
 		return usage();
+	size_t taken = a.limit && !a.heap ? status_kib("VmRSS:") << 10 : 0;
+	if (taken)
+		a.heap = a.limit > taken ? a.limit - taken : 1;
 	if (begin(&a))
+		return 1;
+	if (a.stats)
+		printf("heap_kib: %zu\n", a.heap >> 10);
+	fflush(stdout);
+	pthread_t watcher;
+	if (a.measure_live && pthread_create(&watcher, NULL, watch_live, NULL))
 		return 1;
 	int err = run(&a, argc, argv);
 	port_flush(output());

@@ -13,15 +13,6 @@ struct world *world;
 __thread struct vm *current;
 static pthread_mutex_t symbols_lock = PTHREAD_MUTEX_INITIALIZER;
 
-obj cons(obj a, obj d)
-{
-	struct pair *p = mem_pair();
-
-	p->car = a;
-	p->cdr = d;
-	return (obj)p + TAG_PAIR;
-}
-
 obj flonum(double value)
 {
 	double *p = mem_flonum();

@@ -44,28 +44,39 @@ struct scope *scope_bind(struct scope *up, obj name, struct variable *variable, 
 	return s;
 }
 
+static bool has_alias(obj x)
+{
+	for (; is_pair(x); x = cdr(x))
+		if (has_alias(car(x)))
+			return true;
+	for (size_t i = 0; is_vector(x) && i < length_of(x); i++)
+		if (has_alias(vector_of(x)->at[i]))
+			return true;
+	return is_type(x, T_ALIAS);
+}
+
+/* Shares what has no alias in it: all of a literal, mostly. */
 obj strip_syntax(obj x)
 {
+	obj done = NIL;
+
 	while (is_type(x, T_ALIAS))
 		x = ((struct alias *)x)->of;
-	if (is_pair(x)) {
-		obj a = strip_syntax(car(x)), d = strip_syntax(cdr(x));
-
-		return a == car(x) && d == cdr(x) ? x : cons(a, d);
-	}
-	if (!is_vector(x))
+	if (!has_alias(x))
 		return x;
-	for (size_t i = 0; i < length_of(x); i++) {
-		obj e = strip_syntax(vector_of(x)->at[i]);
-
-		if (e == vector_of(x)->at[i])
-			continue;
+	if (is_vector(x)) {
 		obj copy = make_vector(T_VECTOR, length_of(x), 0);
-		for (size_t j = 0; j < length_of(x); j++)
-			vector_of(copy)->at[j] = strip_syntax(vector_of(x)->at[j]);
+
+		for (size_t i = 0; i < length_of(x); i++)
+			vector_of(copy)->at[i] = strip_syntax(vector_of(x)->at[i]);
 		return copy;
 	}
-	return x;
+	for (; is_pair(x); x = cdr(x))
+		done = cons(strip_syntax(car(x)), done);
+	obj tail = strip_syntax(x), first = list_reverse(done);
+	if (tail != NIL)
+		pair_of(done)->cdr = tail;
+	return first;
 }
 
 /* ---- matching ---- */
