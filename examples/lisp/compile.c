@@ -753,15 +753,16 @@ static obj make_code(struct lambda *l)
 			emit(&g, OP_BOX, i, 0, 0);
 	}
 	gen(&g, l->body, TAIL);
-	if (g.too_large)
+	if (g.too_large || l->nfree > UINT16_MAX)
 		return FAILED;
 	struct code *c = mem_words(sizeof(*c) + g.n * sizeof(uint64_t));
 	c->header = HEADER(T_CODE, g.n);
 	c->name = l->name;
-	c->rest = l->rest ? REST : 0;
-	c->required = l->n - l->rest;
+	c->arity = (l->n - l->rest) | (l->rest ? REST : 0);
 	c->frame = g.most + 4;
-	c->nfree = l->nfree;
+	c->nfree = (uint16_t)l->nfree;
+	c->no_address = CODE_NO_ADDRESS;
+	c->no_address2 = CODE_NO_ADDRESS >> 16;
 	memcpy(c->insn, g.code, g.n * sizeof(uint64_t));
 	return (obj)c;
 }

@@ -81,11 +81,13 @@ struct closure {
 struct code {
 	obj header;
 	obj name;
-	uint32_t required, rest; /* parameters; rest is REST or 0 */
-	uint32_t frame, nfree;   /* words of a frame, of a closure */
+	uint32_t arity, no_address; /* how many arguments have to be there, and REST if there may be more */
+	uint32_t frame;             /* words of it */
+	uint16_t nfree, no_address2; /* values of a closure */
 	uint64_t insn[];         /* with literals among them */
 };
-#define REST 0x10000u /* required | rest is what is compared with the number of arguments */
+#define REST 0x10000u
+#define CODE_NO_ADDRESS 0x80000000u /* the topmost bits of both words, for what is said above */
 
 struct primitive {
 	obj header;

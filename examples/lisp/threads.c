@@ -13,6 +13,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include "lisp.h"
 
@@ -246,6 +249,9 @@ static void free_stack(void *data)
 	struct co_stack *s = data;
 
 	mem_stack_unregister(s->stack);
+#ifdef __SANITIZE_ADDRESS__
+	__asan_unpoison_memory_region(s->low, COROUTINE_STACK); /* frames that never returned; whoever gets these addresses next may not know of it */
+#endif
 	munmap(s->low - GUARD, GUARD + COROUTINE_STACK);
 	free(s);
 }

@@ -159,9 +159,11 @@ static bool arrange(const struct code *c, obj *f, unsigned n)
 {
 	obj rest = NIL;
 
-	if (!c->rest || n < c->required)
+	unsigned required = c->arity & ~REST;
+
+	if (!(c->arity & REST) || n < required)
 		return false;
-	while (n > c->required)
+	while (n > required)
 		rest = cons(f[--n], rest);
 	f[n] = rest;
 	return true;
@@ -374,7 +376,7 @@ obj vm_run(struct vm *vm, obj closure, obj argument)
 					goto failed_call;
 				}
 			}
-			if (UNLIKELY((c->required | c->rest) != n) && !arrange(c, f, n)) {
+			if (UNLIKELY(c->arity != n) && !arrange(c, f, n)) {
 				wrong_number(v, n);
 				goto failed_call;
 			}
