@@ -18,8 +18,8 @@ if grep -v '^gcuffd_' "$dir/exported"; then
 	exit 1
 fi
 diff -u "$dir/listed" "$dir/exported"
-# every function of the header, and no other
-sed -n 's/^GCUFFD_API.*[ *]\(gcuffd_[a-z_]*\)(.*/\1/p' "${top_srcdir:-.}/include/gcuffd.h" | sort >"$dir/declared"
+# every function and variable of the header, and no other
+sed -n 's/^GCUFFD_API.*[ *]\(gcuffd_[a-z_]*\)[(;].*/\1/p' "${top_srcdir:-.}/include/gcuffd.h" | sort >"$dir/declared"
 diff -u "$dir/declared" "$dir/exported"
 
 preload=${top_builddir:-.}/.libs/libgcuffd-preload.so
