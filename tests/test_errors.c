@@ -33,7 +33,7 @@ START_TEST(options)
 	REFUSED(-EINVAL, "soft_limit", o.hard_limit = 4 << 20, o.soft_limit = 5 << 20);
 	REFUSED(-EINVAL, "flags", o.flags = 0x100);
 	REFUSED(-EINVAL, "flags", o.flags = 1u << 31);
-	REFUSED(-EINVAL, "debug", o.debug = 16);
+	REFUSED(-EINVAL, "debug", o.debug = 32);
 	REFUSED(-EINVAL, "rung", o.rung = (enum gcuffd_rung)5);
 	REFUSED(-EINVAL, "rung", o.rung = (enum gcuffd_rung)-1);
 	REFUSED(-EINVAL, "mark_threads", o.mark_threads = 9);

@@ -24,26 +24,51 @@ static size_t blocks_len(const struct gu_space *s)
 	return gu_align_up(s->blocks_max * sizeof(struct gu_block), GU_PAGE);
 }
 
-#define HINT_LOW ((uintptr_t)0x20 << 40)
-#define HINT_RANGE ((uintptr_t)0x20 << 40)
+#define HEAPS_LOW ((uintptr_t)0x20 << 40)
+#define HEAPS_LEN ((uintptr_t)0x20 << 40)
+#define PLACES 64u
 
 /*
  * Where nothing else is put: programs, heaps by brk, libraries and stacks lie above, and where they lie is random. So the addresses of an image are free in the
- * process that loads it. Random as well, from where the stack is; another for each heap. NULL under TSan, which has its own memory there.
+ * process that loads it. Random as well, from where the stack is, but once: what comes after a heap takes its place, of which jemalloc has tables.
  */
-static void *hint_for(size_t len)
+static uintptr_t heaps_begin(void)
 {
-#ifdef __SANITIZE_THREAD__
-	(void)len;
-	return NULL;
-#else
-	static uint64_t count; /* atomic */
-	uint64_t here = (uintptr_t)&len + gu_add_relaxed(&count, 1) * 0x10001;
-	uint64_t random = (here ^ here >> 21) * 0x9e3779b97f4a7c15u;
-	if (len >= HINT_RANGE)
-		return NULL;
-	return (void *)(HINT_LOW + ((random ^ random >> 32) * 0xbf58476d1ce4e5b9u >> 8) % (HINT_RANGE - len) / GU_REGION * GU_REGION);
+	static uintptr_t begin; /* atomic; set once, or to the like */
+	uint64_t here = (uintptr_t)&here, random = (here ^ here >> 21) * 0x9e3779b97f4a7c15u;
+	if (!gu_load_relaxed(&begin))
+		gu_store_relaxed(&begin, HEAPS_LOW + ((random ^ random >> 32) * 0xbf58476d1ce4e5b9u >> 8) % (HEAPS_LEN / 2) / GU_REGION * GU_REGION);
+	return gu_load_relaxed(&begin);
+}
+
+/* In the first place that is free, which is where the kernel gives the hint. */
+static void *map_in_a_place(size_t len)
+{
+#ifndef __SANITIZE_THREAD__ /* which has its own memory there */
+	void *p;
+	for (unsigned i = 0; i < PLACES && (i + 1) * len <= HEAPS_LEN / 2; i++) {
+		void *hint = (void *)(heaps_begin() + i * len);
+		if (gu_os->mmap(hint, len, PROT_NONE, MAP_NORESERVE, &p))
+			return NULL;
+		if (p == hint)
+			return p;
+		gu_os->munmap(p, len);
+	}
 #endif
+	return NULL;
+}
+
+static void *map_aligned(size_t len)
+{
+	void *p;
+	if (gu_os->mmap(NULL, len + GU_REGION, PROT_NONE, MAP_NORESERVE, &p))
+		return NULL;
+	uintptr_t raw = (uintptr_t)p, low = gu_align_up(raw, GU_REGION);
+	if (low > raw)
+		gu_os->munmap(p, low - raw);
+	if (raw + GU_REGION > low)
+		gu_os->munmap((void *)(low + len), raw + GU_REGION - low);
+	return (void *)low;
 }
 
 /*
@@ -52,15 +77,11 @@ static void *hint_for(size_t len)
  */
 static int reserve_heap(struct gu_space *s)
 {
-	void *p;
 	size_t len = s->size + GU_REGION;
-	if (gu_os->mmap(hint_for(len + GU_REGION), len + GU_REGION, PROT_NONE, MAP_NORESERVE, &p))
+	void *p = map_in_a_place(len);
+	uintptr_t low = (uintptr_t)(p ? p : map_aligned(len));
+	if (!low)
 		return -ENOMEM;
-	uintptr_t raw = (uintptr_t)p, low = gu_align_up(raw, GU_REGION);
-	if (low > raw)
-		gu_os->munmap(p, low - raw);
-	if (raw + GU_REGION > low)
-		gu_os->munmap((void *)(low + len), raw + GU_REGION - low);
 	if (!gu_own_add(low, len)) {
 		gu_os->munmap((void *)low, len);
 		return -ENOMEM;
