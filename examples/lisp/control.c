@@ -140,7 +140,7 @@ FN(now)
 FN(collect)
 {
 	mem_collect();
-	mem_poll();
+	mem_finalizers_run();
 	return UNSPECIFIED;
 }
 

@@ -52,6 +52,7 @@ static obj run_form(obj form)
 {
 	obj closure = compile_toplevel(form);
 
+	mem_finalizers_run();
 	current->trace = NIL;
 	current->winders = current->handlers = NIL;
 	return closure == FAILED ? FAILED : vm_run(current, closure, UNBOUND);

@@ -48,13 +48,12 @@ void *mem_weak_value(const struct mem_weak *weak, void **key); /* *key is NULL o
 void mem_weak_destroy(struct mem_weak *weak);
 
 /*
- * fn(data) once the object is dead: called by some thread, in mem_poll(), which whoever makes such objects calls now and then. data is no object.
- * The handle is for an object that is done with before it dies: fn is not called then.
+ * fn(object, data) once nothing else leads to the object: in mem_finalizers_run(), which whoever makes such objects calls now and then. data is no object. One
+ * for an object, which may lead to others with finalizers of their own, and they back.
  */
-struct mem_death;
-struct mem_death *mem_on_death(void *object, void (*fn)(void *data), void *data);
-void mem_death_cancel(struct mem_death *death);
-void mem_poll(void);
+void mem_finalizer_set(void *object, void (*fn)(void *object, void *data), void *data);
+void mem_finalizer_clear(void *object);
+void mem_finalizers_run(void);
 
 void mem_collect(void);
 struct mem_stats {

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * memory_gcuffd.c - memory.h on libgcuffd. What is mutable in this file is a registry of weak references that stands in for finalizers, under its own lock.
- */
+/* memory_gcuffd.c - memory.h on libgcuffd. */
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,88 +128,16 @@ void *mem_weak_value(const struct mem_weak *w, void **key)
 
 void mem_weak_destroy(struct mem_weak *w) { check("gcuffd_weak_destroy", gcuffd_weak_destroy(heap, (struct gcuffd_weak *)w)); }
 
-/* ---- deaths ---- */
+/* ---- finalizers ---- */
 
-/* A weak reference to each object that somebody waits for, looked at in mem_poll(). Finalizers will take the place of all of this. */
-struct mem_death {
-	struct mem_death *next, **at;
-	struct gcuffd_weak *weak;
-	void (*fn)(void *data);
-	void *data;
-};
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct mem_death *deaths;     /* guard: lock */
-static uint64_t polled;              /* guard: lock; the number of cycles when it was last done */
-
-struct mem_death *mem_on_death(void *object, void (*fn)(void *data), void *data)
+/* In no order: none of them needs another, and in order rings of coroutines would wait for each other. */
+void mem_finalizer_set(void *object, void (*fn)(void *object, void *data), void *data)
 {
-	struct mem_death *d = checked(calloc(1, sizeof(*d)));
-
-	check("gcuffd_weak_create", gcuffd_weak_create(heap, object, &d->weak));
-	d->fn = fn;
-	d->data = data;
-	pthread_mutex_lock(&lock);
-	d->next = deaths;
-	d->at = &deaths;
-	if (deaths)
-		deaths->at = &d->next;
-	deaths = d;
-	pthread_mutex_unlock(&lock);
-	return d;
+	check("gcuffd_finalizer_set", gcuffd_finalizer_set(heap, object, fn, data, GCUFFD_UNORDERED));
 }
 
-static void unlink_locked(struct mem_death *d)
-{
-	*d->at = d->next;
-	if (d->next)
-		d->next->at = d->at;
-}
-
-static void end_death(struct mem_death *d)
-{
-	gcuffd_weak_destroy(heap, d->weak);
-	free(d);
-}
-
-void mem_death_cancel(struct mem_death *d)
-{
-	pthread_mutex_lock(&lock);
-	unlink_locked(d);
-	pthread_mutex_unlock(&lock);
-	end_death(d);
-}
-
-static uint64_t cycles(void)
-{
-	struct mem_stats stats;
-
-	mem_stats(&stats);
-	return stats.cycles;
-}
-
-void mem_poll(void)
-{
-	struct mem_death *dead = NULL, *next;
-	uint64_t now = cycles();
-
-	pthread_mutex_lock(&lock);
-	for (struct mem_death *d = polled != now ? deaths : NULL; d; d = next) {
-		next = d->next;
-		if (gcuffd_weak_get(heap, d->weak))
-			continue;
-		unlink_locked(d);
-		d->next = dead;
-		dead = d;
-	}
-	polled = now;
-	pthread_mutex_unlock(&lock);
-	for (; dead; dead = next) {
-		next = dead->next;
-		dead->fn(dead->data);
-		end_death(dead);
-	}
-}
+void mem_finalizer_clear(void *object) { (void)gcuffd_finalizer_clear(heap, object, NULL); }
+void mem_finalizers_run(void) { check("gcuffd_finalizer_run", gcuffd_finalizer_run(heap, SIZE_MAX, NULL)); }
 
 /* ---- collection, images ---- */
 

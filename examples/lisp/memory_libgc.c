@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <gc.h>
 #include <gc/gc_typed.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -72,6 +71,7 @@ void mem_init(size_t limit, const char *options)
 	GC_set_max_retries(2);
 	GC_set_warn_proc(GC_ignore_warn_proc);
 	GC_set_all_interior_pointers(0);
+	GC_set_finalize_on_demand(1);
 	GC_INIT();
 	GC_register_displacement(2);
 	GC_register_displacement(4);
@@ -180,59 +180,15 @@ void mem_weak_destroy(struct mem_weak *w)
 	GC_FREE(w);
 }
 
-/* ---- deaths ---- */
+/* ---- finalizers ---- */
 
-struct mem_death {
-	struct mem_death *next;
-	GC_word object; /* hidden */
-	void (*fn)(void *data);
-	void *data;
-};
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct mem_death *dead; /* guard: lock */
-
-static void GC_CALLBACK note_death(void *object, void *data)
+void mem_finalizer_set(void *object, void (*fn)(void *object, void *data), void *data)
 {
-	struct mem_death *d = data;
-
-	(void)object;
-	pthread_mutex_lock(&lock);
-	d->next = dead;
-	dead = d;
-	pthread_mutex_unlock(&lock);
+	GC_REGISTER_FINALIZER_NO_ORDER(object, fn, data, NULL, NULL);
 }
 
-struct mem_death *mem_on_death(void *object, void (*fn)(void *data), void *data)
-{
-	struct mem_death *d = checked(GC_MALLOC_UNCOLLECTABLE(sizeof(*d)));
-
-	*d = (struct mem_death){NULL, GC_HIDE_POINTER(object), fn, data};
-	GC_REGISTER_FINALIZER_NO_ORDER(object, note_death, d, NULL, NULL);
-	return d;
-}
-
-void mem_death_cancel(struct mem_death *d)
-{
-	GC_REGISTER_FINALIZER_NO_ORDER(GC_REVEAL_POINTER(d->object), NULL, NULL, NULL, NULL);
-	GC_FREE(d);
-}
-
-void mem_poll(void)
-{
-	GC_invoke_finalizers();
-	for (;;) {
-		pthread_mutex_lock(&lock);
-		struct mem_death *d = dead;
-		if (d)
-			dead = d->next;
-		pthread_mutex_unlock(&lock);
-		if (!d)
-			return;
-		d->fn(d->data);
-		GC_FREE(d);
-	}
-}
+void mem_finalizer_clear(void *object) { GC_REGISTER_FINALIZER_NO_ORDER(object, NULL, NULL, NULL, NULL); }
+void mem_finalizers_run(void) { GC_invoke_finalizers(); }
 
 /* ---- collection, images ---- */
 

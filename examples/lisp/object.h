@@ -117,7 +117,6 @@ struct port {
 	uint32_t flags;
 	uint32_t at, end;      /* input: what is in the buffer yet to be read; output: 0, what is yet to be written */
 	uint32_t line, unused;
-	struct mem_death *death; /* of this process: what closes fd when the port has died */
 };
 enum { PORT_INPUT = 1, PORT_OUTPUT = 2, PORT_OPEN = 4, PORT_LINES = 8 };
 

@@ -3,7 +3,7 @@
  * ports.c - text in and out of files and strings. Buffers are objects, which read(2) and write(2) are given as they are: a page that the collector tracks is
  * noted by the kernel when the kernel writes to it, too.
  *
- * A port that is dropped without being closed is closed when it has died: its buffer has died with it, so what had not been flushed is lost.
+ * A port that is dropped without being closed has a finalizer, which does that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +24,16 @@ static struct port *make_port(int fd, obj name, unsigned flags, obj buffer)
 	return p;
 }
 
-static void close_dead(void *data) { close((int)(intptr_t)data); }
+static void finalize_port(void *object, void *unused)
+{
+	struct port *p = object;
+
+	(void)unused;
+	if (p->flags & PORT_OUTPUT)
+		port_flush(p);
+	p->flags &= ~(unsigned)PORT_OPEN;
+	close(p->fd);
+}
 
 /* One that is open already, such as 0, is nobody's to close. */
 struct port *port_open(int fd, const char *name, unsigned flags)
@@ -32,7 +41,7 @@ struct port *port_open(int fd, const char *name, unsigned flags)
 	struct port *p = make_port(fd, string_from(name), flags, make_string(NULL, BUFFER));
 
 	if (fd > 2)
-		p->death = mem_on_death(p, close_dead, (void *)(intptr_t)fd);
+		mem_finalizer_set(p, finalize_port, NULL);
 	return p;
 }
 
@@ -139,7 +148,7 @@ static obj open_file(const char *who, obj name, int flags, unsigned port_flags)
 {
 	if (!is_string(name))
 		return fail(who, "not a string", name);
-	mem_poll(); /* ports that were dropped */
+	mem_finalizers_run(); /* of ports that were dropped */
 	int fd = open(string_of(name)->at, flags | O_CLOEXEC, 0666);
 	if (fd < 0)
 		return fail(who, strerror(errno), name);
@@ -170,7 +179,7 @@ FN(close_port)
 	int err = p->flags & PORT_OUTPUT ? port_flush(p) : 0;
 	p->flags &= ~(unsigned)PORT_OPEN;
 	if (p->fd > 2) {
-		mem_death_cancel(p->death);
+		mem_finalizer_clear(p);
 		close(p->fd);
 	}
 	return err ? fail("close-port", strerror(-err), args[0]) : UNSPECIFIED;

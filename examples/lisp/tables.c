@@ -4,7 +4,7 @@
  * Objects don't move, so an address is a hash, in an image too.
  *
  * An entry of a weak table is an ephemeron (mem_weak_bind()): it goes when its key does, also where the value leads back to the key. Ephemerons are no objects,
- * so what has them is ordinary memory, which is given back when the table has died (mem_on_death()). Keys that are no objects are in a strong part. In an
+ * so what has them is ordinary memory, which is given back by a finalizer of the table. Keys that are no objects are in a strong part. In an
  * image entries are a plain list, of which a new weak table is made when somebody uses it.
  *
  * A table is one thread's at a time, as a vector is.
@@ -150,10 +150,11 @@ static void put_strong(struct table *t, obj key, obj value)
 
 /* ---- the weak part ---- */
 
-static void free_part(void *data)
+static void free_part(void *table, void *data)
 {
 	struct weak_part *part = data;
 
+	(void)table;
 	pthread_mutex_lock(&lock);
 	for (struct weak_part **at = &parts; *at; at = &(*at)->next)
 		if (*at == part) {
@@ -188,7 +189,7 @@ static struct weak_part *make_part(struct table *t)
 	part->chains = 16;
 	part->chain = allocate(part->chains * sizeof(*part->chain));
 	part->table = mem_weak_create(t, NULL);
-	mem_on_death(t, free_part, part);
+	mem_finalizer_set(t, free_part, part);
 	pthread_mutex_lock(&lock);
 	part->number = ++last_number;
 	part->next = parts;
@@ -381,7 +382,7 @@ static obj make(obj how, bool weak)
 
 	*t = (struct table){HEADER(T_TABLE, 0), how, fixnum(0), fixnum(0), make_vector(T_VECTOR, 16, 0), FALSE, FALSE, NIL};
 	if (weak) {
-		mem_poll();
+		mem_finalizers_run(); /* of tables that were dropped */
 		make_part(t);
 	}
 	return (obj)t;

@@ -215,7 +215,6 @@ struct coroutine {
 struct co_handle { /* atomic: the collector does not see what it points to, nor does an image */
 	obj header;
 	struct co_stack *stack;
-	struct mem_death *death;
 };
 
 #if defined(__x86_64__)
@@ -244,10 +243,11 @@ __asm__(".text\n.type co_jump,%function\nco_jump:\n"
 
 static struct co_stack *stack_of(const struct coroutine *co) { return ((struct co_handle *)co->stack)->stack; }
 
-static void free_stack(void *data)
+static void free_stack(void *coroutine, void *data)
 {
 	struct co_stack *s = data;
 
+	(void)coroutine;
 	mem_stack_unregister(s->stack);
 #ifdef __SANITIZE_ADDRESS__
 	__asan_unpoison_memory_region(s->low, COROUTINE_STACK); /* frames that never returned; whoever gets these addresses next may not know of it */
@@ -308,11 +308,11 @@ FN(make_coroutine)
 	struct coroutine *co = mem_words(sizeof(*co));
 	struct co_handle *h = mem_atomic(sizeof(*h));
 
-	mem_poll(); /* stacks of those that have died */
-	*h = (struct co_handle){HEADER(T_BYTES, sizeof(*h) - sizeof(obj)), make_stack(), NULL};
+	mem_finalizers_run(); /* of those that were dropped */
+	*h = (struct co_handle){HEADER(T_BYTES, sizeof(*h) - sizeof(obj)), make_stack()};
 	if (!h->stack)
 		return fail("make-coroutine", strerror(ENOMEM), UNBOUND);
-	h->death = mem_on_death(co, free_stack, h->stack);
+	mem_finalizer_set(co, free_stack, h->stack);
 	*co = (struct coroutine){HEADER(T_COROUTINE, 0), vm_create(COROUTINE_WORDS), NULL, args[0], UNSPECIFIED, (obj)h, fixnum(CO_NEW), world->epoch};
 	co->vm->coroutine = co;
 	co->vm->c_limit = fixnum((int64_t)(uintptr_t)(h->stack->low + C_SLACK));
@@ -344,8 +344,8 @@ FN(coroutine_resume) /* coroutine, value */
 	mem_stack_forget(s->stack, s->low + COROUTINE_STACK);
 	if (co->state != fixnum(CO_ENDED))
 		return co->value;
-	mem_death_cancel(((struct co_handle *)co->stack)->death);
-	free_stack(s);
+	mem_finalizer_clear(co);
+	free_stack(co, s);
 	vm->condition = co->vm->condition;
 	return co->value;
 }
