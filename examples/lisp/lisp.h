@@ -29,6 +29,7 @@ struct world {
 	obj input, output, errors; /* the standard ports */
 	obj condition_type; /* the record type of conditions that the interpreter itself raises */
 	struct code *bottom, *halt; /* what a stack's lowest frame returns to */
+	obj redefined;      /* a list of symbols whose instructions are done without */
 	obj specials;       /* a vector of T_SPECIAL, by number */
 	obj epoch;          /* a fixnum: how many processes the world has been through */
 	obj threads;        /* a list of those that run; guard: threads_lock */

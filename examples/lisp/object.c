@@ -256,7 +256,7 @@ void world_create(void)
 	world->empty_vector = make_vector(T_VECTOR, 0, 0);
 	world->start = FALSE;
 	world->epoch = fixnum(0);
-	world->threads = NIL;
+	world->threads = world->redefined = NIL;
 	name_well_known();
 	world->condition_type = make_vector(T_VECTOR, 2, 0);
 	vector_of(world->condition_type)->at[0] = symbol("condition");

@@ -690,13 +690,19 @@ obj vm_run(struct vm *vm, obj closure, obj argument)
 /* ---- primitives' names ---- */
 
 /* Code that has the instructions does the call from now on; other code has calls already. */
-void primitive_redefined(struct symbol *s)
+static void do_without(obj name)
 {
-	int first = operation_of((obj)s);
+	int first = operation_of(name);
 
 	for (int op = first; first && op < OPS && op_table[op].primitive && !strcmp(op_table[op].primitive, op_table[first].primitive); op++)
 		__atomic_store_n(&dispatch[op], dispatch[OP_REDEFINED], __ATOMIC_RELAXED);
+}
+
+void primitive_redefined(struct symbol *s)
+{
+	do_without((obj)s);
 	s->op = fixnum(0);
+	world->redefined = cons((obj)s, world->redefined);
 }
 
 static struct code *make_bottom(uint64_t insn)
@@ -714,9 +720,8 @@ static struct code *make_bottom(uint64_t insn)
 void vm_init(void)
 {
 	vm_run(NULL, FALSE, UNBOUND);
-	for (int op = 1; op < OPS; op++)
-		if (op_table[op].primitive && symbol_of(symbol(op_table[op].primitive))->op == fixnum(0))
-			dispatch[op] = dispatch[OP_REDEFINED];
+	for (obj x = world->redefined; is_pair(x); x = cdr(x))
+		do_without(car(x));
 	if (!world->bottom)
 		world->bottom = make_bottom(INSN(OP_BOTTOM, 0, 0, 0));
 }
