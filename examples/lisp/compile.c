@@ -667,9 +667,15 @@ static struct node *fold(struct node *n)
 	return right;
 }
 
+/* A procedure's last call of itself, by a name that is bound to nothing else. */
+static bool is_self_call(const struct gen *g, const struct node *n, int64_t to)
+{
+	return to == TAIL && n->a->kind == N_LOCAL && n->a->variable == g->lambda->bound && n->n == g->lambda->n && !g->lambda->rest;
+}
+
 static void gen_any_call(struct gen *g, struct node *n, int64_t to)
 {
-	if (n->a->kind == N_LOCAL && n->a->variable->label) {
+	if (n->a->kind == N_LOCAL && (n->a->variable->label || is_self_call(g, n, to))) {
 		gen_jump(g, n);
 		return;
 	}
@@ -747,6 +753,7 @@ static obj make_code(struct lambda *l)
 {
 	struct gen g = {.lambda = l};
 
+	l->label = 0; /* where its last call of itself goes */
 	for (uint32_t i = 0; i < l->n; i++) {
 		l->parameters[i]->place = take(&g, 1);
 		if (l->parameters[i]->mutated)

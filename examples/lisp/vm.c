@@ -262,8 +262,15 @@ static obj bad_index(const char *who, obj x, obj index, bool is_right)
 
 static bool is_index(obj index, obj x) { return is_fixnum(index) && (uint64_t)fixnum_value(index) < length_of(x); }
 
+/* Each instruction is to have a jump of its own to the next, which the processor learns to predict. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define OWN_JUMPS __attribute__((optimize("no-crossjumping", "no-gcse")))
+#else
+#define OWN_JUMPS
+#endif
+
 /* Runs a closure until it returns. vm NULL: finds out where instructions are done. */
-obj vm_run(struct vm *vm, obj closure, obj argument)
+OWN_JUMPS obj vm_run(struct vm *vm, obj closure, obj argument)
 {
 #define X(name, primitive, operands) [OP_##name] = &&name,
 	static const void *const places[OPS] = {[OP_NONE] = &&NOP, OPERATIONS(X)};
