@@ -10,14 +10,13 @@
 
 /*
  * What is global, an object of the heap: so a saved heap has all of it, and its address is the one root. Symbols that the compiler knows are
- * found by their place in it. Guard: symbols_lock for symbols and prelude for nothing, since only the main thread starts.
+ * found by their place in it. Guard: for symbols and nsymbols a lock of object.c, for threads one of threads.c; the rest is written by whoever
+ * starts, saves or defines a primitive anew.
  */
 #define WELL_KNOWN(X) \
-	X(quote, "quote") X(quasiquote, "quasiquote") X(unquote, "unquote") X(unquote_splicing, "unquote-splicing") X(define, "define") \
-	X(lambda, "lambda") X(begin, "begin") X(let, "let") X(define_syntax, "define-syntax") X(define_values, "define-values") \
-	X(define_record_type, "define-record-type") X(else_, "else") X(arrow, "=>") X(ellipsis, "...") X(underscore, "_") \
-	X(syntax_rules, "syntax-rules") X(append2, "%append2") X(list_to_vector, "list->vector") X(cons, "cons") X(call_values, "call-with-values") \
-	X(raise, "%raise") X(rewind, "%rewind-and-throw") X(memv, "memv") X(make_promise, "%make-lazy") X(dot, ".")
+	X(quote, "quote") X(quasiquote, "quasiquote") X(unquote, "unquote") X(unquote_splicing, "unquote-splicing") X(else_, "else") X(arrow, "=>") \
+	X(ellipsis, "...") X(underscore, "_") X(syntax_rules, "syntax-rules") X(append2, "%append2") X(list_to_vector, "list->vector") X(cons, "cons") \
+	X(raise, "%raise") X(rewind, "%rewind-and-throw") X(make_promise, "%make-lazy")
 
 struct world {
 	obj header;
@@ -25,10 +24,9 @@ struct world {
 	obj nsymbols;
 	obj primitives;     /* a vector of strings: the names by index */
 	obj operations;     /* a string: what instructions there are, for who loads an image */
-	obj empty_string, empty_vector;
 	obj input, output, errors; /* the standard ports */
 	obj condition_type; /* the record type of conditions that the interpreter itself raises */
-	struct code *bottom, *halt; /* what a stack's lowest frame returns to */
+	struct code *bottom; /* what a stack's lowest frame returns to */
 	obj redefined;      /* a list of symbols whose instructions are done without */
 	obj specials;       /* a vector of T_SPECIAL, by number */
 	obj epoch;          /* a fixnum: how many processes the world has been through */

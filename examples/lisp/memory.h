@@ -10,8 +10,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-extern const char *const mem_name;
-
 /* Before all else; limit 0: none. options: text, for gcuffd_options_parse(). */
 void mem_init(size_t limit, const char *options);
 
@@ -27,9 +25,6 @@ void *mem_typed(enum mem_shape shape, size_t size);
 /* The calling thread uses the heap from here on, to there. */
 void mem_thread_attach(void);
 void mem_thread_detach(void);
-/* In between it uses none of it, and may wait. */
-void mem_blocking_enter(void);
-void mem_blocking_leave(void);
 
 /* Stacks of coroutines. Handles are no objects. */
 struct mem_stack;

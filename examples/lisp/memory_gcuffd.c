@@ -9,7 +9,7 @@
 
 #include "memory.h"
 
-const char *const mem_name = "libgcuffd";
+#define GROWTH_TO_LIMIT 400 /* where there is a limit all of it may be used: what is left below it says when to collect */
 
 static struct gcuffd_heap *heap;
 static struct gcuffd_type *types[SHAPES];
@@ -45,11 +45,14 @@ static struct gcuffd_options make_options(size_t limit, const char *text)
 	const char *bad;
 
 	gcuffd_options_init(&options);
+	if (limit) {
+		options.hard_limit = limit;
+		options.growth_percent = GROWTH_TO_LIMIT;
+	}
 	if (text && gcuffd_options_parse(&options, text, &bad)) {
 		fprintf(stderr, "lisp: a bad option: %s\n", bad);
 		exit(2);
 	}
-	options.hard_limit = limit ? limit : options.hard_limit;
 	return options;
 }
 
@@ -80,8 +83,6 @@ void *mem_typed(enum mem_shape shape, size_t size) { return checked(gcuffd_alloc
 
 void mem_thread_attach(void) { check("gcuffd_thread_attach", gcuffd_thread_attach()); }
 void mem_thread_detach(void) { check("gcuffd_thread_detach", gcuffd_thread_detach()); }
-void mem_blocking_enter(void) { gcuffd_blocking_enter(); }
-void mem_blocking_leave(void) { gcuffd_blocking_leave(); }
 
 /* ---- stacks ---- */
 

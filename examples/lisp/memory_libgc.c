@@ -17,8 +17,6 @@
 
 #include "memory.h"
 
-const char *const mem_name = "libgc";
-
 static GC_descr types[SHAPES];
 static const struct shape {
 	size_t words;
@@ -66,8 +64,10 @@ static void *checked(void *p)
 void mem_init(size_t limit, const char *options)
 {
 	(void)options;
-	if (limit)
+	if (limit) {
 		GC_set_max_heap_size(limit);
+		GC_set_free_space_divisor(1); /* all of it may be used: rather grow than collect */
+	}
 	GC_set_max_retries(2);
 	GC_set_warn_proc(GC_ignore_warn_proc);
 	GC_set_all_interior_pointers(0);
@@ -98,8 +98,6 @@ void mem_thread_attach(void)
 }
 
 void mem_thread_detach(void) { GC_unregister_my_thread(); }
-void mem_blocking_enter(void) {}
-void mem_blocking_leave(void) {}
 
 /* ---- stacks: of one that is left nothing is scanned, and nothing has to be ---- */
 

@@ -252,8 +252,6 @@ void world_create(void)
 	world->header = HEADER(T_NONE, 0);
 	world->symbols = make_vector(T_VECTOR, 1024, NIL);
 	world->nsymbols = fixnum(0);
-	world->empty_string = make_string("", 0);
-	world->empty_vector = make_vector(T_VECTOR, 0, 0);
 	world->start = FALSE;
 	world->epoch = fixnum(0);
 	world->threads = world->redefined = NIL;

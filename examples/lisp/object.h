@@ -116,9 +116,9 @@ struct port {
 	int32_t fd;            /* -1: a string port */
 	uint32_t flags;
 	uint32_t at, end;      /* input: what is in the buffer yet to be read; output: 0, what is yet to be written */
-	uint32_t line, unused;
+	uint32_t line;
 };
-enum { PORT_INPUT = 1, PORT_OUTPUT = 2, PORT_OPEN = 4, PORT_LINES = 8 };
+enum { PORT_INPUT = 1, PORT_OUTPUT = 2, PORT_OPEN = 4 };
 
 struct alias { /* an identifier that a macro's template inserted */
 	obj header;

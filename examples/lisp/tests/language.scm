@@ -62,6 +62,16 @@
 (check (deep 1000000) 1000000)
 (check (let loop ((i 0)) (if (< i 10) (begin (let loop ((j 0)) (if (< j 3) (loop (+ j 1)))) (loop (+ i 1))) i)) 10)
 
+;; a procedure's last call of itself is a jump, and its variables are new ones all the same
+(check (let () (define (go i acc) (if (= i 0) acc (go (- i 1) (cons (lambda () i) acc)))) (map (lambda (f) (f)) (go 3 '()))) '(1 2 3))
+(check (let ()
+         (define (go i acc)
+           (set! i (* 2 i))
+           (if (> i 20) acc (go (+ i 1) (cons (lambda () (set! i (+ i 1)) i) acc))))
+         (map (lambda (f) (f)) (go 1 '()))) '(15 7 3))
+(check (let () (define (go n) (let ((go (lambda (x) (* 2 x)))) (go n))) (list (go 4))) '(8))
+(check-error (let () (define (go n) (if (= n 0) (go) (go (- n 1)))) (list (go 4))) "go: wrong number of arguments: 0")
+
 ;; ---- macros ----
 (define-syntax swap! (syntax-rules () ((_ a b) (let ((tmp a)) (set! a b) (set! b tmp)))))
 (check (let ((tmp 1) (other 2)) (swap! tmp other) (list tmp other)) '(2 1))
