@@ -81,6 +81,6 @@ gives '42' --image image -e '(set! car old-car)' -e '(twice 21)'
 gives '6' --image image -e '(begin (k2 5))'
 "$lisp" -e '(save-image "start" (lambda () (display "hello from an image") (newline)))' >out 2>&1 || { cat out; fail "no image with a beginning"; }
 gives 'hello from an image' --image start
-head -c 20000 image >cut
-"$lisp" --image cut -e 1 >out 2>&1 && fail "half an image is taken"
+head -c 20000 image >half
+"$lisp" --image half -e 1 >out 2>&1 && fail "half an image is taken"
 exit 0
