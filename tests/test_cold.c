@@ -964,7 +964,7 @@ static void write_against_eviction(size_t owned, bool noise, uint64_t (*count)(c
 	pthread_t threads[2];
 	struct writer writers[2];
 	struct gcuffd_cold_stats s = cold_of(heap);
-	uint64_t want = pages_wanted(), end = test_now_ns() + (100 + 2 * check_seconds()) * 1000000000ull * check_slow(), came = 0;
+	uint64_t want = pages_wanted(), end = test_now_ns() + (200 + 2 * check_seconds()) * 1000000000ull * check_slow(), came = 0;
 	quit = 0;
 	for (size_t i = 0; i < GU_ARRAY_LEN(threads); i++) {
 		writers[i] = (struct writer){.owned = owned, .noise = noise, .rng = test_rng(i)};
