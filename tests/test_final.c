@@ -1045,6 +1045,61 @@ static void fork_with(int own_thread)
 	end();
 }
 
+#define SLOW 50u
+
+static uint32_t nslow, go_on, nslow_in_handler;
+
+static void slow(void *object, void *data)
+{
+	(void)object, (void)data;
+	gu_add_seqcst(&nslow, 1);
+	while (!gu_load_seqcst(&go_on))
+		usleep(1000);
+}
+
+static __attribute__((noinline)) void make_slow(void)
+{
+	for (unsigned i = 0; i < SLOW; i++)
+		must_ok(gcuffd_finalizer_set(heap, gcuffd_alloc(heap, 64), slow, NULL, GCUFFD_UNORDERED));
+}
+
+static void look_in_child(void)
+{
+	usleep(20000);
+	nslow_in_handler = gu_load_seqcst(&nslow);
+}
+
+static void end_slow_child(void)
+{
+	limit_child();
+	gu_store_seqcst(&go_on, 1);
+	for (unsigned ms = 0; gu_load_seqcst(&nslow) < SLOW / 2 && ms < 10000; ms++) {
+		collect();
+		usleep(1000);
+	}
+	_exit(nslow_in_handler == 1 && gu_load_seqcst(&nslow) >= SLOW / 2 ? 0 : 1); /* the stack may keep some */
+}
+
+/* Nothing runs in a child before the program's own handlers have put right there what finalizers may use. */
+START_TEST(child_handlers_come_first)
+{
+	int status;
+	heap = heap_make("finalizer_thread=1");
+	ck_ok(pthread_atfork(NULL, NULL, look_in_child));
+	make_slow();
+	for (unsigned ms = 0; !gu_load_seqcst(&nslow) && ms < 10000; ms++)
+		collect();
+	ck_assert_uint_eq(gu_load_seqcst(&nslow), 1);
+	pid_t child = fork();
+	if (!child)
+		end_slow_child();
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_int_eq(status, 0);
+	gu_store_seqcst(&go_on, 1);
+	end();
+}
+END_TEST
+
 START_TEST(children) { fork_with(0); }
 END_TEST
 
@@ -1259,6 +1314,7 @@ static Suite *make_suite(void)
 	tcase_add_test(one, no_memory);
 	tcase_add_test(one, children);
 	tcase_add_test(one, children_with_a_thread);
+	tcase_add_test(one, child_handlers_come_first);
 	tcase_add_test(one, why_alive);
 	tcase_add_test(one, unattached_threads);
 	return suite;

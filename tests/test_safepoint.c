@@ -4,11 +4,13 @@
  * program's choice.
  */
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core.h"
 
 #define LENGTH 200u
+#define PAGES ((size_t)20000)
 
 static struct gcuffd_heap *heap;
 static uint32_t quit, ready;
@@ -191,6 +193,57 @@ START_TEST(asleep)
 }
 END_TEST
 
+/* Pages that are out come back for it, and it waits for each: that is no sleep. */
+static void *touch(void *pages)
+{
+	volatile char *p = pages;
+	begin(GCUFFD_STOP_BY_SAFEPOINT);
+	for (size_t i = 0; goes(); i++) {
+		p[i % PAGES * 4096]++;
+		if (i % (PAGES / 4) == 0)
+			gcuffd_safepoint();
+	}
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+START_TEST(waits_for_pages)
+{
+	NEED_RUNG(_i);
+	nthreads = ready = quit = 0;
+	must_ok(pipe(ends));
+	heap = heap_make("cold=1,pacing=0,rung=%s", rung_names[_i]);
+	char *volatile pages = gcuffd_alloc_atomic(heap, PAGES * 4096);
+	add(1, touch, (uintptr_t)pages);
+	uint64_t end = test_now_ns() + check_span_ns(check_seconds() * 1000000000ull / 5);
+	for (unsigned n = 0; n < 3 || test_now_ns() < end; n++) {
+		ck_ok(gcuffd_cool(heap, NULL, 0, NULL));
+		ck_ok(gcuffd_collect(heap));
+	}
+	ck_assert_uint_eq(stats_of(heap).cycles_put_off, 0);
+	tear_down();
+}
+END_TEST
+
+/* No stop finds a thread at the gate that a fork has shut. */
+START_TEST(forks_without_membarrier)
+{
+	int status;
+	setenv("GCUFFD_WITHOUT", "membarrier", 1);
+	set_up(GCUFFD_RUNG_AUTO);
+	add(1, build, GCUFFD_STOP_BY_SAFEPOINT);
+	add(1, build, GCUFFD_STOP_BY_SIGNAL);
+	for (unsigned i = 0; i < check_rounds(20); i++) {
+		pid_t child = fork();
+		if (!child)
+			_exit(0);
+		ck_assert_int_eq(waitpid(child, &status, 0), child);
+		ck_assert_int_eq(status, 0);
+	}
+	tear_down();
+}
+END_TEST
+
 START_TEST(bad_uses)
 {
 	ck_assert_int_eq(gcuffd_thread_stop_by(GCUFFD_STOP_BY_EITHER), -EINVAL);
@@ -241,6 +294,8 @@ static Suite *make_suite(void)
 	TCase *rest = test_case(suite, "rest");
 	tcase_add_test(rest, late);
 	tcase_add_test(rest, asleep);
+	tcase_add_loop_test(rest, waits_for_pages, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(rest, forks_without_membarrier);
 	tcase_add_test(rest, bad_uses);
 	tcase_add_test(rest, chosen);
 	return suite;

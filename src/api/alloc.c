@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "api/api.h"
+#include "ctl/finalizer.h"
 #include "ctl/service.h"
 #include "gc/pins.h"
 #include "gc/stop.h"
@@ -67,6 +68,8 @@ static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t
 		void *p = cell ? try_small(t, a, cell, kind, type) : gu_alloc_large(t, a, size, align, kind, type);
 		if (gu_unlikely(gu_service_wanted(h)))
 			gu_service_start(h, false);
+		if (gu_unlikely(gu_finalizer_is_lost(h)))
+			gu_finalizer_fork_resume(h);
 		if (gu_unlikely(gu_load_relaxed(&gcuffd_stop_asked)) && gu_load_relaxed(&t->stopped_by)) /* a safepoint, on what is not the fast path */
 			gu_stop_obey();
 		if (p)

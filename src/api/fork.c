@@ -14,7 +14,6 @@
 #include "base/meta.h"
 #include "base/own.h"
 #include "base/without.h"
-#include "ctl/finalizer.h"
 #include "ctl/service.h"
 #include "gc/mutator.h"
 #include "gc/stop.h"
@@ -77,7 +76,6 @@ static void in_child(void)
 	gu_threads_forked();
 	gu_watch_forked();
 	gu_heaps_each(gu_service_fork_resume);
-	gu_heaps_each(gu_finalizer_fork_resume);
 	gu_signals_let(&signals);
 }
 

@@ -17,7 +17,7 @@ enum { NONE, STARTING, RUNS, FAILED };
 struct gu_finalizer {
 	uint32_t state;   /* atomic; futex; from STARTING on by the thread */
 	uint32_t quit;    /* atomic */
-	bool lost;        /* guard: who forked; there was one in the parent */
+	uint32_t lost;    /* atomic; there was one in the parent */
 	int error;        /* why it FAILED */
 	pthread_t thread; /* while it RUNS */
 };
@@ -204,10 +204,11 @@ void gu_finalizer_fork_child(struct gcuffd_heap *h)
 	f->state = NONE;
 }
 
+bool gu_finalizer_is_lost(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->finalizer->lost); }
+
 void gu_finalizer_fork_resume(struct gcuffd_heap *h)
 {
-	int err = h->finalizer->lost ? gu_finalizer_start(h) : 0;
-	h->finalizer->lost = false;
+	int err = gu_swap_seqcst(&h->finalizer->lost, 0) ? gu_finalizer_start(h) : 0;
 	if (err)
 		gu_log(&h->log, GU_LOG_WARN, "no thread for finalizers in the child (error %d): gcuffd_finalizer_run() runs them, or the next one that is set starts it", -err);
 }

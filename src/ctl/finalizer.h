@@ -22,8 +22,12 @@ size_t gu_finalizer_run(struct gcuffd_heap *heap, size_t max);
 /* Until the queue is not empty: 0, or -ETIMEDOUT after so long (less than 0: never). Not inside a section. */
 int gu_finalizer_wait(struct gcuffd_heap *heap, int64_t timeout_ns);
 
-/* In a forked child: the thread stayed behind; when all else is in order there is another. */
+/*
+ * In a forked child the thread stayed behind: there is another from the first allocation or collection on that is not quite trivial, not in the child's handler
+ * of ours, behind which come those of the program's.
+ */
 void gu_finalizer_fork_child(struct gcuffd_heap *heap);
+bool gu_finalizer_is_lost(const struct gcuffd_heap *heap);
 void gu_finalizer_fork_resume(struct gcuffd_heap *heap);
 
 #endif

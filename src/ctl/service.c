@@ -197,6 +197,8 @@ int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in
 	int err = gu_load_seqcst(&h->disabled) ? -EBUSY : gu_service_start(h, true);
 	if (err)
 		return err;
+	if (gu_unlikely(gu_finalizer_is_lost(h)))
+		gu_finalizer_fork_resume(h);
 	gu_store_seqcst(&s->ask_reason, reason);
 	uint32_t ticket = ask(s, in_stop);
 	ring(s);

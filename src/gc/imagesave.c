@@ -353,7 +353,7 @@ static int copy_block(struct gu_saver *s, uint32_t i)
 		return 0;
 	}
 	s->bits_of[i] = 0;
-	s->version[i] = version;
+	s->version[i] = AGAIN; /* until it is copied */
 	if (!is_saved(b))
 		return 0;
 	if (s->nbits + gu_block_groups(b) > s->most_bits)
@@ -362,6 +362,7 @@ static int copy_block(struct gu_saver *s, uint32_t i)
 		s->bits_of[i] = s->nbits + 1;
 		s->nbits += gu_block_groups(b);
 	}
+	s->version[i] = version;
 	return 0;
 }
 

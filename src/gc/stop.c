@@ -497,9 +497,20 @@ static bool missing(const struct gu_thread *t, uint32_t e)
 	return t != gu_self && gu_load_seqcst(&t->acked) != e && gu_load_seqcst(&t->blocking) == GU_RUNNING;
 }
 
+/* In a section, or in no system call, as one that waits for a page: it will come to a safepoint by itself. */
+static bool goes_on(const struct gu_thread *t)
+{
+	char text[64];
+	if (gu_load_relaxed(&t->section))
+		return true;
+	read_task(t->tid, "syscall", text, sizeof(text));
+	return text[0] == '-' || text[0] == 'r'; /* -1, or running by now */
+}
+
 static bool is_deaf(const struct gu_thread *t)
 {
-	return sleeps(t->tid, gu_load_relaxed(&t->stopped_by) != GCUFFD_STOP_BY_SAFEPOINT);
+	bool signalled = gu_load_relaxed(&t->stopped_by) != GCUFFD_STOP_BY_SAFEPOINT;
+	return sleeps(t->tid, signalled) && (signalled || !goes_on(t));
 }
 
 /* Asked twice: it may have parked, and sleep in the handler, since the first time. */
@@ -542,11 +553,12 @@ static bool wait_stopped_locked(uint32_t e, uint64_t begin, uint64_t deadline)
 
 int gu_world_stop(bool everybody, uint64_t timeout_ns)
 {
-	uint64_t begin = gu_os->clock_ns(), deadline = begin + timeout_ns;
+	uint64_t deadline = gu_os->clock_ns() + timeout_ns;
 	bool ok;
 	int adopted = 0;
 	gu_lock(&world_lock);
 	gu_threads_lock();
+	uint64_t begin = gu_os->clock_ns();
 	struct gu_thread *me = gu_self ? NULL : find_self(); /* left by a stop that gave up on us: never signal ourselves */
 	if (me)
 		gu_threads_remove_locked(me);
@@ -580,10 +592,12 @@ void gu_world_resume(void)
 	gu_unlock(&world_lock);
 }
 
+static bool needs_stop(void) { return !has_membarrier || gu_is_without(GU_WITHOUT_membarrier); }
+
 /* What mutators do in sections that they begin after this, they do knowing what was stored before it. */
 static int barrier(uint64_t timeout_ns)
 {
-	if (has_membarrier && !gu_is_without(GU_WITHOUT_membarrier) && !syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
+	if (!needs_stop() && !syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
 		return 0;
 	/* No other fence reaches a thread that runs: a stop does. */
 	int err = gu_world_stop(false, timeout_ns);
@@ -641,6 +655,23 @@ void gu_entered_gate(void)
 	}
 }
 
+#define SHUT_NS 10000000000ull
+
+/* Without membarrier(2), in a stop: nobody waits at the gate during one then, where a thread with safepoints would not be found parked. */
+static void shut_gate(void)
+{
+	if (needs_stop()) {
+		while (gu_world_stop(false, SHUT_NS))
+			;
+		gu_store_seqcst(&gu_gate, 1);
+		gu_world_resume();
+		return;
+	}
+	gu_store_seqcst(&gu_gate, 1);
+	while (barrier(SHUT_NS))
+		;
+}
+
 #define STARTING_NS 1000000000ull
 
 /*
@@ -650,9 +681,7 @@ void gu_entered_gate(void)
 void gu_world_close(void)
 {
 	passes = true;
-	gu_store_seqcst(&gu_gate, 1);
-	while (barrier(10000000000ull))
-		;
+	shut_gate();
 	gu_threads_lock();
 	wait_sections_locked();
 	while (gu_load_seqcst(&gu_outside) > (gu_entered ? 1 : 0))

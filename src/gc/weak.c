@@ -159,7 +159,8 @@ static bool find_object(const struct gcuffd_heap *h, uintptr_t object, struct gu
 static void store_pair_locked(struct gcuffd_weak *s, struct gu_weak_pair pair)
 {
 	gu_store_seqcst(&s->seq, s->seq + 1);
-	gu_store_release(&s->key, pair.key); /* not before seq is odd; pairs with read_pair() */
+	gu_store_release(&s->undecided, 0);  /* not before seq is odd; pairs with is_undecided(), */
+	gu_store_release(&s->key, pair.key); /* and with read_pair() */
 	gu_store_release(&s->value, pair.value);
 	gu_store_release(&s->seq, s->seq + 1);
 }
@@ -173,7 +174,6 @@ static void point_locked(struct gcuffd_heap *h, struct gcuffd_weak *s, const str
 	struct gu_weaks *w = h->weaks;
 	if (s->key)
 		unlink_locked(w, s);
-	gu_store_relaxed(&s->undecided, 0);
 	store_pair_locked(s, f ? (struct gu_weak_pair){f->base, value} : (struct gu_weak_pair){0, 0});
 	if (!f)
 		return;
@@ -238,7 +238,7 @@ int gu_weak_remove(struct gcuffd_heap *h, struct gcuffd_weak *s)
 /* In the round of finalizers that is under way, or in the last one: who asks waits for its end. */
 static bool is_undecided(const struct gcuffd_heap *h, const struct gcuffd_weak *s)
 {
-	uint16_t round = gu_load_relaxed(&s->undecided);
+	uint16_t round = gu_load_acquire(&s->undecided); /* seq is looked at again after it */
 	return round && round == (uint16_t)gu_load_relaxed(&h->weak_round);
 }
 
@@ -270,10 +270,10 @@ int gu_weak_read(struct gcuffd_heap *h, const struct gcuffd_weak *s, struct gu_w
 		uint32_t state = gu_load_acquire(&h->weak_state), seq = read_pair(h, s, pair);
 		if (state == GU_WEAK_OPEN || !pair->key)
 			return 0;
-		bool marked = gu_mark_has(h, pair->key);
+		bool marked = gu_mark_has(h, pair->key), undecided = is_undecided(h, s);
 		if (gu_load_acquire(&s->seq) != seq || gu_load_acquire(&h->weak_state) != state)
 			continue;
-		if (state == GU_WEAK_FINAL && is_undecided(h, s))
+		if (state == GU_WEAK_FINAL && undecided)
 			return 1;
 		if (marked)
 			return 0;

@@ -25,7 +25,7 @@ static size_t blocks_len(const struct gu_space *s)
 }
 
 #define HEAPS_LOW ((uintptr_t)0x20 << 40)
-#define HEAPS_LEN ((uintptr_t)0x20 << 40)
+#define HEAPS_LEN ((uintptr_t)0x0a << 40) /* libraries are above, even in the legacy layout */
 #define PLACES 64u
 
 /*
