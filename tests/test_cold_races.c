@@ -30,7 +30,7 @@ static uint32_t quit, there, go_on; /* atomic */
 
 static void await(const uint32_t *flag, unsigned ms)
 {
-	for (unsigned i = 0; i < ms * 10 && !gu_load_seqcst(flag); i++)
+	for (uint64_t end = test_now_ns() + ms * 1000000ull; !gu_load_seqcst(flag) && test_now_ns() < end;)
 		usleep(100);
 }
 
