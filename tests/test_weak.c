@@ -247,19 +247,26 @@ static uint64_t cpu_ns(void)
 START_TEST(many_one_by_one)
 {
 	struct gcuffd_weak *weak;
-	uint64_t longest = 0;
-	heap = heap_make("pacing=0");
-	for (size_t i = 0; i < MANY * 6; i++) {
-		void *o = gcuffd_alloc(heap, 16);
-		uint64_t since = cpu_ns();
-		must_ok(gcuffd_weak_create(heap, o, &weak));
-		since = cpu_ns() - since;
-		longest = since > longest ? since : longest;
+	if (check_slow() > 1)
+		GU_SKIP("%s", "it is a matter of no rung, and of time");
+	uint32_t *least = malloc(MANY * 6 * sizeof(*least)), longest = 0;
+	for (int run = 0; run < 2; run++) { /* a host that takes the processor away does so elsewhere in the other run */
+		heap = heap_make("pacing=0");
+		for (size_t i = 0; i < MANY * 6; i++) {
+			void *o = gcuffd_alloc(heap, 16);
+			uint64_t since = cpu_ns();
+			must_ok(gcuffd_weak_create(heap, o, &weak));
+			uint32_t took = (uint32_t)gu_min(cpu_ns() - since, UINT32_MAX);
+			least[i] = run && least[i] < took ? least[i] : took;
+		}
+		gu_weak_check(heap);
+		end();
 	}
-	gu_weak_check(heap);
-	printf("the longest took %lu us\n", (unsigned long)longest / 1000);
+	for (size_t i = 0; i < MANY * 6; i++)
+		longest = gu_max(longest, least[i]);
+	printf("the longest took %u us\n", longest / 1000);
 	ck_assert_uint_le(longest, 12000000ull * check_slow());
-	end();
+	free(least);
 }
 END_TEST
 
