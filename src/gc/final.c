@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/index.h"
 #include "base/meta.h"
 #include "gc/alloc.h"
 #include "gc/marker.h"
@@ -14,7 +15,6 @@
 
 #define SLOTS_MOST ((size_t)1 << 26)
 #define STEP ((size_t)4096)
-#define BUCKETS_LEAST ((size_t)64)
 #define LAST UINT32_MAX
 #define CHUNK ((size_t)256) /* slots that are walked over with the lock held */
 #define FEW ((size_t)64)    /* slots whose objects one marker makes gray at once */
@@ -32,9 +32,8 @@ struct final {
 };
 
 struct gu_finals {
-	struct final *slot;    /* reserved for SLOTS_MOST; so is bucket. Nothing is ever copied to make room */
-	uint32_t *bucket;      /* the first slot of each chain, + 1; .inv.final.index */
-	size_t buckets, buckets_committed;
+	struct final *slot;    /* reserved for SLOTS_MOST: nothing is ever copied to make room */
+	struct gu_index index; /* .inv.final.index */
 	size_t committed, made; /* made: atomic, for who reads it without the lock */
 	size_t used;
 	uint32_t free;         /* the first free slot, + 1 */
@@ -51,43 +50,27 @@ static void set_state(struct final *e, unsigned state) { e->object = (e->object 
 static bool is_one(const struct final *e) { return e->object > BITS; }
 static uint32_t number_of(const struct gu_finals *f, const struct final *e) { return (uint32_t)(e - f->slot) + 1; }
 
-/* ---- the index: a bucket more at a time, so nobody waits for all of it to be made anew ---- */
-
-static size_t bucket_of(const struct gu_finals *f, uintptr_t object)
-{
-	size_t half = (size_t)1 << (63 - __builtin_clzl(f->buckets));
-	size_t at = (size_t)((uint64_t)(object >> 4) * 0x9e3779b97f4a7c15ull >> 32) & (2 * half - 1);
-	return at < f->buckets ? at : at - half;
-}
+/* ---- the index ---- */
 
 static void link_locked(struct gu_finals *f, struct final *e)
 {
-	uint32_t *head = &f->bucket[bucket_of(f, object_of(e))];
+	uint32_t *head = gu_index_chain(&f->index, object_of(e));
 	e->next = *head;
 	*head = number_of(f, e);
 }
 
 static void unlink_locked(struct gu_finals *f, struct final *e)
 {
-	uint32_t *at = &f->bucket[bucket_of(f, object_of(e))];
+	uint32_t *at = gu_index_chain(&f->index, object_of(e));
 	while (&f->slot[*at - 1] != e)
 		at = &f->slot[*at - 1].next;
 	*at = e->next;
 	e->next = 0;
 }
 
-/* Its chain is where those that belong in the new bucket were so far. Without memory the chains get longer. */
-static void add_bucket_locked(struct gu_finals *f)
+static void grow_index_locked(struct gu_finals *f)
 {
-	if (f->buckets == f->buckets_committed) {
-		if (f->buckets == SLOTS_MOST || gu_meta_commit(f->bucket + f->buckets, STEP * sizeof(*f->bucket)))
-			return;
-		f->buckets_committed += STEP;
-	}
-	uint32_t *from = &f->bucket[f->buckets - ((size_t)1 << (63 - __builtin_clzl(f->buckets)))], at = *from;
-	*from = 0;
-	f->buckets++;
-	for (uint32_t next; at; at = next) {
+	for (uint32_t at = gu_index_grow(&f->index), next; at; at = next) {
 		next = f->slot[at - 1].next;
 		link_locked(f, &f->slot[at - 1]);
 	}
@@ -95,7 +78,7 @@ static void add_bucket_locked(struct gu_finals *f)
 
 static struct final *find_locked(const struct gu_finals *f, uintptr_t object, unsigned state)
 {
-	for (uint32_t at = f ? f->bucket[bucket_of(f, object)] : 0; at; at = f->slot[at - 1].next)
+	for (uint32_t at = f ? *gu_index_chain(&f->index, object) : 0; at; at = f->slot[at - 1].next)
 		if (object_of(&f->slot[at - 1]) == object && state_of(&f->slot[at - 1]) == state)
 			return &f->slot[at - 1];
 	return NULL;
@@ -107,8 +90,7 @@ static void unmake(struct gu_finals *f)
 {
 	if (f->slot)
 		gu_meta_unreserve(f->slot, SLOTS_MOST * sizeof(*f->slot));
-	if (f->bucket)
-		gu_meta_unreserve(f->bucket, SLOTS_MOST * sizeof(*f->bucket));
+	gu_index_destroy(&f->index);
 	gu_meta_free(f, sizeof(*f));
 }
 
@@ -118,13 +100,10 @@ static int make_locked(struct gcuffd_heap *h)
 	if (!f)
 		return -ENOMEM;
 	f->slot = gu_meta_reserve(SLOTS_MOST * sizeof(*f->slot));
-	f->bucket = gu_meta_reserve(SLOTS_MOST * sizeof(*f->bucket));
-	if (!f->slot || !f->bucket || gu_meta_commit(f->bucket, STEP * sizeof(*f->bucket))) {
+	if (!f->slot || gu_index_init(&f->index)) {
 		unmake(f);
 		return -ENOMEM;
 	}
-	f->buckets = BUCKETS_LEAST;
-	f->buckets_committed = STEP;
 	f->late = f->first = LAST;
 	gu_store_release(&h->finals, f); /* pairs with finals_of() */
 	return 0;
@@ -138,8 +117,8 @@ static int make_room_locked(struct gcuffd_heap *h)
 	struct gu_finals *f = h->finals;
 	if (err)
 		return err;
-	if (f->used >= f->buckets)
-		add_bucket_locked(f);
+	if (f->used >= f->index.buckets)
+		grow_index_locked(f);
 	if (f->free || f->made < f->committed)
 		return 0;
 	if (f->committed == SLOTS_MOST || gu_meta_commit(f->slot + f->committed, STEP * sizeof(*f->slot)))
@@ -281,7 +260,7 @@ bool gu_final_take(struct gcuffd_heap *h, struct gcuffd_finalizer *next)
 
 static void drop_object_locked(struct gu_finals *f, uintptr_t object)
 {
-	uint32_t at = f->bucket[bucket_of(f, object)];
+	uint32_t at = *gu_index_chain(&f->index, object);
 	for (uint32_t next; at; at = next) {
 		next = f->slot[at - 1].next;
 		if (object_of(&f->slot[at - 1]) == object)
@@ -523,7 +502,7 @@ uint64_t gu_final_cells(struct gcuffd_heap *h, const struct gu_block *b, uint32_
 size_t gu_final_memory(const struct gcuffd_heap *h)
 {
 	const struct gu_finals *f = finals_of(h);
-	return f ? gu_load_relaxed(&f->made) * sizeof(*f->slot) + gu_load_relaxed(&f->buckets) * sizeof(*f->bucket) : 0;
+	return f ? gu_load_relaxed(&f->made) * sizeof(*f->slot) + gu_index_memory(&f->index) : 0;
 }
 
 void gu_final_counts(struct gcuffd_heap *h, struct gu_final_counts *c)
@@ -558,15 +537,15 @@ static void check_one(struct gcuffd_heap *h, struct gu_finals *f, struct final *
 static size_t count_chain_locked(const struct gu_finals *f, size_t bucket)
 {
 	size_t n = 0;
-	for (uint32_t at = f->bucket[bucket]; at; at = f->slot[at - 1].next, n++)
-		GU_INVARIANT(is_one(&f->slot[at - 1]) && bucket_of(f, object_of(&f->slot[at - 1])) == bucket, ".inv.final.index");
+	for (uint32_t at = f->index.first[bucket]; at; at = f->slot[at - 1].next, n++)
+		GU_INVARIANT(is_one(&f->slot[at - 1]) && gu_index_bucket(&f->index, object_of(&f->slot[at - 1])) == bucket, ".inv.final.index");
 	return n;
 }
 
 static void check_locked(const struct gu_finals *f, size_t ones)
 {
 	size_t linked = 0, queued = 0, ready = 0, late = 0;
-	for (size_t i = 0; i < f->buckets; i++)
+	for (size_t i = 0; i < f->index.buckets; i++)
 		linked += count_chain_locked(f, i);
 	for (uint32_t at = f->first; at != LAST; at = f->slot[at - 1].link, queued++)
 		ready += is_one(&f->slot[at - 1]) && state_of(&f->slot[at - 1]) == READY;

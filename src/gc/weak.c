@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/index.h"
 #include "base/meta.h"
 #include "gc/alloc.h"
 #include "gc/mark.h"
@@ -12,74 +13,39 @@
 
 #define SLOTS_MOST ((size_t)1 << 26)
 #define SLOTS_STEP ((size_t)4096)
-#define BUCKETS_LEAST ((size_t)64)
-#define BUCKETS_STEP ((size_t)16384)
 #define CLEARED_AT_ONCE ((size_t)256)
 #define LAST UINT32_MAX
 
-/*
- * The index grows by linear hashing: with each slot that there is more than buckets one of these is split, in turn, so that no call, in whose section no
- * stop begins, takes long. With buckets up to the middle of a round split, mask tells keys apart in those and their other halves, mask / 2 in the others.
- */
 struct gu_weaks {
 	struct gcuffd_weak *slot; /* reserved for SLOTS_MOST */
-	uint32_t *bucket;         /* the first slot of each chain, + 1; .inv.weak.index. Reserved likewise */
+	struct gu_index index;    /* .inv.weak.index */
 	uint32_t free;            /* the first free slot, + 1 */
 	uint32_t late;            /* the first late slot, + 1; LAST behind the last */
 	size_t committed, made, used;
-	size_t buckets, buckets_committed, mask;
 };
 
 /* ---- the index ---- */
 
-static size_t bucket_of(const struct gu_weaks *w, uintptr_t key)
-{
-	size_t at = (size_t)((uint64_t)(key >> 4) * 0x9e3779b97f4a7c15ull >> 32) & w->mask;
-	return at < w->buckets ? at : at & w->mask >> 1;
-}
-
 static void link_locked(struct gu_weaks *w, struct gcuffd_weak *s)
 {
-	uint32_t *head = &w->bucket[bucket_of(w, s->key)];
+	uint32_t *head = gu_index_chain(&w->index, s->key);
 	s->next = *head;
 	*head = (uint32_t)(s - w->slot) + 1;
 }
 
 static void unlink_locked(struct gu_weaks *w, struct gcuffd_weak *s)
 {
-	uint32_t *at = &w->bucket[bucket_of(w, s->key)];
+	uint32_t *at = gu_index_chain(&w->index, s->key);
 	while (&w->slot[*at - 1] != s)
 		at = &w->slot[*at - 1].next;
 	*at = s->next;
 }
 
-static bool has_room_locked(struct gu_weaks *w)
+static void grow_index_locked(struct gu_weaks *w)
 {
-	if (w->buckets < w->buckets_committed)
-		return true;
-	if (w->buckets == SLOTS_MOST || gu_meta_commit(w->bucket + w->buckets_committed, BUCKETS_STEP * sizeof(*w->bucket)))
-		return false;
-	w->buckets_committed += BUCKETS_STEP;
-	return true;
-}
-
-/* If there is no memory for one: a longer chain is no error. */
-static void split_bucket_locked(struct gu_weaks *w)
-{
-	size_t new = w->buckets;
-	if (!has_room_locked(w))
-		return;
-	if (new > w->mask)
-		w->mask = w->mask * 2 + 1;
-	gu_store_relaxed(&w->buckets, new + 1);
-	for (uint32_t *at = &w->bucket[new & w->mask >> 1]; *at;) {
-		struct gcuffd_weak *s = &w->slot[*at - 1];
-		if (bucket_of(w, s->key) != new) {
-			at = &s->next;
-			continue;
-		}
-		*at = s->next;
-		link_locked(w, s);
+	for (uint32_t at = gu_index_grow(&w->index), next; at; at = next) {
+		next = w->slot[at - 1].next;
+		link_locked(w, &w->slot[at - 1]);
 	}
 }
 
@@ -89,8 +55,7 @@ static void unmake(struct gu_weaks *w)
 {
 	if (w->slot)
 		gu_meta_unreserve(w->slot, SLOTS_MOST * sizeof(*w->slot));
-	if (w->bucket)
-		gu_meta_unreserve(w->bucket, SLOTS_MOST * sizeof(*w->bucket));
+	gu_index_destroy(&w->index);
 	gu_meta_free(w, sizeof(*w));
 }
 
@@ -100,13 +65,10 @@ static int make_weaks_locked(struct gcuffd_heap *h)
 	if (!w)
 		return -ENOMEM;
 	w->slot = gu_meta_reserve(SLOTS_MOST * sizeof(*w->slot));
-	w->bucket = gu_meta_reserve(SLOTS_MOST * sizeof(*w->bucket));
-	if (!w->slot || !w->bucket || !has_room_locked(w)) {
+	if (!w->slot || gu_index_init(&w->index)) {
 		unmake(w);
 		return -ENOMEM;
 	}
-	w->buckets = BUCKETS_LEAST;
-	w->mask = BUCKETS_LEAST - 1;
 	w->late = LAST;
 	gu_store_release(&h->weaks, w); /* pairs with is_slot() */
 	return 0;
@@ -119,8 +81,8 @@ static int make_room_locked(struct gcuffd_heap *h)
 	struct gu_weaks *w = h->weaks;
 	if (err)
 		return err;
-	if (w->used >= w->buckets)
-		split_bucket_locked(w);
+	if (w->used >= w->index.buckets)
+		grow_index_locked(w);
 	if (w->free || w->made < w->committed)
 		return 0;
 	if (w->committed == SLOTS_MOST || gu_meta_commit(w->slot + w->committed, SLOTS_STEP * sizeof(*w->slot)))
@@ -289,7 +251,7 @@ void gu_weak_mark_values(struct gcuffd_heap *h, struct gu_marker *m, uintptr_t k
 {
 	gu_lock(&h->weak_lock);
 	const struct gu_weaks *w = h->weaks;
-	for (uint32_t at = w->bucket[bucket_of(w, key)]; at; at = w->slot[at - 1].next)
+	for (uint32_t at = *gu_index_chain(&w->index, key); at; at = w->slot[at - 1].next)
 		if (w->slot[at - 1].key == key)
 			gu_mark_word(m, w->slot[at - 1].value, true);
 	gu_unlock(&h->weak_lock);
@@ -340,7 +302,7 @@ void gu_weak_state_set(struct gcuffd_heap *h, enum gu_weak_state state)
 
 static void clear_object_locked(struct gu_weaks *w, uintptr_t object)
 {
-	uint32_t *at = &w->bucket[bucket_of(w, object)];
+	uint32_t *at = gu_index_chain(&w->index, object);
 	while (*at) {
 		struct gcuffd_weak *s = &w->slot[*at - 1];
 		if (s->key != object) {
@@ -403,7 +365,7 @@ void gu_weak_clear_arena(struct gcuffd_heap *h, const struct gcuffd_arena *a)
 size_t gu_weak_memory(const struct gcuffd_heap *h)
 {
 	const struct gu_weaks *w = gu_load_acquire(&h->weaks);
-	return w ? gu_load_relaxed(&w->made) * sizeof(*w->slot) + gu_load_relaxed(&w->buckets) * sizeof(*w->bucket) : 0;
+	return w ? gu_load_relaxed(&w->made) * sizeof(*w->slot) + gu_index_memory(&w->index) : 0;
 }
 
 void gu_weak_destroy(struct gcuffd_heap *h)
@@ -418,8 +380,8 @@ void gu_weak_destroy(struct gcuffd_heap *h)
 static size_t count_chain_locked(const struct gu_weaks *w, size_t bucket)
 {
 	size_t n = 0;
-	for (uint32_t at = w->bucket[bucket]; at; at = w->slot[at - 1].next, n++)
-		GU_INVARIANT(w->slot[at - 1].used && bucket_of(w, w->slot[at - 1].key) == bucket, ".inv.weak.index");
+	for (uint32_t at = w->index.first[bucket]; at; at = w->slot[at - 1].next, n++)
+		GU_INVARIANT(w->slot[at - 1].used && gu_index_bucket(&w->index, w->slot[at - 1].key) == bucket, ".inv.weak.index");
 	return n;
 }
 
@@ -433,7 +395,7 @@ static void check_locked(const struct gcuffd_heap *h, const struct gu_weaks *w)
 		keys += s->key != 0;
 		GU_INVARIANT(!s->key || (s->used && find_object(h, s->key, &f) && f.block->weak), ".inv.weak.swept");
 	}
-	for (size_t i = 0; i < w->buckets; i++)
+	for (size_t i = 0; i < w->index.buckets; i++)
 		linked += count_chain_locked(w, i);
 	GU_INVARIANT(keys == linked && used == w->used, ".inv.weak.index");
 }
