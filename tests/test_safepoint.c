@@ -106,12 +106,14 @@ static void add(unsigned n, void *(*fn)(void *), uintptr_t arg)
 		sched_yield();
 }
 
-static void set_up(int rung)
+static void set_up_with(int rung, const char *options)
 {
 	nthreads = ready = quit = 0;
 	must_ok(pipe(ends));
-	heap = heap_make("verify=1,start_size=1M,rung=%s", rung_names[rung]);
+	heap = heap_make("%s,rung=%s", options, rung_names[rung]);
 }
+
+static void set_up(int rung) { set_up_with(rung, "verify=1,start_size=1M"); }
 
 static void tear_down(void)
 {
@@ -210,9 +212,7 @@ static void *touch(void *pages)
 START_TEST(waits_for_pages)
 {
 	NEED_RUNG(_i);
-	nthreads = ready = quit = 0;
-	must_ok(pipe(ends));
-	heap = heap_make("cold=1,pacing=0,rung=%s", rung_names[_i]);
+	set_up_with(_i, "cold=1,pacing=0");
 	char *volatile pages = gcuffd_alloc_atomic(heap, PAGES * 4096);
 	add(1, touch, (uintptr_t)pages);
 	uint64_t end = test_now_ns() + check_span_ns(check_seconds() * 1000000000ull / 5);

@@ -4,6 +4,7 @@
 #define GU_API_API_H
 
 #include "gc/heap.h"
+#include "gc/mutator.h"
 
 /* Heaps exist between add and remove; slots are indices into threads' tables of caches. */
 int gu_heaps_add(struct gcuffd_heap *heap);
@@ -32,6 +33,9 @@ int gu_options_resolve(struct gcuffd_options *out, const struct gcuffd_options *
 /* Of resolved options; at the image's address and with what is in it, if there is one. Not inside a section. */
 struct gu_image;
 int gu_heap_make(const struct gcuffd_options *options, struct gu_image *image, struct gcuffd_heap **heap);
+
+/* A stop finds what the calling thread has in its hands: it is attached, or all threads are. */
+static inline bool gu_is_stopped(const struct gcuffd_heap *h) { return gu_self || gu_heap_is(h, GCUFFD_PROCESS_ROOTS); }
 
 /* The cycle lock is waited for as a blocking thread: a stop does not wait for us. It may be long: a save holds it. Not inside a section. */
 void gu_heap_lock_cycles(struct gcuffd_heap *heap);

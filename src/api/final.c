@@ -8,14 +8,12 @@
 #include "gc/mutator.h"
 #include "gc/stop.h"
 
-static bool is_stopped(const struct gcuffd_heap *h) { return gu_self || gu_heap_is(h, GCUFFD_PROCESS_ROOTS); }
-
 int gcuffd_finalizer_set(struct gcuffd_heap *h, const void *object, gcuffd_finalizer_fn *fn, void *data, unsigned flags)
 {
 	struct gcuffd_finalizer what = {(void *)(uintptr_t)object, fn, data};
 	if (flags & ~GCUFFD_UNORDERED || !fn)
 		return -EINVAL;
-	if (!is_stopped(h))
+	if (!gu_is_stopped(h))
 		return -EPERM;
 	int err = gu_finalizer_start(h);
 	if (err)
@@ -29,7 +27,7 @@ int gcuffd_finalizer_set(struct gcuffd_heap *h, const void *object, gcuffd_final
 int gcuffd_finalizer_clear(struct gcuffd_heap *h, const void *object, struct gcuffd_finalizer *was)
 {
 	struct gcuffd_finalizer had;
-	if (!is_stopped(h))
+	if (!gu_is_stopped(h))
 		return -EPERM;
 	struct gu_thread *t = gu_enter();
 	int err = gu_final_clear(h, (uintptr_t)object, &had);
@@ -41,7 +39,7 @@ int gcuffd_finalizer_clear(struct gcuffd_heap *h, const void *object, struct gcu
 
 int gcuffd_finalizer_next(struct gcuffd_heap *h, struct gcuffd_finalizer *next)
 {
-	if (!is_stopped(h))
+	if (!gu_is_stopped(h))
 		return -EPERM;
 	struct gu_thread *t = gu_enter();
 	bool found = gu_final_take(h, next);
@@ -51,7 +49,7 @@ int gcuffd_finalizer_next(struct gcuffd_heap *h, struct gcuffd_finalizer *next)
 
 int gcuffd_finalizer_run(struct gcuffd_heap *h, size_t max, size_t *count)
 {
-	if (!is_stopped(h))
+	if (!gu_is_stopped(h))
 		return -EPERM;
 	size_t n = gu_finalizer_run(h, max);
 	if (count)

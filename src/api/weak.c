@@ -10,11 +10,9 @@
 #define NAP_NS 50000 /* the second stop is over, and whether it has to be made again is known at once */
 #define FINAL_NS 5000000 /* what finalizers need is being marked; who ends that wakes us */
 
-static bool is_stopped(const struct gcuffd_heap *h) { return gu_self || gu_heap_is(h, GCUFFD_PROCESS_ROOTS); }
-
 static int create(struct gcuffd_heap *h, const void *object, bool longer, struct gcuffd_weak **weak)
 {
-	if (!is_stopped(h))
+	if (!gu_is_stopped(h))
 		return -EPERM;
 	struct gu_thread *t = gu_enter();
 	int err = gu_weak_add(h, (uintptr_t)object, longer, weak);
@@ -27,7 +25,7 @@ int gcuffd_weak_create_long(struct gcuffd_heap *h, const void *object, struct gc
 
 int gcuffd_weak_bind(struct gcuffd_heap *h, struct gcuffd_weak *weak, const void *key, const void *value)
 {
-	if (!is_stopped(h))
+	if (!gu_is_stopped(h))
 		return -EPERM;
 	struct gu_thread *t = gu_enter();
 	int err = gu_weak_set(h, weak, (struct gu_weak_pair){(uintptr_t)key, (uintptr_t)value});
@@ -51,7 +49,7 @@ static void nap(struct gcuffd_heap *h)
 static struct gu_weak_pair get(struct gcuffd_heap *h, const struct gcuffd_weak *weak)
 {
 	struct gu_weak_pair pair = {0, 0};
-	int err = is_stopped(h) ? 1 : -EPERM;
+	int err = gu_is_stopped(h) ? 1 : -EPERM;
 	while (err == 1) {
 		struct gu_thread *t = gu_enter();
 		err = gu_weak_read(h, weak, &pair);

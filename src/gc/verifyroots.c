@@ -178,7 +178,7 @@ static uintptr_t own_left(const struct gu_thread *t)
 {
 	struct gu_map map;
 	uintptr_t sp = t->own.sp;
-	bool grown = sp < t->stack_lo && !gu_maps_find(sp, &map) && map.start < t->stack_hi && t->stack_hi <= map.end;
+	bool grown = sp && sp < t->stack_lo && !gu_maps_find(sp, &map) && map.start < t->stack_hi && t->stack_hi <= map.end;
 	return sp < t->stack_hi && (sp >= t->stack_lo || grown) ? sp : 0;
 }
 
@@ -215,11 +215,11 @@ static bool visit_map(void *data, const struct gu_map *m)
 {
 	const struct gu_root_visit *v = data;
 	uintptr_t start = m->start;
-	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next)
-		if (t->sp >= m->start && t->sp < m->end)
-			start = gu_max(start, t->sp);
-		else if (own_left(t) >= m->start && own_left(t) < m->end)
-			start = gu_max(start, own_left(t));
+	for (const struct gu_thread *t = gu_threads_first(); t; t = t->next) {
+		uintptr_t sp = t->sp >= m->start && t->sp < m->end ? t->sp : own_left(t);
+		if (sp >= m->start && sp < m->end)
+			start = gu_max(start, sp);
+	}
 	if (is_memory(m))
 		visit_but_own(v, start, m->end);
 	return true;
@@ -233,8 +233,10 @@ static void visit_thread(struct gcuffd_heap *h, const struct gu_verify_roots *r,
 		v->range(v->data, (uintptr_t)t->saved, (uintptr_t)(t->saved + GU_ARRAY_LEN(t->saved)), false);
 	if (t->sp)
 		visit_copied(v, gu_align_down(t->sp, 8), stack_end(h, t));
-	if (t->sp && (t->sp < t->stack_lo || t->sp >= t->stack_hi) && stack_end(h, t) != t->stack_hi) /* its own one is left as it was when it went to the other */
-		visit_left(&t->own, own_left(t) ? gu_min(own_left(t), t->stack_lo) : t->stack_lo, t->stack_hi, v);
+	if (t->sp && (t->sp < t->stack_lo || t->sp >= t->stack_hi) && stack_end(h, t) != t->stack_hi) { /* its own one is left as it was when it went to the other */
+		uintptr_t left = own_left(t);
+		visit_left(&t->own, left ? gu_min(left, t->stack_lo) : t->stack_lo, t->stack_hi, v);
+	}
 	if (!gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
 		visit_tls(r, t, v);
 }
