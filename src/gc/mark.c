@@ -54,37 +54,45 @@ void gu_marker_push_fields(struct gu_marker *m, uintptr_t object)
 	push_pieces(m, b, g);
 }
 
-static inline __attribute__((always_inline)) void settle(struct gu_marker *m, struct gu_candidate c)
+static inline void settle(struct gu_marker *m, const struct gu_block *b, uint32_t cell)
 {
-	struct gu_bits *bits = &c.block->bits[c.cell >> 6];
-	uint64_t bit = 1ull << (c.cell & 63);
+	struct gu_bits *bits = &b->bits[cell >> 6];
+	uint64_t bit = 1ull << (cell & 63);
 	if (!(gu_load_acquire(&bits->start) & bit) || (gu_load_relaxed(&bits->mark) & bit))
 		return;
-	if (gu_unlikely(m->source) && m->source == gu_block_cell_addr(c.block, c.cell)) /* its own fields make no object wait for itself */
+	if (gu_unlikely(m->source) && m->source == gu_block_cell_addr(b, cell)) /* its own fields make no object wait for itself */
 		return;
 	if (gu_or_seqcst(&bits->mark, bit) & bit) /* .inv.mark.before-fields */
 		return;
-	m->bytes += c.block->cell;
+	m->bytes += b->cell;
 	m->objects++;
-	if (c.block->kind != GCUFFD_ATOMIC)
-		push_object(m, c.block, c.cell);
-	if (gu_unlikely(gu_load_relaxed(&c.block->weak))) /* .inv.weak.late */
-		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(c.block, c.cell), 0, GU_GRAY_VALUES});
+	if (gu_likely(b->kind == GCUFFD_CONSERVATIVE && !gu_block_is_large(b)))
+		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(b, cell), (uint32_t)b->cell / 8, 0});
+	else if (b->kind != GCUFFD_ATOMIC)
+		push_object(m, b, cell);
+	if (gu_unlikely(gu_load_relaxed(&b->weak))) /* .inv.weak.late */
+		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(b, cell), 0, GU_GRAY_VALUES});
 }
 
-/* The object, once the block's descriptor has had time to come. */
-static inline void find(struct gu_marker *m, struct gu_word w)
+/* The block's descriptor has had time to come: now the cell's bits may. */
+static inline void find_next(struct gu_marker *m)
 {
-	struct gu_block *b = &m->blocks[w.block];
+	struct gu_candidate *c = &m->queue[m->found++ % GU_QUEUE];
+	const struct gu_block *b = &m->blocks[c->block];
 	uint32_t cell;
-	if (!gu_block_cell(b, w.word, &cell) || (w.base_only && gu_block_cell_addr(b, cell) != w.word))
+	if (!gu_block_cell(b, c->word, &cell) || (c->base_only && gu_block_cell_addr(b, cell) != c->word)) {
+		c->block = 0;
 		return;
+	}
+	c->cell = cell;
 	__builtin_prefetch(&b->bits[cell >> 6], 1);
-	struct gu_candidate *slot = &m->queue[m->queue_at++ % GU_QUEUE];
-	struct gu_candidate oldest = *slot;
-	*slot = (struct gu_candidate){b, cell};
-	if (oldest.block)
-		settle(m, oldest);
+}
+
+static inline void settle_next(struct gu_marker *m)
+{
+	struct gu_candidate c = m->queue[m->settled++ % GU_QUEUE];
+	if (gu_likely(c.block))
+		settle(m, &m->blocks[c.block], c.cell);
 }
 
 static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
@@ -97,34 +105,33 @@ static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
 		return;
 	__builtin_prefetch(&m->blocks[index]);
 	__builtin_prefetch(&m->blocks[index].kind);
-	struct gu_word *slot = &m->words_queue[m->words_at++ % GU_WORDS];
-	struct gu_word oldest = *slot;
-	*slot = (struct gu_word){word, index, base_only};
-	if (oldest.block)
-		find(m, oldest);
+	m->queue[m->queued++ % GU_QUEUE] = (struct gu_candidate){{word}, index, base_only};
+	if (gu_likely(m->queued - m->found > GU_FIND_AFTER))
+		find_next(m);
+	if (gu_likely(m->queued - m->settled == GU_QUEUE))
+		settle_next(m);
+}
+
+/* false: nothing waits. */
+static bool settle_oldest(struct gu_marker *m)
+{
+	if (m->settled == m->queued)
+		return false;
+	if (m->found == m->settled)
+		find_next(m);
+	settle_next(m);
+	return true;
 }
 
 void gu_marker_flush(struct gu_marker *m)
 {
-	for (uint32_t i = 0; i < GU_WORDS; i++) {
-		struct gu_word *slot = &m->words_queue[(m->words_at + i) % GU_WORDS];
-		struct gu_word w = *slot;
-		slot->block = 0;
-		if (w.block)
-			find(m, w);
-	}
-	for (uint32_t i = 0; i < GU_QUEUE; i++) {
-		struct gu_candidate *slot = &m->queue[(m->queue_at + i) % GU_QUEUE];
-		struct gu_candidate c = *slot;
-		slot->block = NULL;
-		if (c.block)
-			settle(m, c);
-	}
+	while (settle_oldest(m))
+		;
 }
 
 /* ---- scanning ---- */
 
-static GU_READS_STACKS void scan_words(struct gu_marker *m, uintptr_t start, size_t words, bool base_only)
+static inline GU_READS_STACKS void scan_words(struct gu_marker *m, uintptr_t start, size_t words, bool base_only)
 {
 	const uintptr_t *p = (const uintptr_t *)start;
 	for (size_t i = 0; i < words; i++)
@@ -134,10 +141,15 @@ static GU_READS_STACKS void scan_words(struct gu_marker *m, uintptr_t start, siz
 
 static void scan_typed_in_place(struct gu_marker *m, uintptr_t object, const struct gcuffd_type *t, size_t from, size_t to)
 {
+	m->words += to - from;
+	if (gu_likely(!t->element && to - 1 < 64)) { /* the first word of the bitmap says all */
+		for (uint64_t which = t->bitmap[0] & ~0ull << from & ~0ull >> (64 - to); which; which &= which - 1)
+			consider(m, gu_load_relaxed((const uintptr_t *)object + __builtin_ctzll(which)), m->no_interior);
+		return;
+	}
 	for (size_t i = from, described = gu_type_word(t, from); i < to; i++, described = gu_type_next(t, described))
 		if (gu_type_has(t, described))
 			consider(m, gu_load_relaxed((const uintptr_t *)object + i), m->no_interior);
-	m->words += to - from;
 }
 
 static const struct gu_summary *summary_of(const struct gu_marker *m, size_t page)
@@ -405,7 +417,9 @@ static void scan_other(struct gu_marker *m, struct gu_gray g)
 
 static void scan_gray(struct gu_marker *m, struct gu_gray g)
 {
-	if (gu_unlikely(g.type >= GU_GRAY_FIELDS))
+	if (gu_likely(!g.type && g.words <= PIECE_WORDS && !has_pages_out(m)))
+		scan_words(m, g.addr, g.words, m->no_interior);
+	else if (gu_unlikely(g.type >= GU_GRAY_FIELDS))
 		scan_other(m, g);
 	else
 		scan_gray_object(m, g);
@@ -469,8 +483,7 @@ void gu_marker_run(struct gu_marker *m)
 			if (gu_unlikely(m->depth > SHARE_DEPTH) && gu_load_relaxed(&m->heap->mark->waiting))
 				gu_marker_share(m);
 		}
-		gu_marker_flush(m);
-	} while (m->depth);
+	} while (settle_oldest(m));
 }
 
 /* ---- roots, and which pages ---- */

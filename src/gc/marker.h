@@ -8,8 +8,8 @@
 
 #define GU_PACKET 255
 #define GU_STACK  4096
-#define GU_WORDS  8
-#define GU_QUEUE  16
+#define GU_QUEUE  32
+#define GU_FIND_AFTER 8
 #define GU_AHEAD  8
 
 /* A gray object, or a piece of one: conservative words, or one object of a type; or a word of cards, whose pages were written, or words of bits of pages put off. */
@@ -38,16 +38,14 @@ struct gu_batch {
 	struct gu_packet packets[GU_BATCH];
 };
 
-/* A word that points to a page of a block. */
-struct gu_word {
-	uintptr_t word;
-	uint32_t block; /* 0: none */
-	bool base_only;
-};
-
+/* A word that points to a page of a block; then the cell. */
 struct gu_candidate {
-	struct gu_block *block;
-	uint32_t cell;
+	union {
+		uintptr_t word;
+		uint32_t cell;
+	};
+	uint32_t block; /* 0: it was none */
+	bool base_only;
 };
 
 /* guard: its thread, but for the counts, which the collector reads when nobody marks. */
@@ -59,9 +57,8 @@ struct gu_marker {
 	uint32_t *block_of;
 	struct gu_block *blocks;
 	bool no_interior;
-	uint32_t words_at, queue_at;
-	struct gu_word words_queue[GU_WORDS];     /* their blocks' descriptors are on their way into the cache */
-	struct gu_candidate queue[GU_QUEUE];      /* their bits are */
+	uint32_t queued, found, settled;      /* settled <= found <= queued, modulo 2^32 */
+	struct gu_candidate queue[GU_QUEUE];  /* up to found, bits are on their way into the cache; behind it, descriptors of blocks */
 	size_t depth;
 	struct gu_gray *stack;
 	uint32_t ahead_at, nahead;
@@ -100,7 +97,16 @@ struct gu_mark {
 	uint64_t bytes_in_stop;     /* guard: collector */
 };
 
-void gu_marker_push(struct gu_marker *m, struct gu_gray gray);
+void gu_marker_push_full(struct gu_marker *m, struct gu_gray gray); /* the stack is */
+
+static inline void gu_marker_push(struct gu_marker *m, struct gu_gray gray)
+{
+	if (gu_likely(m->depth < GU_STACK))
+		m->stack[m->depth++] = gray;
+	else
+		gu_marker_push_full(m, gray);
+}
+
 /* The object's fields, marked or not, as GU_GRAY_FIELDS. */
 void gu_marker_push_fields(struct gu_marker *m, uintptr_t object);
 /* Scans until this marker has nothing left, sharing what it has too much of. */

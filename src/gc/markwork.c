@@ -105,15 +105,14 @@ void gu_marker_share(struct gu_marker *m)
 		give_packet(m);
 }
 
-void gu_marker_push(struct gu_marker *m, struct gu_gray gray)
+void gu_marker_push_full(struct gu_marker *m, struct gu_gray gray)
 {
-	if (gu_unlikely(m->depth == GU_STACK) && gu_later_takes(m, gray))
+	if (gu_later_takes(m, gray))
 		return;
-	if (gu_unlikely(m->depth == GU_STACK) && !give_packet(m)) {
+	if (give_packet(m))
+		m->stack[m->depth++] = gray;
+	else
 		gu_store_relaxed(&m->heap->mark->overflow, 1); /* .inv.mark.overflow */
-		return;
-	}
-	m->stack[m->depth++] = gray;
 }
 
 static bool take_full_locked(struct gu_mark *mark, struct gu_marker *m)
@@ -283,6 +282,6 @@ void gu_mark_check(struct gcuffd_heap *h)
 	gu_lock(&mark->lock);
 	GU_INVARIANT(!mark->full && !mark->active && !mark->open, ".inv.mark.done");
 	for (unsigned i = 0; i < mark->n; i++)
-		GU_INVARIANT(!mark->markers[i].depth && !mark->markers[i].nahead, ".inv.mark.done");
+		GU_INVARIANT(!mark->markers[i].depth && !mark->markers[i].nahead && mark->markers[i].settled == mark->markers[i].queued, ".inv.mark.done");
 	gu_unlock(&mark->lock);
 }
