@@ -426,6 +426,8 @@ int main(int argc, char **argv)
 	nodes = args->live / (NODE + sizeof(*world->table));
 	if (nodes >= NOBODY)
 		bench_fail("--live", EINVAL);
+	if (args->threads > PARTS_MOST)
+		bench_fail("--threads", EINVAL);
 	divide();
 	name_file();
 	bench_begin();

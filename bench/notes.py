@@ -11,6 +11,7 @@ COLD_GC_MOST = 0.1     # coldset: a full collection, gcuffd to libgc-zram
 COLD_OPS_LEAST = 5     # the mutator's operations meanwhile
 COLD_MEMORY_MOST = 1.1 # process and store to process and zram
 TRACK = ("first_write_ns", "first_access_ns", "arm_ns", "scan_clean_ns", "scan_dirty_ns", "access_arm_ns", "access_clean_ns", "access_dirty_ns", "collect_4g_ms")
+STOPS_MOST = {"poll_ns": 1} | {f"{what}_{mode}_p50_us": 1000 for mode in ("declared", "undeclared", "safepoint") for what in ("halt", "stop")}
 RESIDENT = ("rss_kib", "rss_after_kib", "collections_peak_kib")
 
 
@@ -53,6 +54,19 @@ def track_notes(by_name):
     if "gcuffd" in by_name and by_name["gcuffd"].numbers("watchers_1_ns"):
         one, two, four = (by_name["gcuffd"].numbers(f"watchers_{n}_ns") for n in (1, 2, 4))
         yield f"watchers of the same pages: 2 take {show_cell(by_round(two, one))} times what 1 does, 4 take {show_cell(by_round(four, one))} times"
+
+
+def stops_notes(by_name):
+    """What is meant, and what gcuffd's stops take of what libgc's do, by medians."""
+    ours, peer = by_name.get("gcuffd"), by_name.get("libgc")
+    for metric, most in STOPS_MOST.items():
+        mine, theirs = (s.numbers(metric) if s else [] for s in (ours, peer))
+        if not mine:
+            continue
+        median = statistics.median(mine)
+        ratio = f", gcuffd / libgc {show_number(median / statistics.median(theirs))}" if theirs else ""
+        far = f" ! not below the {most} that is meant" if median >= most else f", below {most}"
+        yield f"{metric}: {show_number(median)}{far}{ratio}"
 
 
 # ---- coldset

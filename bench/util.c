@@ -35,6 +35,7 @@ static const struct option long_options[] = {
 	{ "touchers", required_argument, NULL, 'T' },
 	{ "fetch", required_argument, NULL, 'F' },
 	{ "threads", required_argument, NULL, 'H' },
+	{ "running", required_argument, NULL, 'U' },
 	{ "sequential", no_argument, NULL, 'S' },
 	{ "systems", required_argument, NULL, 'y' },
 	{ "rounds", required_argument, NULL, 'R' },
@@ -61,7 +62,7 @@ static _Noreturn void usage(const char *program)
 	fprintf(stderr,
 		"usage: %s [--limit BYTES] [--heap BYTES] [--seed N] [--depth N] [--live MIB] [--seconds S]\n"
 		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n"
-		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--threads N] [--sequential]\n"
+		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--threads N] [--running N] [--sequential]\n"
 		"       [--systems LIST] [--rounds N] [--memory anon|shmem|hugetlb] [--thp] [--dirty PERCENT] [--empty PERCENT] [--large MIB]\n"
 		"       [--target MIB] [--store-memory MIB] [--store-file MIB] [--collections N] [--settle S] [--fork] [--verify] [--steps] [--rung NAME]\n"
 		"       [--options TEXT]\n",
@@ -140,7 +141,8 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 'g': args->gap = (unsigned)parse_number(program, optarg, 0, 1e6); break;
 	case 'T': args->touchers = (unsigned)parse_number(program, optarg, 1, 64); break;
 	case 'F': args->fetch = (unsigned)parse_number(program, optarg, 0, 999999); break;
-	case 'H': args->threads = (unsigned)parse_number(program, optarg, 1, 64); break;
+	case 'H': args->threads = (unsigned)parse_number(program, optarg, 1, 1024); break;
+	case 'U': args->running = (unsigned)parse_number(program, optarg, 1, 1024); break;
 	case 'S': args->sequential = true; break;
 	case 'y': args->systems = optarg; break;
 	case 'R': args->rounds = (unsigned)parse_number(program, optarg, 1, 1e6); break;
@@ -169,7 +171,7 @@ void bench_args_parse(struct bench_args *args, int argc, char **argv)
 
 	*args = (struct bench_args){
 		.seed = 1, .depth = 18, .cluster = 6, .rate = 16000, .live = (size_t)1 << 30, .seconds = 20,
-		.around = 16384, .touchers = 1, .threads = 1, .rounds = 5, .dirty = 12.5, .large = (size_t)4 << 30,
+		.around = 16384, .touchers = 1, .threads = 1, .running = 1, .rounds = 5, .dirty = 12.5, .large = (size_t)4 << 30,
 		.target = (size_t)512 << 20, .store_file = (size_t)8 << 30, .collections = 10, .settle = 120,
 	};
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)

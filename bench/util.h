@@ -32,10 +32,11 @@ struct bench_args {
 	bool base_only;     /* libgc: in objects, only pointers to bases count */
 	enum bench_mode mode; /* restore: who resolves a fault */
 	size_t around;      /* restore: bytes that a fault fills */
-	unsigned gap;       /* restore: us between touches */
+	unsigned gap;       /* restore: us between touches; stops: between collections */
 	unsigned touchers;  /* restore: threads that touch */
 	unsigned fetch;     /* restore: us that fetching sleeps */
-	unsigned threads;   /* image: that write while it is saved */
+	unsigned threads;   /* image: that write while it is saved; stops: in all */
+	unsigned running;   /* stops: of the threads, those that are not blocked */
 	bool sequential;    /* restore, track: by rising address instead of in random order */
 	const char *systems; /* track: those that take turns; NULL: all */
 	unsigned rounds;    /* track: turns */

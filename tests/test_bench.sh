@@ -21,7 +21,7 @@ for s in gcuffd libgc; do
 done
 
 "$run" --list >"$out/list"
-for b in gcbench binary-trees mutate restore track coldset image noise; do
+for b in gcbench binary-trees mutate restore track coldset image stops noise; do
 	grep -q "^$b " "$out/list" || fail "--list lacks $b"
 done
 
@@ -61,6 +61,8 @@ done
 case $systems in
 *gcuffd*)
 	"$run" --build "$build" image --systems gcuffd --runs 1 --live 4 --threads 2 --rate 0 >"$out/image" || fail "image at full speed"
+	"$run" --build "$build" stops --systems gcuffd --runs 1 --threads 5 --running 2 --collections 3 --gap 1000 >"$out/stops" || fail "stops of few threads"
+	grep -q "halt_safepoint_p50_us: .* 1000" "$out/stops" || fail "stops: not a word about what is meant"
 	"$run" --build "$build" gcbench --pairs 2 --options cold=1,start_size=1M --scale 64 >"$out/pairs" || fail "gcbench --pairs"
 	grep -q "cpu_s *with [-+]" "$out/pairs" || fail "gcbench --pairs: no figure"
 	"$run" --build "$build" gcbench --pairs 1 --base huge=0 --options cold=1,resident_target=4G --scale 64 >"$out/pairs" || fail "gcbench --pairs --base"
@@ -147,6 +149,15 @@ for system in sys.argv[2].split(","):
     assert system != "gcuffd" or {"collections_peak_kib", "summary_bytes_per_page", "touched_store_pages", "touched_park_pages"} <= set(got), got
     assert system != "gcuffd" or got["collections_peak_kib"] <= got["rss_peak_kib"], got
     assert system != "gcuffd" or head["rung"] not in ("move", "rwp") or got["out_pages"] > 0, got
+for system in sys.argv[2].split(","):
+    got = seen["stops", system]
+    for mode in ("declared", "undeclared", "safepoint"):
+        stop, halt, pause = ([got[f"{what}_{mode}_{figure}_us"] for figure in ("p50", "max")] for what in ("stop", "halt", "pause"))
+        known = system == "gcuffd" or system == "libgc" and mode != "safepoint"
+        assert 0 < stop[0] <= stop[1] if known else stop == [None, None], (system, mode, got)
+        assert 0 < halt[0] <= halt[1] if known else halt == [None, None], (system, mode, got)
+        assert pause == [None, None] if mode == "safepoint" and system != "gcuffd" else 0 <= pause[0] <= pause[1], (system, mode, got)
+    assert got["poll_loop_ns"] > 0 if system == "gcuffd" else got["poll_ns"] is None, (system, got)
 track = {"first_write_ns", "arm_ns", "scan_clean_ns", "scan_dirty_ns"}
 for system in set(sys.argv[2].split(",")) & {"gcuffd"} | {"raw", "mprotect"}:
     got = seen["track", system] if ("track", system) in seen else {}
