@@ -19,6 +19,7 @@
 #define GRAY_WORDS ((size_t)1 << 31) /* whole pages */
 #define SPARSE_WORDS 131072u /* from 1 MiB on only pages that are there */
 #define BUFFER ((size_t)64 << 10)
+#define NEAR_BLOCKS 2048u     /* descriptors of so many stay in the second level of a cache */
 #define SHARE_DEPTH 8u       /* a tree of binary nodes is hardly ever deeper; with less to give, a waiting marker is not worth the packet */
 
 /* ---- candidates ---- */
@@ -54,6 +55,15 @@ void gu_marker_push_fields(struct gu_marker *m, uintptr_t object)
 	push_pieces(m, b, g);
 }
 
+/* Of an object that is marked now: what it takes beside its words, or instead. */
+static __attribute__((noinline)) void push_other(struct gu_marker *m, const struct gu_block *b, uint32_t cell)
+{
+	if (b->kind != GCUFFD_ATOMIC)
+		push_object(m, b, cell);
+	if (gu_load_relaxed(&b->weak)) /* .inv.weak.late */
+		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(b, cell), 0, GU_GRAY_VALUES});
+}
+
 static inline void settle(struct gu_marker *m, const struct gu_block *b, uint32_t cell)
 {
 	struct gu_bits *bits = &b->bits[cell >> 6];
@@ -66,48 +76,61 @@ static inline void settle(struct gu_marker *m, const struct gu_block *b, uint32_
 		return;
 	m->bytes += b->cell;
 	m->objects++;
-	if (gu_likely(b->kind == GCUFFD_CONSERVATIVE && !gu_block_is_large(b)))
-		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(b, cell), (uint32_t)b->cell / 8, 0});
-	else if (b->kind != GCUFFD_ATOMIC)
-		push_object(m, b, cell);
-	if (gu_unlikely(gu_load_relaxed(&b->weak))) /* .inv.weak.late */
-		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(b, cell), 0, GU_GRAY_VALUES});
+	if (gu_likely(b->kind == GCUFFD_CONSERVATIVE && !gu_block_is_large(b) && !gu_load_relaxed(&b->weak)))
+		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(b, cell), (uint32_t)(b->cell / 8), 0});
+	else
+		push_other(m, b, cell);
 }
 
-/* The block's descriptor has had time to come: now the cell's bits may. */
+/* From the word to the cell, whose bits may come from here on. */
+static inline bool find(const struct gu_block *b, uintptr_t word, bool base_only, uint32_t *cell)
+{
+	if (!gu_block_cell(b, word, cell) || (base_only && gu_block_cell_addr(b, *cell) != word))
+		return false;
+	__builtin_prefetch(&b->bits[*cell >> 6], 1);
+	return true;
+}
+
+/* The block's descriptor has had time to come. */
 static inline void find_next(struct gu_marker *m)
 {
 	struct gu_candidate *c = &m->queue[m->found++ % GU_QUEUE];
-	const struct gu_block *b = &m->blocks[c->block];
 	uint32_t cell;
-	if (!gu_block_cell(b, c->word, &cell) || (c->base_only && gu_block_cell_addr(b, cell) != c->word)) {
+	if (find(&m->blocks[c->block], c->at, c->base_only, &cell))
+		c->at = cell;
+	else
 		c->block = 0;
-		return;
-	}
-	c->cell = cell;
-	__builtin_prefetch(&b->bits[cell >> 6], 1);
 }
 
-static inline void settle_next(struct gu_marker *m)
+static void settle_next(struct gu_marker *m)
 {
-	struct gu_candidate c = m->queue[m->settled++ % GU_QUEUE];
-	if (gu_likely(c.block))
-		settle(m, &m->blocks[c.block], c.cell);
+	const struct gu_candidate *c = &m->queue[m->settled++ % GU_QUEUE];
+	if (gu_likely(c->block))
+		settle(m, &m->blocks[c->block], (uint32_t)c->at);
 }
 
+/* Bits of cells are fetched in any heap, descriptors in one where they are not all in the cache. */
 static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
 {
 	uintptr_t off = word - m->base;
 	if (off >= m->top)
 		return;
-	uint32_t index = gu_load_relaxed(&m->block_of[off >> GU_PAGE_SHIFT]);
+	uint32_t index = gu_load_relaxed(&m->block_of[off >> GU_PAGE_SHIFT]), cell;
 	if (!index)
 		return;
-	__builtin_prefetch(&m->blocks[index]);
-	__builtin_prefetch(&m->blocks[index].kind);
-	m->queue[m->queued++ % GU_QUEUE] = (struct gu_candidate){{word}, index, base_only};
-	if (gu_likely(m->queued - m->found > GU_FIND_AFTER))
-		find_next(m);
+	struct gu_candidate *c = &m->queue[m->queued % GU_QUEUE];
+	if (m->far) {
+		__builtin_prefetch(&m->blocks[index]);
+		__builtin_prefetch(&m->blocks[index].kind);
+		*c = (struct gu_candidate){word, index, base_only};
+		if (gu_likely(++m->queued - m->found > GU_FIND_AFTER))
+			find_next(m);
+	} else {
+		if (!find(&m->blocks[index], word, base_only, &cell))
+			return;
+		*c = (struct gu_candidate){cell, index, 0};
+		m->queued++;
+	}
 	if (gu_likely(m->queued - m->settled == GU_QUEUE))
 		settle_next(m);
 }
@@ -117,7 +140,7 @@ static bool settle_oldest(struct gu_marker *m)
 {
 	if (m->settled == m->queued)
 		return false;
-	if (m->found == m->settled)
+	if (m->far && m->found == m->settled)
 		find_next(m);
 	settle_next(m);
 	return true;
@@ -384,7 +407,7 @@ static inline __attribute__((always_inline)) void scan_some(struct gu_marker *m,
 	scan_object(m, g.addr, g.addr + g.words * 8, object, t);
 }
 
-static void scan_gray_object(struct gu_marker *m, struct gu_gray g)
+static __attribute__((noinline)) void scan_gray_object(struct gu_marker *m, struct gu_gray g)
 {
 	scan_some(m, g, object_of(m, g), g.type ? type_at(m, (g.type & ~GU_GRAY_PIECE) - 1) : NULL);
 }
@@ -401,7 +424,7 @@ static void scan_fields(struct gu_marker *m, struct gu_gray g)
 	end_source(m);
 }
 
-static void scan_other(struct gu_marker *m, struct gu_gray g)
+static __attribute__((noinline)) void scan_other(struct gu_marker *m, struct gu_gray g)
 {
 	if (g.type == GU_GRAY_CARDS)
 		scan_cards(m, g.addr);
@@ -430,19 +453,27 @@ static void scan_gray(struct gu_marker *m, struct gu_gray g)
 static bool waits_ahead(struct gu_gray g) { return g.type < GU_GRAY_FIELDS && g.words <= PIECE_WORDS; }
 
 /* Where the first words are: in place or in the park; or the head of the page's summary. */
-static void fetch(const struct gu_marker *m, uintptr_t at)
+static __attribute__((noinline)) void fetch_wherever(const struct gu_marker *m, uintptr_t at)
 {
 	const struct gu_cold *c = &m->space->cold;
 	size_t page = (at - m->base) >> GU_PAGE_SHIFT;
-	enum gu_cold_state state = has_pages_out(m) && gu_cold_is_out(c, page) ? gu_cold_state(c, page) : GU_COLD_LIVE;
+	enum gu_cold_state state = gu_cold_is_out(c, page) ? gu_cold_state(c, page) : GU_COLD_LIVE;
 	if (state == GU_COLD_EVICTED)
 		__builtin_prefetch(summary_of(m, page));
 	else
 		__builtin_prefetch((const void *)(state == GU_COLD_PARKED ? c->park + (at - m->base) : at));
 }
 
+static inline void fetch(const struct gu_marker *m, uintptr_t at)
+{
+	if (has_pages_out(m))
+		fetch_wherever(m, at);
+	else
+		__builtin_prefetch((const void *)at);
+}
+
 /* When the summary's head has had time to come: where in it the object's pointers are. */
-static void fetch_pointers(const struct gu_marker *m, uintptr_t at)
+static __attribute__((noinline)) void fetch_pointers(const struct gu_marker *m, uintptr_t at)
 {
 	const struct gu_cold *c = &m->space->cold;
 	size_t page = (at - m->base) >> GU_PAGE_SHIFT;
@@ -454,11 +485,11 @@ static void fetch_pointers(const struct gu_marker *m, uintptr_t at)
 }
 
 /* A stack's top is what was pushed last, but a good part of what is on it was pushed long ago: so what is popped waits until it is in the cache. */
-static bool next_gray(struct gu_marker *m, struct gu_gray *g)
+static inline bool next_gray(struct gu_marker *m, struct gu_gray *g)
 {
 	for (; m->depth && m->nahead < GU_AHEAD; m->nahead++) {
 		struct gu_gray top = m->stack[--m->depth];
-		if (!waits_ahead(top)) {
+		if (gu_unlikely(!waits_ahead(top))) {
 			*g = top;
 			return true;
 		}
@@ -605,6 +636,8 @@ void gu_mark_clear(struct gcuffd_heap *h)
 	for (unsigned i = 0; i < mark->n; i++) {
 		struct gu_marker *m = &mark->markers[i];
 		m->bytes = m->objects = m->words = m->card_words = m->block_words = 0;
+		m->queued = m->found = m->settled = 0;
+		m->far = gu_block_count(&h->space) > NEAR_BLOCKS;
 		gu_pack_reader_reset(&m->packs);
 	}
 	gu_later_clear(h);

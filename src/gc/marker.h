@@ -40,12 +40,9 @@ struct gu_batch {
 
 /* A word that points to a page of a block; then the cell. */
 struct gu_candidate {
-	union {
-		uintptr_t word;
-		uint32_t cell;
-	};
-	uint32_t block; /* 0: it was none */
-	bool base_only;
+	uintptr_t at;       /* the word, or the cell's number */
+	uint32_t block;     /* 0: it was none */
+	uint32_t base_only; /* nothing else is an object: a word inside of one is none */
 };
 
 /* guard: its thread, but for the counts, which the collector reads when nobody marks. */
@@ -57,8 +54,9 @@ struct gu_marker {
 	uint32_t *block_of;
 	struct gu_block *blocks;
 	bool no_interior;
-	uint32_t queued, found, settled;      /* settled <= found <= queued, modulo 2^32 */
-	struct gu_candidate queue[GU_QUEUE];  /* up to found, bits are on their way into the cache; behind it, descriptors of blocks */
+	bool far;                             /* constant in a cycle: words wait for descriptors */
+	uint32_t queued, found, settled;      /* if so, settled <= found <= queued, modulo 2^32; else found means nothing */
+	struct gu_candidate queue[GU_QUEUE];  /* those before found, or all, for bits; the others for their blocks' descriptors */
 	size_t depth;
 	struct gu_gray *stack;
 	uint32_t ahead_at, nahead;
