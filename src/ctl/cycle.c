@@ -75,8 +75,7 @@ static int first_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 	gu_roots_stacks(h, gu_mark_first(h));
 	if (h->verifier)
 		c->wrong += gu_verify_begin(h);
-	gu_world_resume();
-	c->stop1_ns = lap(&since);
+	c->stop1_ns = gu_world_resume() - since;
 	return 0;
 }
 
@@ -179,8 +178,7 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 		if (h->verifier && !err && !left)
 			c->wrong += gu_verify_mark(h);
 		gu_weak_state_set(h, err || left ? GU_WEAK_OPEN : GU_WEAK_MAYBE);
-		gu_world_resume();
-		c->stop2_ns = gu_max(c->stop2_ns, lap(&since));
+		c->stop2_ns = gu_max(c->stop2_ns, gu_world_resume() - since);
 		if (left)
 			err = ++reads <= READS_MOST ? read_on(h, c) : -EAGAIN;
 	} while (!err && (left || gu_roots_changed(h)));

@@ -579,17 +579,20 @@ int gu_world_stop_for(const struct gcuffd_heap *h)
 	return gu_world_stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), h->options.stop_timeout_ms * 1000000ull);
 }
 
-void gu_world_resume(void)
+/* Who wakes others may wait for a processor behind them: with no lock, and when the clock was read. */
+uint64_t gu_world_resume(void)
 {
 	for (struct gu_thread *t = gu_threads_first(); t; t = t->next) {
 		uint32_t was = GU_CLAIMED;
 		(void)gu_cas_seqcst(&t->blocking, &was, GU_BLOCKING);
 	}
+	uint64_t now = gu_os->clock_ns();
 	gu_store_relaxed(&gcuffd_stop_asked, 0);
 	gu_add_seqcst(&epoch, 1);
-	gu_os->futex_wake(&epoch, INT32_MAX);
 	gu_threads_unlock();
 	gu_unlock(&world_lock);
+	gu_os->futex_wake(&epoch, INT32_MAX);
+	return now;
 }
 
 static bool needs_stop(void) { return !has_membarrier || gu_is_without(GU_WITHOUT_membarrier); }

@@ -32,7 +32,8 @@ void gu_stop_unblock(const sigset_t *set);
 int gu_world_stop(bool everybody, uint64_t timeout_ns);
 /* Whom the heap's roots are of, with its timeout. */
 int gu_world_stop_for(const struct gcuffd_heap *heap);
-void gu_world_resume(void);
+/* When that was: the stop's end, but for the time that the threads take to wake up. */
+uint64_t gu_world_resume(void);
 
 /*
  * Waits until every thread has been outside of a no-stop section: what a section read before is
