@@ -579,19 +579,22 @@ int gu_world_stop_for(const struct gcuffd_heap *h)
 	return gu_world_stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), h->options.stop_timeout_ms * 1000000ull);
 }
 
-/* Who wakes others may wait for a processor behind them: with no lock, and when the clock was read. */
+/*
+ * Who wakes others may wait for a processor behind them: the list is free by then, and the clock was read. The next stop begins when all are awake, for
+ * who still sleeps looks like one that will not answer.
+ */
 uint64_t gu_world_resume(void)
 {
 	for (struct gu_thread *t = gu_threads_first(); t; t = t->next) {
 		uint32_t was = GU_CLAIMED;
 		(void)gu_cas_seqcst(&t->blocking, &was, GU_BLOCKING);
 	}
-	uint64_t now = gu_os->clock_ns();
 	gu_store_relaxed(&gcuffd_stop_asked, 0);
 	gu_add_seqcst(&epoch, 1);
+	uint64_t now = gu_os->clock_ns();
 	gu_threads_unlock();
-	gu_unlock(&world_lock);
 	gu_os->futex_wake(&epoch, INT32_MAX);
+	gu_unlock(&world_lock);
 	return now;
 }
 
