@@ -432,8 +432,7 @@ static int stop_once(struct gu_saver *s, bool at_any_cost)
 	if (err)
 		return err;
 	err = take_moment(s, at_any_cost);
-	gu_world_resume();
-	s->stop_ns = gu_max(s->stop_ns, gu_os->clock_ns() - since);
+	s->stop_ns = gu_max(s->stop_ns, gu_world_resume() - since);
 	return err;
 }
 
