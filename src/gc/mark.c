@@ -19,7 +19,8 @@
 #define GRAY_WORDS ((size_t)1 << 31) /* whole pages */
 #define SPARSE_WORDS 131072u /* from 1 MiB on only pages that are there */
 #define BUFFER ((size_t)64 << 10)
-#define NEAR_BLOCKS 2048u     /* descriptors of so many stay in the second level of a cache */
+#define NEAR_BLOCKS 2048u    /* descriptors of so many stay in the second level of a cache */
+#define FIND_AFTER 8u        /* words that wait for descriptors */
 #define SHARE_DEPTH 8u       /* a tree of binary nodes is hardly ever deeper; with less to give, a waiting marker is not worth the packet */
 
 /* ---- candidates ---- */
@@ -77,7 +78,7 @@ static inline void settle(struct gu_marker *m, const struct gu_block *b, uint32_
 	m->bytes += b->cell;
 	m->objects++;
 	if (gu_likely(b->kind == GCUFFD_CONSERVATIVE && !gu_block_is_large(b) && !gu_load_relaxed(&b->weak)))
-		gu_marker_push(m, (struct gu_gray){gu_block_cell_addr(b, cell), (uint32_t)(b->cell / 8), 0});
+		gu_marker_push(m, gray_of(b, cell));
 	else
 		push_other(m, b, cell);
 }
@@ -123,7 +124,7 @@ static inline void consider(struct gu_marker *m, uintptr_t word, bool base_only)
 		__builtin_prefetch(&m->blocks[index]);
 		__builtin_prefetch(&m->blocks[index].kind);
 		*c = (struct gu_candidate){word, index, base_only};
-		if (gu_likely(++m->queued - m->found > GU_FIND_AFTER))
+		if (gu_likely(++m->queued - m->found > FIND_AFTER))
 			find_next(m);
 	} else {
 		if (!find(&m->blocks[index], word, base_only, &cell))
@@ -165,7 +166,7 @@ static inline GU_READS_STACKS void scan_words(struct gu_marker *m, uintptr_t sta
 static void scan_typed_in_place(struct gu_marker *m, uintptr_t object, const struct gcuffd_type *t, size_t from, size_t to)
 {
 	m->words += to - from;
-	if (gu_likely(!t->element && to - 1 < 64)) { /* the first word of the bitmap says all */
+	if (gu_likely(!t->element && to - 1 < 64)) { /* from < to: the first word of the bitmap says all */
 		for (uint64_t which = t->bitmap[0] & ~0ull << from & ~0ull >> (64 - to); which; which &= which - 1)
 			consider(m, gu_load_relaxed((const uintptr_t *)object + __builtin_ctzll(which)), m->no_interior);
 		return;

@@ -9,7 +9,6 @@
 #define GU_PACKET 255
 #define GU_STACK  4096
 #define GU_QUEUE  32
-#define GU_FIND_AFTER 8
 #define GU_AHEAD  8
 
 /* A gray object, or a piece of one: conservative words, or one object of a type; or a word of cards, whose pages were written, or words of bits of pages put off. */
