@@ -4,10 +4,9 @@
 #define GU_TESTS_COLD_H
 
 #include "core.h"
-#include "ctl/evictor.h"
 #include "gc/heap.h"
 #include "space/cold.h"
-#include "space/space.h"
+#include "space_checked.h"
 
 #ifndef COLD_OPTIONS
 #define COLD_OPTIONS ""
@@ -28,14 +27,9 @@ static inline struct gcuffd_cold_stats cold_of(struct gcuffd_heap *h)
 	return s;
 }
 
-/* With the locks of a fork: no page is half way, no cycle runs. */
 static inline void checked(void)
 {
-	gu_evictor_fork_prepare(heap);
-	gu_lock_fork(&heap->cycle_lock);
-	gu_space_check(&heap->space);
-	gu_unlock_fork(&heap->cycle_lock);
-	gu_evictor_fork_parent(heap);
+	space_checked(heap);
 	verified(heap);
 	struct gcuffd_cold_stats s = cold_of(heap);
 	ck_assert_msg(!s.unread_summaries || s.store_read_errors, "%lu summaries could not be read, though no read failed", (unsigned long)s.unread_summaries);

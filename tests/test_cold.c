@@ -1124,7 +1124,7 @@ static void check_in_child(struct node *list)
 	must(n > 100, "%zu", n);
 	check_list(list, NODES, 0);
 	must(stats_of(heap).verify_failures == 0, "%s", core_log);
-	gu_space_check(&heap->space);
+	space_checked(heap);
 }
 
 START_TEST(forks)

@@ -449,7 +449,7 @@ static bool with_plant(size_t plant, unsigned n, const uint64_t *p, size_t bytes
 	bool fired = fake.fired;
 	fake_clear();
 	check_noise(p, bytes);
-	gu_space_check(&heap->space);
+	space_checked(heap);
 	return fired;
 }
 
@@ -789,7 +789,7 @@ START_TEST(forks_among_calls)
 		must_ok(pthread_join(threads[i], NULL));
 	printf("%u forks\n", forks);
 	check_noise(p, 1 << 20);
-	gu_space_check(&heap->space);
+	space_checked(heap);
 	ck_ok(gcuffd_heap_destroy(heap));
 }
 END_TEST

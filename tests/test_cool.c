@@ -544,7 +544,7 @@ START_TEST(goes_by_time)
 	s = set_of(b, 60000);
 	ck_assert_uint_ge(s.touched_bytes, UNTOUCHED * GU_PAGE * 9 / 10);
 	ck_assert_uint_eq(set_of(c, 1000).refaulted_pages, 0);
-	gu_space_check(&heap->space);
+	space_checked(heap);
 	ck_ok(gcuffd_arena_destroy(b));
 	ck_ok(gcuffd_heap_destroy(heap));
 	fake_remove();
@@ -626,7 +626,7 @@ START_TEST(pages_change_hands)
 		ck_assert_uint_eq(s.touched_bytes, 0);
 		for (size_t i = 0; i < GCUFFD_AGES; i++)
 			ck_assert_uint_eq(s.age_bytes[i], 0);
-		gu_space_check(&heap->space);
+		space_checked(heap);
 	}
 	ck_ok(gcuffd_heap_destroy(heap));
 	fake_remove();

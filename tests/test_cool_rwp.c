@@ -93,8 +93,7 @@ static void read_modes(void)
 /* The kernel and the records agree (.inv.track.rwp), with the locks of a fork. */
 static void check_modes(void)
 {
-	gu_evictor_fork_prepare(heap);
-	gu_lock_fork(&heap->cycle_lock);
+	space_lock(heap);
 	gu_space_check(&heap->space);
 	read_modes();
 	for (size_t i = 0; i < heap->space.top / GU_REGION && i < GU_ARRAY_LEN(said); i++) {
@@ -105,8 +104,7 @@ static void check_modes(void)
 		else if (r->tells == GU_COLD_TELLS_ACCESSES)
 			must(said[i] == 2, "region %zu does not tell of accesses: %u", i, said[i]);
 	}
-	gu_unlock_fork(&heap->cycle_lock);
-	gu_evictor_fork_parent(heap);
+	space_unlock(heap);
 	verified(heap);
 }
 

@@ -1181,11 +1181,7 @@ static void use_forged(struct test_rng *rng)
 	(void)gcuffd_heap_save(heap, other, &o);
 	unlink(other);
 	(void)gcuffd_collect(heap);
-	gu_evictor_fork_prepare(heap);
-	gu_lock_fork(&heap->cycle_lock);
-	gu_space_check(&heap->space);
-	gu_unlock_fork(&heap->cycle_lock);
-	gu_evictor_fork_parent(heap);
+	space_checked(heap);
 	end_heap();
 }
 

@@ -14,6 +14,7 @@
 #include "fake_os.h"
 #include "gc/pins.h"
 #include "machine.h"
+#include "space_checked.h"
 #include "sys/uapi.h"
 
 static struct gcuffd_heap *heap;
@@ -31,7 +32,7 @@ static void *whole_pages(size_t n)
 static void checked(void)
 {
 	gu_pins_check(heap);
-	gu_space_check(&heap->space);
+	space_checked(heap);
 }
 
 #define check_pins(count, pages) \

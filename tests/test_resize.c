@@ -6,6 +6,7 @@
 #include "core.h"
 #include "fake_os.h"
 #include "gc/heap.h"
+#include "space_checked.h"
 #include "sys/uapi.h"
 
 #define PIECE ((size_t)1 << 20) /* a marker asks the kernel for each what is there */
@@ -450,7 +451,7 @@ START_TEST(typed_slots_without_pointers)
 		check_slots();
 	}
 	verified(heap);
-	gu_space_check(&heap->space);
+	space_checked(heap);
 	ck_ok(gcuffd_heap_destroy(heap));
 }
 END_TEST

@@ -582,7 +582,7 @@ static void be_a_child(const uint64_t *words, const uint64_t *offsets)
 	must_ok(gcuffd_order_prefetch(heap, offsets, PAGES));
 	for (size_t i = 0; i < PAGES; i++)
 		touch(words, i);
-	gu_space_check(&heap->space);
+	space_checked(heap);
 }
 
 static void fork_while_out(void)
