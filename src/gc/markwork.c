@@ -15,10 +15,12 @@
 #include "gc/weak.h"
 #include "sys/os.h"
 
+#define SPINS 2000u /* some 50 to 100 us */
+
 static void ring(struct gu_mark *mark)
 {
 	gu_add_seqcst(&mark->bell, 1);
-	if (gu_load_seqcst(&mark->waiting))
+	if (gu_load_seqcst(&mark->asleep))
 		gu_os->futex_wake(&mark->bell, INT32_MAX);
 }
 
@@ -128,6 +130,19 @@ static bool take_full_locked(struct gu_mark *mark, struct gu_marker *m)
 	return true;
 }
 
+/* To sleep and to be woken costs two processors more than the next packet takes to come, mostly. */
+static void wait_for_bell(struct gu_mark *mark, uint32_t bell)
+{
+	for (unsigned i = 0; i < SPINS; i++) {
+		if (gu_load_relaxed(&mark->bell) != bell)
+			return;
+		gu_spin_hint();
+	}
+	gu_add_seqcst(&mark->asleep, 1); /* pairs with ring() */
+	gu_os->futex_wait(&mark->bell, bell, -1);
+	gu_sub_seqcst(&mark->asleep, 1);
+}
+
 /* Returns when there is a packet (true), or nothing is left (false). The caller is active before and, if true, after. */
 static bool wait_for_work(struct gu_mark *mark, struct gu_marker *m)
 {
@@ -146,7 +161,7 @@ static bool wait_for_work(struct gu_mark *mark, struct gu_marker *m)
 		uint32_t bell = gu_load_seqcst(&mark->bell);
 		gu_add_seqcst(&mark->waiting, 1);
 		gu_unlock(&mark->lock);
-		gu_os->futex_wait(&mark->bell, bell, -1);
+		wait_for_bell(mark, bell);
 		gu_sub_seqcst(&mark->waiting, 1);
 		gu_lock(&mark->lock);
 	}
@@ -237,13 +252,17 @@ void gu_mark_work(struct gcuffd_heap *h, unsigned index)
 			continue;
 		}
 		bool want = mark->open && index < gu_load_relaxed(&mark->allowed);
-		if (want)
+		if (want) {
 			gu_add_seqcst(&mark->waiting, 1);
+			gu_add_seqcst(&mark->asleep, 1);
+		}
 		gu_unlock(&mark->lock);
 		gu_os->futex_wait(&mark->bell, bell, -1);
 		gu_lock(&mark->lock);
-		if (want)
+		if (want) {
+			gu_sub_seqcst(&mark->asleep, 1);
 			gu_sub_seqcst(&mark->waiting, 1);
+		}
 	}
 	gu_unlock(&mark->lock);
 }
@@ -270,7 +289,7 @@ void gu_mark_forked(struct gcuffd_heap *h)
 {
 	struct gu_mark *mark = h->mark;
 	gu_lock_init(&mark->lock, GU_RANK_MARK);
-	mark->active = mark->waiting = 0;
+	mark->active = mark->waiting = mark->asleep = 0;
 	mark->open = mark->quit = false;
 }
 
