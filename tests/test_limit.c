@@ -744,6 +744,48 @@ START_TEST(disabled_while_waited_for)
 }
 END_TEST
 
+static void *allocate_past_limit(void *done)
+{
+	must_ok(gcuffd_thread_attach());
+	for (size_t i = 0; i < LIMIT / 4 * 3 / 1000; i++)
+		must(gcuffd_alloc(heap, 1000) != NULL, "errno %d", errno);
+	gu_store_seqcst((uint32_t *)done, 1);
+	must_ok(gcuffd_thread_detach());
+	return NULL;
+}
+
+/* Who waits for memory goes on with the first that a sweep gives back, though it is held up by an arena's lock. */
+START_TEST(relieved_by_the_sweep)
+{
+	NEED_RUNG(_i);
+	uint32_t done = 0;
+	pthread_t t;
+	struct gcuffd_arena *last;
+	heap = heap_make("rung=%s,hard_limit=64M,start_size=60M,verify=0", rung_names[_i]);
+	ck_ok(gcuffd_collect(heap)); /* from here on the next is due just below the limit */
+	for (size_t i = 0; i < LIMIT / 2000; i++)
+		ck_assert_ptr_nonnull(gcuffd_alloc(heap, 1000));
+	ck_ok(gcuffd_arena_create(heap, "last", &last));
+	ck_assert_ptr_nonnull(gcuffd_arena_alloc(last, 1000, 0, GCUFFD_CONSERVATIVE));
+	gu_lock_fork(&heap->cycle_lock);
+	uint64_t cycles = stats_of(heap).cycles;
+	ck_ok(pthread_create(&t, NULL, allocate_past_limit, &done));
+	while (!gu_load_seqcst(&heap->stalled))
+		usleep(1000);
+	gu_lock_fork(&last->lock);
+	gu_unlock_fork(&heap->cycle_lock);
+	for (unsigned ms = 0; !gu_load_seqcst(&done) && ms < 20000; ms++)
+		usleep(1000);
+	bool over = gu_load_seqcst(&done);
+	uint64_t after = stats_of(heap).cycles;
+	gu_unlock_fork(&last->lock);
+	ck_ok(pthread_join(t, NULL));
+	ck_assert_msg(over, "it waits for the end of the sweep");
+	ck_assert_uint_eq(after, cycles);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 /* It has become due, and begins when the lock is had that a fork holds; by then it is disabled. It runs when it is enabled again, with nothing allocated meanwhile. */
 START_TEST(disabled_before_it_begins)
 {
@@ -777,6 +819,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(test_case(suite, "disabled"), disabled, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "disabled_before_it_begins"), disabled_before_it_begins, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "disabled_while_waited_for"), disabled_while_waited_for, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "relieved_by_the_sweep"), relieved_by_the_sweep, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "outrun"), outrun);
 	tcase_add_test(test_case(suite, "too_large"), too_large);
 	tcase_add_test(test_case(suite, "reservation_is_used_up"), reservation_is_used_up);

@@ -56,7 +56,7 @@ static uint64_t due(const struct gu_pacer *p, const struct gu_pacer_cycle *c)
 	uint64_t target = gu_min(want, have);
 	uint64_t early = p->expected + p->expected / 4;
 	if (early > target / 2) /* mutators outrun the collector: into the limit, or beyond what was wanted */
-		return gu_max(target / 2 + early > have ? have / 8 * 7 : target / 2, LEAST);
+		return gu_max(target / 2 + early > have ? have - have / 32 : target / 2, LEAST);
 	target = gu_min(want, have - have / 8); /* at the limit mutators wait, and a cycle may take longer than the last ones did */
 	return gu_max(minus(target, early), LEAST);
 }

@@ -5,8 +5,8 @@
  * Between cycles the heap may grow by growth_percent of what is live, less above the soft limit. A cycle
  * starts early enough that allocation during it, at the rate and for the time seen so far, ends where
  * the cycle does. Under a hard limit seven eighths of the room left decide. Where mutators allocate so
- * fast that a cycle which begins when half of the growth is used would see them run into the limit, seven eighths of
- * the room are used first: all of it is used in any case, and what is allocated during a cycle can't be freed by it.
+ * fast that a cycle which begins when half of the growth is used would see them run into the limit, all but a 32nd of
+ * the room is used first: all of it is used in any case, and what is allocated during a cycle can't be freed by it.
  * Where they turn out to have become slower, the cycle is due earlier after all: then nobody needs to wait.
  *
  * Mutators that outrun a cycle are slowed down, by naps in proportion to what they allocate, over the second half of the way

@@ -67,7 +67,7 @@ struct gu_service {
 	uint32_t bell;            /* atomic; futex of the collector */
 	uint64_t asks;            /* atomic; see ask() */
 	uint32_t done;            /* atomic; tickets served; futex */
-	uint32_t in_cycle;        /* atomic; odd while a cycle runs; futex of those who wait for its memory */
+	uint32_t in_cycle;        /* atomic; a cycle runs */
 	uint32_t outrun;          /* atomic; mutators waited for this cycle, or were slowed down */
 	uint32_t ask_reason;      /* atomic */
 	int32_t result;           /* atomic; of the last cycle */
@@ -157,22 +157,23 @@ static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
 }
 
 /* A cycle is under way, or due. */
-static bool is_coming(struct gu_service *s, uint32_t in_cycle)
+static bool is_coming(struct gu_service *s)
 {
-	return in_cycle & 1 || (gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running) && !gu_load_seqcst(&s->heap->disabled));
+	return gu_load_seqcst(&s->in_cycle) || (gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running) && !gu_load_seqcst(&s->heap->disabled));
 }
 
-/* The end of that cycle, or the news that it does not come; false if there is none. */
-static bool wait_cycle_end(struct gcuffd_heap *h)
+/* Until that cycle has freed something, or the news that it does not come; false if there is none. */
+static bool wait_relief(struct gcuffd_heap *h)
 {
 	struct gu_service *s = h->service;
-	uint32_t now = gu_load_seqcst(&s->in_cycle), end = (now | 1) + 1;
-	if (!is_coming(s, now))
+	uint32_t relief = gu_load_seqcst(&h->relief);
+	if (!is_coming(s))
 		return false;
+	gu_store_relaxed(&s->outrun, 1);
 	struct stall stall;
 	begin_stall(h, &stall);
-	while ((int32_t)((now = gu_load_acquire(&s->in_cycle)) - end) < 0 && is_coming(s, now))
-		gu_wait_futex(&stall.wait, &s->in_cycle, now, GU_WAIT_NS); /* who disables collection wakes nobody */
+	while (gu_load_acquire(&h->relief) == relief && is_coming(s))
+		gu_wait_futex(&stall.wait, &h->relief, relief, GU_WAIT_NS); /* who disables collection wakes nobody */
 	end_stall(h, &stall);
 	return true;
 }
@@ -270,11 +271,11 @@ void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 			nap(h, gu_pacer_nap_saving(bytes, gu_load_relaxed(&h->saving_pace)));
 		return;
 	}
-	if (!is_coming(s, gu_load_seqcst(&s->in_cycle)))
+	if (!is_coming(s))
 		return;
 	gu_store_relaxed(&s->outrun, 1);
 	if (ns == GU_PACER_WAIT)
-		wait_cycle_end(h);
+		wait_relief(h);
 	else
 		nap(h, ns);
 }
@@ -293,7 +294,7 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt
 	/* Other threads may take what a cycle frees: as long as it frees enough, another try is worth it. */
 	if (attempt >= 64 || (attempt >= 6 && gu_load_relaxed(&h->service->last_freed) < gu_max(size, GU_BLOCK)))
 		return false;
-	if (attempt < 2 && wait_cycle_end(h))
+	if (attempt < 2 && wait_relief(h))
 		return true;
 	gu_service_collect(h, GCUFFD_REASON_NO_MEMORY, attempt >= 4);
 	return true;
@@ -442,13 +443,6 @@ static void account_foreign(struct gcuffd_heap *h)
 	gu_store_relaxed(&h->space.foreign, bytes + gu_mark_memory(h) + gu_weak_memory(h) + gu_final_memory(h) + h->service->nthreads * STACK / 8);
 }
 
-/* A cycle begins or ends. */
-static void mark_cycle(struct gu_service *s)
-{
-	gu_add_seqcst(&s->in_cycle, 1);
-	gu_os->futex_wake(&s->in_cycle, INT32_MAX);
-}
-
 /* Before the evictor, which takes the lock again and again. */
 static void lock_cycle(struct gcuffd_heap *h)
 {
@@ -464,7 +458,7 @@ static int run_locked(struct gcuffd_heap *h, struct gu_cycle *c)
 	if (gu_load_seqcst(&h->disabled))
 		return -EBUSY;
 	gu_store_relaxed(&s->outrun, 0);
-	mark_cycle(s);
+	gu_store_seqcst(&s->in_cycle, 1);
 	int err = gu_image_summarise(h); /* .inv.image.summaries */
 	if (!err)
 		err = gu_cycle_run(h, c);
@@ -474,7 +468,8 @@ static int run_locked(struct gcuffd_heap *h, struct gu_cycle *c)
 		put_off(h, err);
 	else
 		pace(h, c);
-	mark_cycle(s); /* after kicked was cleared: who sees it set from here on may wait for another cycle */
+	gu_store_seqcst(&s->in_cycle, 0); /* after kicked was cleared: who sees it set from here on may wait for another cycle */
+	gu_sweep_relieve(h);
 	c->rss = gu_statm_resident();
 	take_stats(h, c, err);
 	s->late = true;
@@ -948,7 +943,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	s->started = false;
 	s->watchdog = (struct gu_watchdog){0};
 	s->running = s->ready = s->kicked = s->index = s->nthreads = 0;
-	s->in_cycle = (s->in_cycle + 1) & ~1u;
+	s->in_cycle = 0;
 	s->done = asked(s);
 	s->asking = NULL; /* who asked is not here */
 	s->writes = 0;

@@ -9,6 +9,9 @@
 #include "gc/shed.h"
 #include "gc/track.h"
 #include "gc/weak.h"
+#include "sys/os.h"
+
+#define BATCH ((size_t)2 << 20) /* of empty blocks; with the first one those that wait for memory go on */
 
 /* Cells freed now; the group keeps what is marked and was not given back. */
 static uint64_t sweep_group(struct gu_block *b, uint32_t g)
@@ -84,30 +87,58 @@ static bool sweep_block(struct gu_block *b, struct gu_sweep_counts *c)
 	return empty;
 }
 
-static void release_all(struct gu_block *list, struct gu_sweep_counts *c)
+/* Empty blocks that go back together. */
+struct batch {
+	struct gu_block *first, **tail;
+	size_t bytes;
+};
+
+static void add(struct batch *e, struct gu_block *b)
 {
-	for (struct gu_block *b = list, *next; b; b = next, c->blocks_released++) {
+	b->next = NULL;
+	*e->tail = b;
+	e->tail = &b->next;
+	e->bytes += b->bytes;
+}
+
+/* Blocks that adjoin are un-armed in one call. */
+static void release(struct gcuffd_heap *h, struct batch *e, struct gu_sweep_counts *c)
+{
+	gu_track_disarm_blocks(h, e->first);
+	for (struct gu_block *b = e->first, *next; b; b = next, c->blocks_released++) {
 		next = b->next;
 		gu_arena_release(b->arena, b);
 	}
+	*e = (struct batch){.tail = &e->first};
 }
 
-/* Empty blocks go together: those that adjoin are un-armed in one call. */
+void gu_sweep_relieve(struct gcuffd_heap *h)
+{
+	gu_add_seqcst(&h->relief, 1);
+	gu_os->futex_wake(&h->relief, INT32_MAX);
+}
+
 void gu_sweep(struct gcuffd_heap *h, struct gu_sweep_counts *c)
 {
-	struct gu_block *empty = NULL, **tail = &empty;
+	struct batch empty = {.tail = &empty.first};
 	*c = (struct gu_sweep_counts){0};
 	uint32_t n = gu_block_count(&h->space);
+	bool relieved = false;
+	gu_store_relaxed(&h->ceiling, UINT64_MAX); /* marking is over: who waits from here on does so for want of memory */
 	for (uint32_t i = 1; i <= n; i++) {
 		struct gu_block *b = &h->space.blocks[i];
-		if (gu_load_acquire(&b->state) == GU_BLOCK_FREE || !sweep_block(b, c))
+		if (gu_load_acquire(&b->state) == GU_BLOCK_FREE)
 			continue;
-		b->next = NULL;
-		*tail = b;
-		tail = &b->next;
+		if (sweep_block(b, c))
+			add(&empty, b);
+		if (empty.bytes >= BATCH)
+			release(h, &empty, c);
+		if (!relieved && (c->blocks_released || c->listed_bytes >= BATCH)) {
+			gu_sweep_relieve(h);
+			relieved = true;
+		}
 	}
-	gu_track_disarm_blocks(h, empty);
-	release_all(empty, c);
+	release(h, &empty, c);
 }
 
 void gu_sweep_early(struct gcuffd_heap *h)

@@ -15,6 +15,8 @@ struct gu_sweep_counts {
 };
 
 void gu_sweep(struct gcuffd_heap *heap, struct gu_sweep_counts *counts);
+/* Who waits for memory goes on; the rest of the cycle is not waited for. */
+void gu_sweep_relieve(struct gcuffd_heap *heap);
 /* One block, for the planted fault. */
 void gu_sweep_early(struct gcuffd_heap *heap);
 
