@@ -566,7 +566,7 @@ static uint64_t stall_of(unsigned objects)
 	return stats_of(heap).stall_ns - before;
 }
 
-/* Half of the way to the ceiling nothing, then naps, and at the ceiling the end of the cycle. */
+/* Half of the way to the ceiling nothing, then naps, and at the ceiling until the cycle has freed something. */
 START_TEST(outrun)
 {
 	pthread_t t, later;

@@ -64,7 +64,8 @@ static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t
 		return NULL;
 	}
 	throttle(a, t->caches[a->slot], cell ? 0 : size);
-	for (unsigned attempt = 0;; attempt++) {
+	for (struct gu_request request = {0};;) {
+		gu_service_try(h, &request);
 		void *p = cell ? try_small(t, a, cell, kind, type) : gu_alloc_large(t, a, size, align, kind, type);
 		if (gu_unlikely(gu_service_wanted(h)))
 			gu_service_start(h, false);
@@ -74,7 +75,7 @@ static __attribute__((noinline)) void *alloc_slow(struct gcuffd_arena *a, size_t
 			gu_stop_obey();
 		if (p)
 			return p;
-		if (!gu_service_more_memory(h, size, attempt)) {
+		if (!gu_service_more_memory(h, size, &request)) {
 			errno = ENOMEM;
 			return NULL;
 		}

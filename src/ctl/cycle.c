@@ -7,6 +7,7 @@
 
 #include <errno.h>
 
+#include "ctl/pacer.h"
 #include "gc/accessed.h"
 #include "gc/final.h"
 #include "gc/mark.h"
@@ -231,6 +232,8 @@ static void sweep(struct gcuffd_heap *h, struct gu_cycle *c)
 	c->marked = counts.bytes;
 	c->marked_in_stop = counts.bytes_in_stop;
 	c->allocated_during = gu_load_relaxed(&h->allocated) - c->allocated_before;
+	uint64_t ceiling = gu_load_relaxed(&h->allocated) + gu_pacer_ceiling(0); /* marking, which they outran, is over */
+	gu_store_relaxed(&h->ceiling, gu_max(gu_load_relaxed(&h->ceiling), ceiling));
 	gu_sweep(h, &c->swept);
 	if (h->verifier) {
 		c->wrong += gu_verify_swept(h);

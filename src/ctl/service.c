@@ -156,29 +156,32 @@ static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
 	return result;
 }
 
-/* A cycle is under way, or due. */
+static uint32_t asked(const struct gu_service *s) { return (uint32_t)(gu_load_seqcst(&s->asks) >> 32); }
+
+/* A cycle is under way, due, or asked for. */
 static bool is_coming(struct gu_service *s)
 {
-	return gu_load_seqcst(&s->in_cycle) || (gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running) && !gu_load_seqcst(&s->heap->disabled));
+	if (gu_load_seqcst(&s->in_cycle))
+		return true;
+	bool wanted = gu_load_seqcst(&s->kicked) || asked(s) != gu_load_seqcst(&s->done);
+	return wanted && gu_load_seqcst(&s->running) && !gu_load_seqcst(&s->heap->disabled);
 }
 
-/* Until that cycle has freed something, or the news that it does not come; false if there is none. */
-static bool wait_relief(struct gcuffd_heap *h)
+/* Until that cycle has freed something since relief was read, or the news that it does not come: whether more of it is on its way. */
+static bool wait_relief(struct gcuffd_heap *h, uint32_t relief)
 {
 	struct gu_service *s = h->service;
-	uint32_t relief = gu_load_seqcst(&h->relief);
-	if (!is_coming(s))
-		return false;
-	gu_store_relaxed(&s->outrun, 1);
-	struct stall stall;
-	begin_stall(h, &stall);
-	while (gu_load_acquire(&h->relief) == relief && is_coming(s))
-		gu_wait_futex(&stall.wait, &h->relief, relief, GU_WAIT_NS); /* who disables collection wakes nobody */
-	end_stall(h, &stall);
-	return true;
+	uint32_t now = gu_load_acquire(&h->relief);
+	if (now == relief) {
+		struct stall stall;
+		begin_stall(h, &stall);
+		while ((now = gu_load_acquire(&h->relief)) == relief && is_coming(s))
+			gu_wait_futex(&stall.wait, &h->relief, relief, GU_WAIT_NS); /* who disables collection wakes nobody */
+		gu_store_relaxed(&s->outrun, 1); /* before it is not counted as stalled any more: pairs with pace() */
+		end_stall(h, &stall);
+	}
+	return now != relief && now / GU_RELIEF_CYCLE == relief / GU_RELIEF_CYCLE;
 }
-
-static uint32_t asked(const struct gu_service *s) { return (uint32_t)(gu_load_seqcst(&s->asks) >> 32); }
 
 /* The number of tickets above, below the last of them that wants all of its cycle in a stop: both change at once. */
 static uint32_t ask(struct gu_service *s, bool in_stop)
@@ -190,20 +193,6 @@ static uint32_t ask(struct gu_service *s, bool in_stop)
 		now = (uint64_t)ticket << 32 | (in_stop ? ticket : (uint32_t)was);
 	} while (!gu_cas_seqcst(&s->asks, &was, now));
 	return ticket;
-}
-
-int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop)
-{
-	struct gu_service *s = h->service;
-	int err = gu_load_seqcst(&h->disabled) ? -EBUSY : gu_service_start(h, true);
-	if (err)
-		return err;
-	if (gu_unlikely(gu_finalizer_is_lost(h)))
-		gu_finalizer_fork_resume(h);
-	gu_store_seqcst(&s->ask_reason, reason);
-	uint32_t ticket = ask(s, in_stop);
-	ring(s);
-	return wait_for(h, ticket);
 }
 
 static int run(struct gcuffd_heap *h, struct asking *a)
@@ -263,6 +252,7 @@ static void nap(struct gcuffd_heap *h, uint64_t ns)
 void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 {
 	struct gu_service *s = h->service;
+	uint32_t relief = gu_load_seqcst(&h->relief);
 	uint64_t ns = gu_pacer_nap(gu_load_relaxed(&h->allocated), gu_load_relaxed(&h->trigger), gu_load_relaxed(&h->ceiling), bytes);
 	if (gu_likely(!ns) || gu_world_is_closed_by_caller())
 		return;
@@ -275,28 +265,57 @@ void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 		return;
 	gu_store_relaxed(&s->outrun, 1);
 	if (ns == GU_PACER_WAIT)
-		wait_relief(h);
+		wait_relief(h, relief);
 	else
 		nap(h, ns);
 }
 
-bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, unsigned attempt)
+static int ask_cycle(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop, uint32_t *ticket)
 {
+	struct gu_service *s = h->service;
+	int err = gu_load_seqcst(&h->disabled) ? -EBUSY : gu_service_start(h, true);
+	if (err)
+		return err;
+	if (gu_unlikely(gu_finalizer_is_lost(h)))
+		gu_finalizer_fork_resume(h);
+	gu_store_seqcst(&s->ask_reason, reason);
+	*ticket = ask(s, in_stop);
+	ring(s);
+	return 0;
+}
+
+int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop)
+{
+	uint32_t ticket;
+	int err = ask_cycle(h, reason, in_stop, &ticket);
+	return err ? err : wait_for(h, ticket);
+}
+
+void gu_service_try(const struct gcuffd_heap *h, struct gu_request *r) { r->relief = gu_load_seqcst(&h->relief); }
+
+bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, struct gu_request *r)
+{
+	unsigned attempt = r->attempt;
+	uint32_t ticket;
 	bool fits = !h->options.hard_limit || size <= h->options.hard_limit;
 	if (!fits || size > h->space.size)
 		return false;
 	if (gu_world_is_closed_by_caller())
 		return false;
-	if (attempt % 2 == 0 && purge_in_section(h) >= gu_min(size, GU_BLOCK))
+	if (attempt % 2 == 0 && !r->purged && purge_in_section(h) >= gu_min(size, GU_BLOCK)) {
+		r->attempt++;
 		return true;
+	}
 	if (gu_load_seqcst(&h->disabled))
 		return false;
 	/* Other threads may take what a cycle frees: as long as it frees enough, another try is worth it. */
 	if (attempt >= 64 || (attempt >= 6 && gu_load_relaxed(&h->service->last_freed) < gu_max(size, GU_BLOCK)))
 		return false;
-	if (attempt < 2 && wait_relief(h))
-		return true;
-	gu_service_collect(h, GCUFFD_REASON_NO_MEMORY, attempt >= 4);
+	if (attempt >= 4)
+		gu_service_collect(h, GCUFFD_REASON_NO_MEMORY, true);
+	else if (is_coming(h->service) || !ask_cycle(h, GCUFFD_REASON_NO_MEMORY, false, &ticket))
+		r->purged = wait_relief(h, r->relief);
+	r->attempt += attempt >= 4 || !r->purged;
 	return true;
 }
 
@@ -384,14 +403,16 @@ static void take_stats(struct gcuffd_heap *h, const struct gu_cycle *c, int err)
 static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 {
 	struct gu_service *s = h->service;
-	size_t resident = gu_space_resident(&h->space), used = gu_load_relaxed(&h->space.resident);
+	size_t resident = gu_space_resident(&h->space), used = gu_load_relaxed(&h->space.resident), held = c->swept.held_bytes;
+	uint64_t reusable = (used > held ? used - held : 0) + c->swept.listed_bytes;
+	uint64_t since = gu_load_relaxed(&h->allocated) - c->allocated_before - c->allocated_during; /* of what the sweep gave back, some is taken */
 	struct gu_pacer_cycle p = {
-		.live = c->swept.live_bytes,
+		.live = c->swept.live_bytes + since,
 		.resident = resident,
-		.reusable = (used > c->swept.held_bytes ? used - c->swept.held_bytes : 0) + c->swept.listed_bytes,
+		.reusable = reusable > since ? reusable - since : 0,
 		.duration_ns = c->mark_ns + c->preclean_ns,
 		.allocated_during = c->allocated_during,
-		.waited = gu_load_relaxed(&h->stalled) || gu_load_relaxed(&s->outrun),
+		.waited = gu_load_acquire(&h->stalled) || gu_load_relaxed(&s->outrun),
 	};
 	uint64_t next = gu_pacer_next(&s->pacer, &p);
 	s->failures = 0;
@@ -469,7 +490,7 @@ static int run_locked(struct gcuffd_heap *h, struct gu_cycle *c)
 	else
 		pace(h, c);
 	gu_store_seqcst(&s->in_cycle, 0); /* after kicked was cleared: who sees it set from here on may wait for another cycle */
-	gu_sweep_relieve(h);
+	gu_sweep_relieve_last(h);
 	c->rss = gu_statm_resident();
 	take_stats(h, c, err);
 	s->late = true;

@@ -36,14 +36,19 @@ void gu_service_loaded(struct gcuffd_heap *heap);
 /* Whether that is so. */
 bool gu_service_has_files(const struct gcuffd_heap *heap);
 
-/* Who wants bytes more is slowed down, or waits for the end of a cycle under way, if mutators have outrun it. Not inside a section. */
+/* Who wants bytes more is slowed down, or waits until a cycle under way frees something, if mutators have outrun it. Not inside a section. */
 void gu_service_throttle(struct gcuffd_heap *heap, size_t bytes);
 
-/*
- * Memory for size more bytes is wanted and not to be had: frees some, or waits until a cycle has. attempt
- * counts from 0 for one request. false: nothing more can be done.
- */
-bool gu_service_more_memory(struct gcuffd_heap *heap, size_t size, unsigned attempt);
+/* What was done so far for one request for memory; zeroed at first. */
+struct gu_request {
+	unsigned attempt;
+	bool purged;     /* in this attempt */
+	uint32_t relief; /* before the last try: what is freed from there on it has not seen */
+};
+/* Before each try. */
+void gu_service_try(const struct gcuffd_heap *heap, struct gu_request *request);
+/* Memory for size more bytes was not to be had: frees some, or waits until a cycle has. false: nothing more can be done. Not inside a section. */
+bool gu_service_more_memory(struct gcuffd_heap *heap, size_t size, struct gu_request *request);
 
 void gu_service_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
 

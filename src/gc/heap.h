@@ -66,7 +66,7 @@ struct gcuffd_heap {
 	uint32_t saving_pace;          /* atomic, the collector's; while the heap is saved: naps are so many times as long */
 	uint64_t stall_ns;             /* atomic */
 	uint32_t stalled;              /* atomic; mutators waiting for the collector */
-	uint32_t relief;               /* atomic; futex of those that wait for memory: changes when a cycle has freed some, and when it ends */
+	uint32_t relief;               /* atomic, the collector's; futex of those that wait for memory (sweep.h) */
 	bool verify_frees;             /* constant: the verifier wants to know of each free */
 
 	struct gu_lock weak_lock;      /* rank WEAK */

@@ -80,7 +80,7 @@ struct gu_mark {
 	size_t packets_last;        /* atomic; that at the end of the last cycle */
 	uint32_t active;            /* guard: lock; markers that have or may make work */
 	uint32_t waiting;           /* atomic; markers that would like work */
-	uint32_t asleep;            /* atomic; markers that sleep on bell */
+	uint32_t asleep;            /* atomic; of these, those that sleep on bell */
 	uint32_t bell;              /* atomic; futex, changes when there is something to look at */
 	bool open;                  /* guard: lock; a drain goes on that workers may join */
 	bool quit;                  /* guard: lock */

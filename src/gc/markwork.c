@@ -15,7 +15,7 @@
 #include "gc/weak.h"
 #include "sys/os.h"
 
-#define SPINS 2000u /* some 50 to 100 us */
+#define SPINS 2000u /* at most some 100 us, depending on the processor */
 
 static void ring(struct gu_mark *mark)
 {

@@ -11,7 +11,7 @@
 #include "gc/weak.h"
 #include "sys/os.h"
 
-#define BATCH ((size_t)2 << 20) /* of empty blocks; with the first one those that wait for memory go on */
+#define BATCH ((size_t)2 << 20) /* is given back at once, and told to those that wait for memory */
 
 /* Cells freed now; the group keeps what is marked and was not given back. */
 static uint64_t sweep_group(struct gu_block *b, uint32_t g)
@@ -112,31 +112,39 @@ static void release(struct gcuffd_heap *h, struct batch *e, struct gu_sweep_coun
 	*e = (struct batch){.tail = &e->first};
 }
 
+static void relieve(struct gcuffd_heap *h, uint32_t relief)
+{
+	gu_store_seqcst(&h->relief, relief);
+	if (gu_load_seqcst(&h->stalled)) /* counted before it waits */
+		gu_os->futex_wake(&h->relief, INT32_MAX);
+}
+
 void gu_sweep_relieve(struct gcuffd_heap *h)
 {
-	gu_add_seqcst(&h->relief, 1);
-	gu_os->futex_wake(&h->relief, INT32_MAX);
+	uint32_t relief = gu_load_relaxed(&h->relief);
+	if ((relief + 1) % GU_RELIEF_CYCLE)
+		relieve(h, relief + 1);
 }
+
+void gu_sweep_relieve_last(struct gcuffd_heap *h) { relieve(h, (gu_load_relaxed(&h->relief) | (GU_RELIEF_CYCLE - 1)) + 1); }
 
 void gu_sweep(struct gcuffd_heap *h, struct gu_sweep_counts *c)
 {
 	struct batch empty = {.tail = &empty.first};
 	*c = (struct gu_sweep_counts){0};
 	uint32_t n = gu_block_count(&h->space);
-	bool relieved = false;
-	gu_store_relaxed(&h->ceiling, UINT64_MAX); /* marking is over: who waits from here on does so for want of memory */
+	size_t told = 0, most = h->verifier ? SIZE_MAX : BATCH; /* which looks at blocks as they were swept: nobody reuses them before */
 	for (uint32_t i = 1; i <= n; i++) {
 		struct gu_block *b = &h->space.blocks[i];
 		if (gu_load_acquire(&b->state) == GU_BLOCK_FREE)
 			continue;
 		if (sweep_block(b, c))
 			add(&empty, b);
-		if (empty.bytes >= BATCH)
-			release(h, &empty, c);
-		if (!relieved && (c->blocks_released || c->listed_bytes >= BATCH)) {
-			gu_sweep_relieve(h);
-			relieved = true;
-		}
+		if (empty.bytes + c->listed_bytes - told < most)
+			continue;
+		release(h, &empty, c);
+		told = c->listed_bytes;
+		gu_sweep_relieve(h);
 	}
 	release(h, &empty, c);
 }

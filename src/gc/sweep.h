@@ -15,8 +15,14 @@ struct gu_sweep_counts {
 };
 
 void gu_sweep(struct gcuffd_heap *heap, struct gu_sweep_counts *counts);
-/* Who waits for memory goes on; the rest of the cycle is not waited for. */
+/*
+ * relief's lower half counts how often the sweep of a cycle has given back something, its upper half cycles. Who does not get memory, and has
+ * read it before, waits until it changes; within a cycle more is on its way then.
+ */
+#define GU_RELIEF_CYCLE 0x10000u
 void gu_sweep_relieve(struct gcuffd_heap *heap);
+/* At a cycle's end, whatever came of it. */
+void gu_sweep_relieve_last(struct gcuffd_heap *heap);
 /* One block, for the planted fault. */
 void gu_sweep_early(struct gcuffd_heap *heap);
 
