@@ -226,8 +226,9 @@ START_TEST(chains)
 	NEED_RUNG(_i);
 	begin(_i);
 	nran = 0;
-	make_chain(5, 0);
-	for (size_t i = 0; i < 5 && !sanitized(); i++) {
+	size_t ordered = sanitized() ? 0 : 5; /* else some of these run among the others, when no stray copy keeps them */
+	make_chain(ordered, 0);
+	for (size_t i = 0; i < ordered; i++) {
 		size_t had = nran;
 		for (int k = 0; k < 3 && nran == had; k++) {
 			collect();
