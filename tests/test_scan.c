@@ -286,6 +286,55 @@ START_TEST(more_runs_than_a_vector_holds)
 }
 END_TEST
 
+enum fill { HOLE, ZERO, CLEAN, DIRTY };
+
+/* Runs of a kind, which are long in some rounds and short in others. */
+static void fill_anew(struct test_rng *rng, enum fill *fill)
+{
+	ck_ok(madvise(heap.mem, MAX_PAGES * GU_PAGE, MADV_DONTNEED));
+	size_t longest = (size_t)1 << test_below(rng, 10);
+	for (size_t i = 0, end; i < MAX_PAGES; i = end) {
+		enum fill kind = (enum fill)test_below(rng, 4);
+		end = i + 1 + test_below(rng, longest);
+		end = end < MAX_PAGES ? end : MAX_PAGES;
+		for (size_t p = i; p < end; p++) {
+			fill[p] = kind;
+			if (kind >= CLEAN)
+				write_page(p);
+		}
+	}
+	ck_ok(gu_scan_arm_populated(heap.pagemap, page_at(0), page_at(MAX_PAGES)));
+	for (size_t i = 0; i < MAX_PAGES; i++) {
+		if (fill[i] == ZERO)
+			(void)*(volatile char *)page_at(i);
+		else if (fill[i] == DIRTY)
+			write_page(i);
+	}
+}
+
+/* Neither holes nor zero pages, whether something is armed on the way or not. */
+START_TEST(populated_pages_alone)
+{
+	struct test_rng rng = test_rng(4);
+	static enum fill fill[MAX_PAGES];
+	static struct set set;
+	uint64_t stop = test_now_ns() + check_seconds() * 200000000ull;
+	NEED_HEAP(MAX_PAGES);
+	do {
+		fill_anew(&rng, fill);
+		for (int rearm = 0; rearm < 2; rearm++) {
+			size_t from = test_below(&rng, 2) ? test_below(&rng, MAX_PAGES) : 0;
+			memset(&set, 0, sizeof(set));
+			set.base = page_at(0);
+			ck_ok(gu_scan_written_populated(heap.pagemap, page_at(from), page_at(MAX_PAGES), rearm, add_run, &set));
+			for (size_t i = 0; i < MAX_PAGES; i++)
+				if (set.has[i] != (i >= from && fill[i] == DIRTY))
+					ck_abort_msg("page %zu, of kind %d, rearm %d", i, (int)fill[i], rearm);
+		}
+	} while (test_now_ns() < stop);
+}
+END_TEST
+
 /* ---- nothing is lost while others write ---- */
 
 struct writer {
@@ -476,6 +525,22 @@ START_TEST(errors_come_back_after_what_was_visited)
 }
 END_TEST
 
+START_TEST(second_looks_that_fail)
+{
+	uint64_t sum = 0;
+	NEED_HEAP(10);
+	for (size_t i = 0; i < 9; i++)
+		write_page(i);
+	fake_install();
+	fake_fail_ioctl(GU_PAGEMAP_SCAN, 2, -ENOMEM);
+	ck_assert_int_eq(gu_scan_written_populated(heap.pagemap, page_at(0), page_at(10), false, add_bytes, &sum), -ENOMEM);
+	ck_assert_uint_eq(sum, 0);
+	fake_clear();
+	ck_ok(gu_scan_written_populated(heap.pagemap, page_at(0), page_at(10), false, add_bytes, &sum));
+	ck_assert_uint_eq(sum, 9 * GU_PAGE);
+}
+END_TEST
+
 START_TEST(nonsense_is_no_endless_loop)
 {
 	uint64_t sum = 0;
@@ -506,11 +571,13 @@ static Suite *make_suite(void)
 	tcase_add_checked_fixture(model, NULL, drop_heap);
 	tcase_add_test(model, random_patterns_against_a_model);
 	tcase_add_test(model, more_runs_than_a_vector_holds);
+	tcase_add_test(model, populated_pages_alone);
 	tcase_add_test(model, no_write_is_lost);
 	tcase_add_checked_fixture(fakes, NULL, drop_heap);
 	tcase_add_test(fakes, long_ranges_are_walked_in_chunks);
 	tcase_add_test(fakes, walks_that_stop_half_way_go_on);
 	tcase_add_test(fakes, errors_come_back_after_what_was_visited);
+	tcase_add_test(fakes, second_looks_that_fail);
 	tcase_add_test(fakes, nonsense_is_no_endless_loop);
 	return suite;
 }
