@@ -158,13 +158,10 @@ static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
 
 static uint32_t asked(const struct gu_service *s) { return (uint32_t)(gu_load_seqcst(&s->asks) >> 32); }
 
-/* A cycle is under way, due, or asked for. */
+/* A cycle is under way, or due. */
 static bool is_coming(struct gu_service *s)
 {
-	if (gu_load_seqcst(&s->in_cycle))
-		return true;
-	bool wanted = gu_load_seqcst(&s->kicked) || asked(s) != gu_load_seqcst(&s->done);
-	return wanted && gu_load_seqcst(&s->running) && !gu_load_seqcst(&s->heap->disabled);
+	return gu_load_seqcst(&s->in_cycle) || (gu_load_seqcst(&s->kicked) && gu_load_seqcst(&s->running) && !gu_load_seqcst(&s->heap->disabled));
 }
 
 /* Until that cycle has freed something since relief was read, or the news that it does not come: whether more of it is on its way. */
@@ -270,7 +267,7 @@ void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 		nap(h, ns);
 }
 
-static int ask_cycle(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop, uint32_t *ticket)
+int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop)
 {
 	struct gu_service *s = h->service;
 	int err = gu_load_seqcst(&h->disabled) ? -EBUSY : gu_service_start(h, true);
@@ -279,16 +276,9 @@ static int ask_cycle(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_s
 	if (gu_unlikely(gu_finalizer_is_lost(h)))
 		gu_finalizer_fork_resume(h);
 	gu_store_seqcst(&s->ask_reason, reason);
-	*ticket = ask(s, in_stop);
+	uint32_t ticket = ask(s, in_stop);
 	ring(s);
-	return 0;
-}
-
-int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop)
-{
-	uint32_t ticket;
-	int err = ask_cycle(h, reason, in_stop, &ticket);
-	return err ? err : wait_for(h, ticket);
+	return wait_for(h, ticket);
 }
 
 void gu_service_try(const struct gcuffd_heap *h, struct gu_request *r) { r->relief = gu_load_seqcst(&h->relief); }
@@ -296,7 +286,6 @@ void gu_service_try(const struct gcuffd_heap *h, struct gu_request *r) { r->reli
 bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, struct gu_request *r)
 {
 	unsigned attempt = r->attempt;
-	uint32_t ticket;
 	bool fits = !h->options.hard_limit || size <= h->options.hard_limit;
 	if (!fits || size > h->space.size)
 		return false;
@@ -311,11 +300,12 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, struct gu_reques
 	/* Other threads may take what a cycle frees: as long as it frees enough, another try is worth it. */
 	if (attempt >= 64 || (attempt >= 6 && gu_load_relaxed(&h->service->last_freed) < gu_max(size, GU_BLOCK)))
 		return false;
-	if (attempt >= 4)
-		gu_service_collect(h, GCUFFD_REASON_NO_MEMORY, true);
-	else if (is_coming(h->service) || !ask_cycle(h, GCUFFD_REASON_NO_MEMORY, false, &ticket))
+	r->purged = false;
+	if (attempt < 2 && is_coming(h->service))
 		r->purged = wait_relief(h, r->relief);
-	r->attempt += attempt >= 4 || !r->purged;
+	else
+		gu_service_collect(h, GCUFFD_REASON_NO_MEMORY, attempt >= 4);
+	r->attempt += !r->purged;
 	return true;
 }
 
