@@ -156,8 +156,6 @@ static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
 	return result;
 }
 
-static uint32_t asked(const struct gu_service *s) { return (uint32_t)(gu_load_seqcst(&s->asks) >> 32); }
-
 /* A cycle is under way, or due. */
 static bool is_coming(struct gu_service *s)
 {
@@ -180,6 +178,8 @@ static bool wait_relief(struct gcuffd_heap *h, uint32_t relief)
 	return now != relief && now / GU_RELIEF_CYCLE == relief / GU_RELIEF_CYCLE;
 }
 
+static uint32_t asked(const struct gu_service *s) { return (uint32_t)(gu_load_seqcst(&s->asks) >> 32); }
+
 /* The number of tickets above, below the last of them that wants all of its cycle in a stop: both change at once. */
 static uint32_t ask(struct gu_service *s, bool in_stop)
 {
@@ -190,6 +190,20 @@ static uint32_t ask(struct gu_service *s, bool in_stop)
 		now = (uint64_t)ticket << 32 | (in_stop ? ticket : (uint32_t)was);
 	} while (!gu_cas_seqcst(&s->asks, &was, now));
 	return ticket;
+}
+
+int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop)
+{
+	struct gu_service *s = h->service;
+	int err = gu_load_seqcst(&h->disabled) ? -EBUSY : gu_service_start(h, true);
+	if (err)
+		return err;
+	if (gu_unlikely(gu_finalizer_is_lost(h)))
+		gu_finalizer_fork_resume(h);
+	gu_store_seqcst(&s->ask_reason, reason);
+	uint32_t ticket = ask(s, in_stop);
+	ring(s);
+	return wait_for(h, ticket);
 }
 
 static int run(struct gcuffd_heap *h, struct asking *a)
@@ -265,20 +279,6 @@ void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 		wait_relief(h, relief);
 	else
 		nap(h, ns);
-}
-
-int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in_stop)
-{
-	struct gu_service *s = h->service;
-	int err = gu_load_seqcst(&h->disabled) ? -EBUSY : gu_service_start(h, true);
-	if (err)
-		return err;
-	if (gu_unlikely(gu_finalizer_is_lost(h)))
-		gu_finalizer_fork_resume(h);
-	gu_store_seqcst(&s->ask_reason, reason);
-	uint32_t ticket = ask(s, in_stop);
-	ring(s);
-	return wait_for(h, ticket);
 }
 
 void gu_service_try(const struct gcuffd_heap *h, struct gu_request *r) { r->relief = gu_load_seqcst(&h->relief); }

@@ -115,11 +115,11 @@ static void release(struct gcuffd_heap *h, struct batch *e, struct gu_sweep_coun
 static void relieve(struct gcuffd_heap *h, uint32_t relief)
 {
 	gu_store_seqcst(&h->relief, relief);
-	if (gu_load_seqcst(&h->stalled)) /* counted before it waits */
+	if (gu_load_seqcst(&h->stalled)) /* .inv.sweep.relief */
 		gu_os->futex_wake(&h->relief, INT32_MAX);
 }
 
-void gu_sweep_relieve(struct gcuffd_heap *h)
+static void relieve_more(struct gcuffd_heap *h)
 {
 	uint32_t relief = gu_load_relaxed(&h->relief);
 	if ((relief + 1) % GU_RELIEF_CYCLE)
@@ -144,7 +144,7 @@ void gu_sweep(struct gcuffd_heap *h, struct gu_sweep_counts *c)
 			continue;
 		release(h, &empty, c);
 		told = c->listed_bytes;
-		gu_sweep_relieve(h);
+		relieve_more(h);
 	}
 	release(h, &empty, c);
 }

@@ -20,8 +20,7 @@ void gu_sweep(struct gcuffd_heap *heap, struct gu_sweep_counts *counts);
  * read it before, waits until it changes; within a cycle more is on its way then.
  */
 #define GU_RELIEF_CYCLE 0x10000u
-void gu_sweep_relieve(struct gcuffd_heap *heap);
-/* At a cycle's end, whatever came of it. */
+/* At a cycle's end, whatever came of it; the sweep does the rest by itself. */
 void gu_sweep_relieve_last(struct gcuffd_heap *heap);
 /* One block, for the planted fault. */
 void gu_sweep_early(struct gcuffd_heap *heap);
