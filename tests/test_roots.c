@@ -16,6 +16,7 @@
 
 #include "base/own.h"
 #include "core.h"
+#include "fake_os.h"
 #include "gc/roots.h"
 #include "sys/maps.h"
 #include "sys/os.h"
@@ -1218,6 +1219,91 @@ START_TEST(holes_stay_holes)
 }
 END_TEST
 
+/* ---- what took a range's place in a cycle ---- */
+
+#define TAKEN ((size_t)1 << 20)
+
+static struct {
+	char *at;
+	bool watched, done;
+	sem_t go, gone;
+	struct gcuffd_watch *watch;
+} taken;
+
+/* Not attached, so that no stop waits for it and its stack is no root. */
+static void *take_place(void *arg)
+{
+	(void)arg;
+	sem_wait(&taken.go);
+	must(!munmap(taken.at, TAKEN), "errno %d", errno);
+	must(mmap(taken.at, TAKEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == taken.at, "errno %d", errno);
+	*(void *volatile *)(taken.at + 8) = in_bss; /* from what is not read yet to what was */
+	in_bss = NULL;
+	if (taken.watched)
+		must_ok(gcuffd_watch_begin(taken.watch, taken.at, TAKEN, 0));
+	sem_post(&taken.gone);
+	return NULL;
+}
+
+/* When the range has been read. */
+static long take_when_read(pid_t pid, void *local, const void *remote, size_t len)
+{
+	long got = gu_os_linux.process_vm_readv(pid, local, remote, len);
+	if ((const char *)remote + len == taken.at + TAKEN && !taken.done) {
+		taken.done = true;
+		sem_post(&taken.go);
+		sem_wait(&taken.gone);
+	}
+	return got;
+}
+
+static void try_taken(int rung, bool watched)
+{
+	pthread_t thread;
+	taken.at = mmap(NULL, TAKEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	taken.watched = watched;
+	taken.done = false;
+	sem_init(&taken.go, 0, 0);
+	sem_init(&taken.gone, 0, 0);
+	ck_ok(gcuffd_root_add(heap, taken.at, TAKEN));
+	store(&in_bss);
+	scrub();
+	must_ok(pthread_create(&thread, NULL, take_place, NULL));
+	fake_install();
+	fake_os.process_vm_readv = take_when_read;
+	must_ok(gcuffd_collect(heap));
+	must_ok(pthread_join(thread, NULL));
+	fake_remove();
+	must(is_alive(heap, hidden), "rung %d, watched %d: what the new mapping points to was taken", rung, watched);
+	if (watched) {
+		struct gcuffd_run run;
+		void *next;
+		size_t n;
+		*(volatile char *)(taken.at + 8 * 4096) = 1;
+		ck_ok(gcuffd_collect(heap)); /* takes nothing from the watcher */
+		ck_ok(gcuffd_watch_collect(taken.watch, taken.at, TAKEN, &run, 1, &n, &next));
+		ck_assert(n == 1 && run.start == taken.at + 8 * 4096);
+		ck_ok(gcuffd_watch_end(taken.watch, taken.at, TAKEN));
+	}
+	ck_ok(gcuffd_root_remove(heap, taken.at));
+	munmap(taken.at, TAKEN);
+}
+
+/* Of the program's own, or of a watcher, who arms it: to the collector that looks as if nobody had written to it. */
+START_TEST(taken_in_a_cycle)
+{
+	NEED_RUNG(_i);
+	if (_i == GCUFFD_RUNG_STOP)
+		return;
+	heap = heap_make("rung=%s", rung_names[_i]); /* no verifier, which reads the range before */
+	ck_ok(gcuffd_watch_create(0, &taken.watch));
+	try_taken(_i, false);
+	try_taken(_i, true);
+	ck_ok(gcuffd_watch_destroy(taken.watch));
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 #define ADD(name) tcase_add_loop_test(test_case(suite, #name), name, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1)
 
 static Suite *make_suite(void)
@@ -1245,6 +1331,7 @@ static Suite *make_suite(void)
 	ADD(neighbouring_ranges);
 	ADD(shared_ranges);
 	ADD(ranges_shared_with_a_child);
+	ADD(taken_in_a_cycle);
 	ADD(very_many_mappings);
 	ADD(moves_between_mappings);
 	ADD(sparse_mappings);

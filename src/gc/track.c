@@ -264,6 +264,13 @@ int gu_track_foreign_arm(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
 	return err ? err : arm_range(h, start, end);
 }
 
+/* Registering anew what is registered changes nothing; EBUSY: it is another's. */
+bool gu_track_foreign_is_kept(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
+{
+	return !gu_scan_registered(h->tracker->pagemap, start, end) &&
+	       !gu_uffd_register(h->tracker->uffd, start, end - start, GU_UFFD_REGISTER_WP, NULL);
+}
+
 int gu_track_foreign_collect(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, bool rearm,
 			     void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {

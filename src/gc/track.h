@@ -36,6 +36,8 @@ void gu_track_disarm_blocks(struct gcuffd_heap *heap, struct gu_block *list);
 
 /* The same for the program's memory: -errno if the range can't be tracked. */
 int gu_track_foreign_arm(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end);
+/* The range is registered still, and with this heap's userfaultfd: what took its place may be another's by now, who arms it. */
+bool gu_track_foreign_is_kept(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end);
 int gu_track_foreign_collect(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end, bool rearm,
 			     void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
 /* Populated pages: of a stack in use elsewhere, of a file's private copy. false if there is no pagemap scan. */

@@ -69,6 +69,20 @@ int gu_scan_arm(int fd, uintptr_t start, uintptr_t end)
 	return 0;
 }
 
+int gu_scan_registered(int fd, uintptr_t start, uintptr_t end)
+{
+	struct gu_pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = GU_PM_SCAN_CHECK_WPASYNC,
+		.start = start,
+		.end = end,
+		.category_inverted = GU_PAGE_IS_WPALLOWED,
+		.category_mask = GU_PAGE_IS_WPALLOWED,
+	};
+	long result = gu_os->ioctl(fd, GU_PAGEMAP_SCAN, &arg);
+	return result < 0 ? (int)result : 0;
+}
+
 int gu_scan_written(int fd, uintptr_t start, uintptr_t end, bool rearm,
 		    void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {

@@ -40,6 +40,9 @@ int gu_scan_arm(int fd, uintptr_t start, uintptr_t end);
 int gu_scan_written(int fd, uintptr_t start, uintptr_t end, bool rearm,
 		    void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
 
+/* 0: all that is mapped in the range is registered for WP on some userfaultfd with WP_ASYNC; else -EPERM. Looks at no page. */
+int gu_scan_registered(int fd, uintptr_t start, uintptr_t end);
+
 /* The same for pages in memory or in swap alone: holes and the shared zero page cost no page tables, and hold nothing. */
 int gu_scan_arm_populated(int fd, uintptr_t start, uintptr_t end);
 int gu_scan_written_populated(int fd, uintptr_t start, uintptr_t end, bool rearm,
