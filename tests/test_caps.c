@@ -42,6 +42,8 @@ static void check_table(const struct gu_caps *caps)
 	ck_assert(!caps->has_rwp_async || caps->has_rwp);
 	ck_assert(caps->has_move == caps->list[GU_CAP_MOVE].has);
 	ck_assert(!caps->has_wp_holes || caps->has_wp_async);
+	ck_assert(!caps->has_wp_short || caps->has_wp_async);
+	ck_assert(caps->has_wp_short == caps->list[GU_CAP_WP_SHORT].has);
 	ck_assert(caps->has_poison == caps->list[GU_CAP_POISON].has);
 	ck_assert(caps->has_wp_holes == caps->list[GU_CAP_WP_HOLES].has);
 	ck_assert(caps->has_set_mode == caps->list[GU_CAP_SET_MODE].has);
@@ -392,6 +394,37 @@ START_TEST(holes_may_not_be_told)
 }
 END_TEST
 
+/* Like kernels before 6.8.10: in the short way the entry of a poisoned page that is armed looks as if it were not. */
+static uintptr_t poisoned;
+
+static long reads_swap_wrong(int fd, unsigned long request, void *arg)
+{
+	struct gu_pm_scan_arg *scan = arg;
+	if (request == GU_UFFDIO_POISON)
+		poisoned = ((struct gu_uffdio_poison *)arg)->range.start;
+	if (request != GU_PAGEMAP_SCAN || scan->start != poisoned || scan->flags || scan->category_mask != GU_PAGE_IS_WRITTEN || scan->category_anyof_mask)
+		return gu_os_linux.ioctl(fd, request, arg);
+	*(struct gu_page_region *)(uintptr_t)scan->vec = (struct gu_page_region){poisoned, poisoned + GU_PAGE, GU_PAGE_IS_WRITTEN};
+	scan->walk_end = scan->end;
+	return 1;
+}
+
+START_TEST(swap_may_be_read_wrong)
+{
+	int best = auto_rung();
+	if (!gu_caps()->has_poison || !gu_caps()->has_wp_async)
+		GU_LACKS("poison", "no UFFDIO_POISON, or no async write-protect");
+	ck_assert(gu_caps()->has_wp_short); /* where this runs */
+	use_fake();
+	poisoned = 0;
+	fake_os.ioctl = reads_swap_wrong;
+	const struct gu_caps *caps = probe();
+	ck_assert(caps->has_wp_async && !caps->has_wp_short);
+	ck_assert_int_eq(caps->list[GU_CAP_WP_SHORT].error, 0);
+	ck_assert_int_eq(auto_rung(), best);
+}
+END_TEST
+
 /* As nobody. 0, or the number of what is wrong. */
 static int try_unprivileged(void)
 {
@@ -437,6 +470,7 @@ static Suite *make_suite(void)
 	tcase_add_test(fakes, a_kernel_that_lies_is_found_out);
 	tcase_add_test(fakes, a_fork_elsewhere_does_not_hide_move);
 	tcase_add_test(fakes, holes_may_not_be_told);
+	tcase_add_test(fakes, swap_may_be_read_wrong);
 	return suite;
 }
 

@@ -19,6 +19,7 @@ static const char *const what[GU_CAP_COUNT] = {
 	[GU_CAP_KERNEL_FAULTS] = "userfaultfd for faults in system calls",
 	[GU_CAP_PAGEMAP_SCAN] = "PAGEMAP_SCAN",
 	[GU_CAP_WP_ASYNC] = "async write-protect: which pages were written",
+	[GU_CAP_WP_SHORT] = "a faster scan for what is written: shorter stops",
 	[GU_CAP_WP_HOLES] = "pages that have no page table read as written: fewer scans for watchers",
 	[GU_CAP_MOVE] = "UFFDIO_MOVE: pages can be moved out",
 	[GU_CAP_POISON] = "UFFDIO_POISON",

@@ -122,6 +122,8 @@ static int read_range(const struct gcuffd_heap *h, uintptr_t start, uintptr_t en
 		      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
 	bool all = gu_heap_without(h, GU_WITHOUT_populated);
+	if (!all && !rearm && gu_caps()->has_wp_short)
+		return gu_scan_written_short(h->tracker->pagemap, start, end, visit, data);
 	return (all ? gu_scan_written : gu_scan_written_populated)(h->tracker->pagemap, start, end, rearm, visit, data);
 }
 

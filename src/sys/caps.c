@@ -158,6 +158,26 @@ static int probe_wp_async(struct gu_caps *caps, const struct scratch *s)
 	return expect_written(s, false, 2);
 }
 
+/*
+ * Before 6.8.10 and 6.9 the short way takes a bit of a swap slot's number for the write-protection of what is in it. The entry of a
+ * poisoned page is of the same form; this one is armed, and has that bit clear. Nobody touches it.
+ */
+static int probe_wp_short(struct gu_caps *caps, const struct scratch *s)
+{
+	(void)caps;
+	int result = register_both(s, GU_UFFD_REGISTER_WP);
+	s->mem[GU_PAGE] = 1;
+	if (!result)
+		result = gu_uffd_poison(s->uffd, page_at(s, 0), GU_PAGE, 0, NULL);
+	if (!result)
+		result = gu_scan_arm_populated(s->pagemap, page_at(s, 0), page_at(s, 2));
+	if (result)
+		return result;
+	struct seen seen = {s, 0};
+	result = gu_scan_written(s->pagemap, page_at(s, 0), page_at(s, 2), false, note_run, &seen);
+	return result ? result : seen.pages ? -EOPNOTSUPP : 0;
+}
+
 static void count_bytes(void *data, uintptr_t start, uintptr_t end) { *(size_t *)data += end - start; }
 
 /* Nobody touches the memory: it has no page table. */
@@ -283,6 +303,8 @@ static const struct spec specs[GU_CAP_COUNT] = {
 		"and a dumpable process", 0, 0, probe_pagemap_scan},
 	[GU_CAP_WP_ASYNC] = {"wp-async", "Linux 6.7", BIT(GU_CAP_UFFD) | BIT(GU_CAP_PAGEMAP_SCAN),
 		GU_UFFD_FEATURE_WP_ASYNC, probe_wp_async},
+	[GU_CAP_WP_SHORT] = {"wp-short", "Linux 6.9, or 6.8.10", BIT(GU_CAP_WP_ASYNC),
+		GU_UFFD_FEATURE_WP_ASYNC | GU_UFFD_FEATURE_POISON, probe_wp_short},
 	[GU_CAP_WP_HOLES] = {"wp-holes", "Linux 7.3, or an update of 2026 to an older one", BIT(GU_CAP_WP_ASYNC),
 		GU_UFFD_FEATURE_WP_ASYNC, probe_wp_holes},
 	[GU_CAP_MOVE] = {"move", "Linux 6.8", BIT(GU_CAP_UFFD), GU_UFFD_FEATURE_MOVE, probe_move},
@@ -364,6 +386,7 @@ static void set_flags(struct gu_caps *caps)
 	caps->has_kernel_faults = list[GU_CAP_KERNEL_FAULTS].has;
 	caps->has_pagemap_scan = list[GU_CAP_PAGEMAP_SCAN].has;
 	caps->has_wp_async = list[GU_CAP_WP_ASYNC].has;
+	caps->has_wp_short = list[GU_CAP_WP_SHORT].has;
 	caps->has_wp_holes = list[GU_CAP_WP_HOLES].has;
 	caps->has_move = list[GU_CAP_MOVE].has;
 	caps->has_poison = list[GU_CAP_POISON].has;

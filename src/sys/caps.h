@@ -18,6 +18,7 @@ enum gu_cap {
 	GU_CAP_KERNEL_FAULTS, /* one that handles faults of system calls too */
 	GU_CAP_PAGEMAP_SCAN,
 	GU_CAP_WP_ASYNC,      /* first writes are noted and pages re-armed, through scan.h */
+	GU_CAP_WP_SHORT,      /* PAGEMAP_SCAN's short way, for who asks for what is written alone, reads entries of pages that are not present right */
 	GU_CAP_WP_HOLES,      /* what is registered for it reads as written where it has no page table, too */
 	GU_CAP_MOVE,
 	GU_CAP_POISON,
@@ -43,6 +44,7 @@ struct gu_caps {
 	bool has_kernel_faults;
 	bool has_pagemap_scan;
 	bool has_wp_async;
+	bool has_wp_short;
 	bool has_wp_holes;
 	bool has_move;
 	bool has_poison;

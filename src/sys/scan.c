@@ -94,8 +94,8 @@ int gu_scan_written(int fd, uintptr_t start, uintptr_t end, bool rearm,
 	return scan_range(fd, arg, start, end, visit, data);
 }
 
-static int scan_populated(int fd, uintptr_t start, uintptr_t end, bool rearm,
-			  void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+int gu_scan_written_populated(int fd, uintptr_t start, uintptr_t end, bool rearm,
+			      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
 	struct gu_pm_scan_arg arg = {
 		.flags = rearm ? GU_PM_SCAN_WP_MATCHING | GU_PM_SCAN_CHECK_WPASYNC : 0,
@@ -118,7 +118,7 @@ struct look {
 static void look_again(struct look *l)
 {
 	if (l->end > l->start && !l->err)
-		l->err = scan_populated(l->fd, l->start, l->end, false, l->visit, l->data);
+		l->err = gu_scan_written_populated(l->fd, l->start, l->end, false, l->visit, l->data);
 	l->start = l->end = 0;
 }
 
@@ -137,18 +137,12 @@ static void note_found(void *data, uintptr_t start, uintptr_t end)
  * Where nothing is armed, in the remark above all, most pages are clean. The kernel has a short way for who asks for what is written
  * and nothing else, which takes half the time for a page; it reports holes and zero pages too. Only what it reports is looked at in full.
  */
-static int scan_twice(int fd, uintptr_t start, uintptr_t end, void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+int gu_scan_written_short(int fd, uintptr_t start, uintptr_t end, void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
 	struct look l = {.fd = fd, .visit = visit, .data = data};
 	int err = gu_scan_written(fd, start, end, false, note_found, &l);
 	look_again(&l);
 	return err ? err : l.err;
-}
-
-int gu_scan_written_populated(int fd, uintptr_t start, uintptr_t end, bool rearm,
-			      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
-{
-	return rearm ? scan_populated(fd, start, end, true, visit, data) : scan_twice(fd, start, end, visit, data);
 }
 
 static void ignore(void *data, uintptr_t start, uintptr_t end) { (void)data, (void)start, (void)end; }
