@@ -519,6 +519,52 @@ START_TEST(while_pages_go_and_come)
 }
 END_TEST
 
+/* ---- the zero page ---- */
+
+static char *cleared; /* a page that is in the file */
+
+/* When it has been written: clears it, and makes the kernel split its huge page, where it finds nothing but zeros then. */
+static long clear_when_written(int fd, const struct iovec *pieces, int n, off_t at)
+{
+	long done = gu_os_linux.pwritev(fd, pieces, n, at);
+	for (int i = 0; i < n && cleared; i++) {
+		if ((char *)pieces[i].iov_base > cleared || (char *)pieces[i].iov_base + pieces[i].iov_len <= cleared)
+			continue;
+		memset(cleared, 0, GU_PAGE);
+		must(!madvise(cleared, GU_PAGE, MADV_COLD), "errno %d", errno);
+		cleared = NULL;
+	}
+	return done;
+}
+
+START_TEST(zeros_where_a_huge_page_was)
+{
+	enum { PAGES = 64 << 8 }; /* 64 MiB: from 32 on they are huge */
+	NEED_RUNG(_i);
+	take_name();
+	heap = heap_make("rung=%s,verify=1,reservation=1G", rung_names[_i]);
+	static char *big; /* a root */
+	big = gcuffd_alloc_atomic(heap, PAGES * GU_PAGE);
+	for (size_t i = 0; i < PAGES; i++)
+		*(size_t *)(big + i * GU_PAGE) = i + 1, *(size_t *)(big + i * GU_PAGE + 2048) = ~i;
+	size_t page = PAGES / 4 * 3 + 77;
+	cleared = big + page * GU_PAGE;
+	fake_install();
+	fake_os.pwritev = clear_when_written;
+	save(big);
+	fake_remove();
+	ck_assert_ptr_null(cleared);
+	end_heap();
+	load(_i);
+	big = hidden_root();
+	for (size_t i = 0; i < PAGES; i++)
+		must(*(size_t *)(big + i * GU_PAGE) == (i == page ? 0 : i + 1), "page %zu has %zu", i, *(size_t *)(big + i * GU_PAGE));
+	big = NULL;
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
 /* ---- what is not reachable ---- */
 
 static size_t image_size(void)
@@ -1694,6 +1740,7 @@ static Suite *image_suite(void)
 	tcase_add_loop_test(c, while_pages_go_and_come, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, forked_while_saving, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, while_mutators_run, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, zeros_where_a_huge_page_was, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, no_larger_beside_writers, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "reachable");
 	tcase_add_loop_test(c, dead_is_left_out, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);

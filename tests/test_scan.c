@@ -323,16 +323,16 @@ START_TEST(populated_pages_alone)
 	do {
 		fill_anew(&rng, fill);
 		for (int how = 0; how < 3; how++) {
-			bool rearm = how == 2;
+			bool rearm = how == 2, zeros = test_below(&rng, 2);
 			size_t from = test_below(&rng, 2) ? test_below(&rng, MAX_PAGES) : 0;
 			memset(&set, 0, sizeof(set));
 			set.base = page_at(0);
 			if (how)
-				ck_ok(gu_scan_written_populated(heap.pagemap, page_at(from), page_at(MAX_PAGES), rearm, add_run, &set));
+				ck_ok(gu_scan_written_populated(heap.pagemap, page_at(from), page_at(MAX_PAGES), rearm, zeros, add_run, &set));
 			else
-				ck_ok(gu_scan_written_short(heap.pagemap, page_at(from), page_at(MAX_PAGES), add_run, &set));
+				ck_ok(gu_scan_written_short(heap.pagemap, page_at(from), page_at(MAX_PAGES), zeros, add_run, &set));
 			for (size_t i = 0; i < MAX_PAGES; i++)
-				if (set.has[i] != (i >= from && fill[i] == DIRTY))
+				if (set.has[i] != (i >= from && (fill[i] == DIRTY || (zeros && fill[i] == ZERO))))
 					ck_abort_msg("page %zu, of kind %d, rearm %d", i, (int)fill[i], rearm);
 		}
 	} while (test_now_ns() < stop);
@@ -537,10 +537,10 @@ START_TEST(second_looks_that_fail)
 		write_page(i);
 	fake_install();
 	fake_fail_ioctl(GU_PAGEMAP_SCAN, 2, -ENOMEM);
-	ck_assert_int_eq(gu_scan_written_short(heap.pagemap, page_at(0), page_at(10), add_bytes, &sum), -ENOMEM);
+	ck_assert_int_eq(gu_scan_written_short(heap.pagemap, page_at(0), page_at(10), false, add_bytes, &sum), -ENOMEM);
 	ck_assert_uint_eq(sum, 0);
 	fake_clear();
-	ck_ok(gu_scan_written_short(heap.pagemap, page_at(0), page_at(10), add_bytes, &sum));
+	ck_ok(gu_scan_written_short(heap.pagemap, page_at(0), page_at(10), false, add_bytes, &sum));
 	ck_assert_uint_eq(sum, 9 * GU_PAGE);
 }
 END_TEST

@@ -121,10 +121,13 @@ static int arm_range(const struct gcuffd_heap *h, uintptr_t start, uintptr_t end
 static int read_range(const struct gcuffd_heap *h, uintptr_t start, uintptr_t end, bool rearm,
 		      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
-	bool all = gu_heap_without(h, GU_WITHOUT_populated);
-	if (!all && !rearm && gu_caps()->has_wp_short)
-		return gu_scan_written_short(h->tracker->pagemap, start, end, visit, data);
-	return (all ? gu_scan_written : gu_scan_written_populated)(h->tracker->pagemap, start, end, rearm, visit, data);
+	int fd = h->tracker->pagemap;
+	bool zeros = h->tracker->all; /* what was written to an image may be zeros by now (.inv.image.zeros); to markers they are nothing */
+	if (gu_heap_without(h, GU_WITHOUT_populated))
+		return gu_scan_written(fd, start, end, rearm, visit, data);
+	if (!rearm && gu_caps()->has_wp_short)
+		return gu_scan_written_short(fd, start, end, zeros, visit, data);
+	return gu_scan_written_populated(fd, start, end, rearm, zeros, visit, data);
 }
 
 static int arm_run(struct gcuffd_heap *h, uintptr_t start, uintptr_t end, void *data)

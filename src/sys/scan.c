@@ -94,13 +94,14 @@ int gu_scan_written(int fd, uintptr_t start, uintptr_t end, bool rearm,
 	return scan_range(fd, arg, start, end, visit, data);
 }
 
-int gu_scan_written_populated(int fd, uintptr_t start, uintptr_t end, bool rearm,
+int gu_scan_written_populated(int fd, uintptr_t start, uintptr_t end, bool rearm, bool zeros,
 			      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
+	uint64_t none_of = zeros ? 0 : GU_PAGE_IS_PFNZERO;
 	struct gu_pm_scan_arg arg = {
 		.flags = rearm ? GU_PM_SCAN_WP_MATCHING | GU_PM_SCAN_CHECK_WPASYNC : 0,
-		.category_inverted = GU_PAGE_IS_PFNZERO,
-		.category_mask = GU_PAGE_IS_WRITTEN | GU_PAGE_IS_PFNZERO,
+		.category_inverted = none_of,
+		.category_mask = GU_PAGE_IS_WRITTEN | none_of,
 		.category_anyof_mask = GU_PAGE_IS_PRESENT | GU_PAGE_IS_SWAPPED,
 		.return_mask = GU_PAGE_IS_WRITTEN,
 	};
@@ -110,6 +111,7 @@ int gu_scan_written_populated(int fd, uintptr_t start, uintptr_t end, bool rearm
 /* What the first look found and the second has not been at. */
 struct look {
 	int fd, err;
+	bool zeros;
 	uintptr_t start, end;
 	void (*visit)(void *data, uintptr_t start, uintptr_t end);
 	void *data;
@@ -118,7 +120,7 @@ struct look {
 static void look_again(struct look *l)
 {
 	if (l->end > l->start && !l->err)
-		l->err = gu_scan_written_populated(l->fd, l->start, l->end, false, l->visit, l->data);
+		l->err = gu_scan_written_populated(l->fd, l->start, l->end, false, l->zeros, l->visit, l->data);
 	l->start = l->end = 0;
 }
 
@@ -137,9 +139,9 @@ static void note_found(void *data, uintptr_t start, uintptr_t end)
  * Where nothing is armed, in the remark above all, most pages are clean. The kernel has a short way for who asks for what is written
  * and nothing else, which takes half the time for a page; it reports holes and zero pages too. Only what it reports is looked at in full.
  */
-int gu_scan_written_short(int fd, uintptr_t start, uintptr_t end, void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
+int gu_scan_written_short(int fd, uintptr_t start, uintptr_t end, bool zeros, void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data)
 {
-	struct look l = {.fd = fd, .visit = visit, .data = data};
+	struct look l = {.fd = fd, .zeros = zeros, .visit = visit, .data = data};
 	int err = gu_scan_written(fd, start, end, false, note_found, &l);
 	look_again(&l);
 	return err ? err : l.err;
@@ -150,7 +152,7 @@ static void ignore(void *data, uintptr_t start, uintptr_t end) { (void)data, (vo
 /* With a vector: without one the kernel leaves markers in holes too, which look like swap ever after. */
 int gu_scan_arm_populated(int fd, uintptr_t start, uintptr_t end)
 {
-	return gu_scan_written_populated(fd, start, end, true, ignore, NULL);
+	return gu_scan_written_populated(fd, start, end, true, false, ignore, NULL);
 }
 
 int gu_scan_present(int fd, uintptr_t start, uintptr_t end, bool anon_only,
