@@ -438,7 +438,7 @@ START_TEST(watchers)
 		GU_SKIP("no memory of kind %d", _i);
 	watch_work(kind, accesses, 0, plain);
 	const unsigned of_watching = GU_WITHOUT_unarmed | GU_WITHOUT_cheap | GU_WITHOUT_holes | GU_WITHOUT_direct | GU_WITHOUT_full |
-				     GU_WITHOUT_quick;
+				     GU_WITHOUT_quick | GU_WITHOUT_short;
 	for (size_t n = 0; n < NAMES; n++) {
 		if (all[n].bit && !(all[n].bit & of_watching))
 			continue;

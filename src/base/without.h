@@ -33,6 +33,7 @@
 
 #define GU_WITHOUT_OF_PROCESS(X) \
 	X(membarrier) /* a stop makes mutators see a new phase */ \
+	X(short)     /* scans take the kernel's full way, also where its short one tells all that is needed (wp-short) */ \
 	X(unarmed)   /* watching: the slower scans of anonymous memory at once, not where a cheap one found something */ \
 	X(cheap)     /* watching: empty anonymous pages are armed for everybody */ \
 	X(holes)     /* watching: page tables that are missing are looked for, also where the kernel tells */ \

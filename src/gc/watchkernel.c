@@ -43,7 +43,7 @@ static struct {
 
 static struct gu_watch_loan *loans; /* guard: gu_watch_lock */
 
-struct gu_watch_fds gu_watch_fds = {-1, -1, false};
+struct gu_watch_fds gu_watch_fds = {.uffd = -1, .pagemap = -1};
 
 /* ---- descriptors ---- */
 
@@ -110,6 +110,7 @@ static int open_context(bool events)
 	context.uffd.fd = context.pagemap.fd = -1;
 	if (!gu_caps()->has_wp_async)
 		return -EOPNOTSUPP;
+	bool short_way = gu_caps()->has_wp_short && !gu_is_without(GU_WITHOUT_short);
 	int err = make_alive();
 	if (!err)
 		err = open_files(events);
@@ -117,7 +118,8 @@ static int open_context(bool events)
 		gu_watch_fds = (struct gu_watch_fds){
 			.uffd = context.uffd.fd,
 			.pagemap = context.pagemap.fd,
-			.tells_holes = gu_caps()->has_wp_holes && !gu_is_without(GU_WITHOUT_holes),
+			.short_way = short_way,
+			.tells_holes = short_way && gu_caps()->has_wp_holes && !gu_is_without(GU_WITHOUT_holes),
 		};
 	if (!err && events)
 		err = gu_watch_reader_start(context.uffd.fd);

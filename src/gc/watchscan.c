@@ -211,12 +211,13 @@ static int scan_dropped_anon(struct look *l, const struct gu_watch_range *p)
 	return scan_populated(l, arg, p, take_populated, l);
 }
 
+/* Who asks for more than what is written makes the kernel go its full way, which tells no empty pages. */
 static struct gu_pm_scan_arg written_or_empty(const struct look *l)
 {
 	return (struct gu_pm_scan_arg){
 		.flags = flags_of(l),
 		.category_mask = GU_PAGE_IS_WRITTEN,
-		.return_mask = GU_PAGE_IS_WRITTEN,
+		.return_mask = GU_PAGE_IS_WRITTEN | (gu_watch_fds.short_way ? 0 : GU_PAGE_IS_WPALLOWED),
 	};
 }
 

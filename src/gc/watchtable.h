@@ -133,7 +133,8 @@ int gu_watch_verify(struct gu_watch_range *piece);
 
 struct gu_watch_fds {
 	int uffd, pagemap;
-	bool tells_holes; /* a registered range reads as written where it has no page table: gu_caps()->has_wp_holes */
+	bool short_way;   /* the kernel's short way tells pages in swap right: gu_caps()->has_wp_short */
+	bool tells_holes; /* and it tells a registered range as written where it has no page table: gu_caps()->has_wp_holes */
 };
 
 extern struct gu_watch_fds gu_watch_fds __attribute__((visibility("hidden"))); /* guard: gu_watch_lock */
