@@ -10,7 +10,7 @@
  * Where they turn out to have become slower, the cycle is due earlier after all: then nobody needs to wait.
  *
  * Mutators that outrun a cycle are slowed down, by naps in proportion to what they allocate, over the second half of the way
- * from where the cycle was due to the ceiling, but not within 16 MiB. Only at the ceiling do they wait until the cycle frees something, which may be long.
+ * from where the cycle was due to the ceiling, but not within 16 MiB. Only at the ceiling do they wait until it is raised or the cycle is over, which may be long.
  */
 #ifndef GU_CTL_PACER_H
 #define GU_CTL_PACER_H
@@ -51,7 +51,7 @@ uint64_t gu_pacer_revise(struct gu_pacer *pacer, uint64_t bytes_per_s);
 uint64_t gu_pacer_ceiling(uint64_t next);
 
 #define GU_PACER_WAIT UINT64_MAX
-/* How long, in ns, who wants bytes more naps, with so much allocated; GU_PACER_WAIT: until the cycle frees something. */
+/* How long, in ns, who wants bytes more naps, with so much allocated; GU_PACER_WAIT: as long as the ceiling stands. */
 uint64_t gu_pacer_nap(uint64_t allocated, uint64_t trigger, uint64_t ceiling, uint64_t bytes);
 /* The same while the heap is saved, which writes all that is new. pace: naps are so many times as long. */
 uint64_t gu_pacer_nap_saving(uint64_t bytes, uint32_t pace);

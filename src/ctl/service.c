@@ -275,10 +275,15 @@ void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 	if (!is_coming(s))
 		return;
 	gu_store_relaxed(&s->outrun, 1);
-	if (ns == GU_PACER_WAIT)
-		wait_relief(h, relief);
-	else
+	if (ns != GU_PACER_WAIT) {
 		nap(h, ns);
+		return;
+	}
+	while (wait_relief(h, relief)) { /* who goes on takes an object of any size: 2 MiB are no reason to, beyond the ceiling */
+		relief = gu_load_seqcst(&h->relief);
+		if (gu_load_relaxed(&h->allocated) < gu_load_relaxed(&h->ceiling))
+			return;
+	}
 }
 
 void gu_service_try(const struct gcuffd_heap *h, struct gu_request *r) { r->relief = gu_load_seqcst(&h->relief); }
@@ -397,7 +402,7 @@ static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
 	uint64_t reusable = (used > held ? used - held : 0) + c->swept.listed_bytes;
 	uint64_t since = gu_load_relaxed(&h->allocated) - c->allocated_before - c->allocated_during; /* of what the sweep gave back, some is taken */
 	struct gu_pacer_cycle p = {
-		.live = c->swept.live_bytes + since,
+		.live = c->swept.live_bytes,
 		.resident = resident,
 		.reusable = reusable > since ? reusable - since : 0,
 		.duration_ns = c->mark_ns + c->preclean_ns,
