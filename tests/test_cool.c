@@ -367,7 +367,7 @@ static int fill_group(int rung)
 	for (size_t i = 0; i < GU_ARRAY_LEN(parts); i++) {
 		parts[i] = make_pages(NULL, 512);
 		usleep(20000);
-		if (!wait_for(cold_of(heap).target_bytes != UINT64_MAX && resident() < cold_of(heap).target_bytes)) { /* not faster than the hand */
+		if (!wait_for(cold_of(heap).target_bytes != UINT64_MAX && resident() <= cold_of(heap).target_bytes)) { /* not faster than the hand */
 			struct gcuffd_cold_stats s = cold_of(heap);
 			printf("part %zu: resident %zu KiB, target %lu KiB, out %lu pages, probation %lu ms after %lu backoffs\n", i, resident() >> 10,
 			       (unsigned long)s.target_bytes >> 10, (unsigned long)s.out_pages, (unsigned long)s.probation_ns / 1000000, (unsigned long)s.backoffs);
