@@ -327,7 +327,7 @@ static size_t scan_written(struct gcuffd_heap *h, struct gu_marker *m, const str
 {
 	/* whole pages: what lies beside the range is not reported again to another range that shares its first or last page */
 	struct clip c = {m, gu_align_down(start, GU_PAGE), gu_align_up(end, GU_PAGE), 0};
-	/* re-arming makes the kernel say so if the range was unmapped and mapped anew */
+	/* .inv.root.tracked: it may have been unmapped, and mapped anew; re-arming makes the kernel say so */
 	if (!gu_track_foreign_is_kept(h, c.start, c.end) || gu_track_foreign_collect(h, c.start, c.end, true, scan_clipped, &c))
 		scan_root(h, m, r, start, end);
 	return c.pages;

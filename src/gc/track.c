@@ -125,7 +125,7 @@ static int read_range(const struct gcuffd_heap *h, uintptr_t start, uintptr_t en
 	bool zeros = h->tracker->all; /* what was written to an image may be zeros by now (.inv.image.zeros); to markers they are nothing */
 	if (gu_heap_without(h, GU_WITHOUT_populated))
 		return gu_scan_written(fd, start, end, rearm, visit, data);
-	if (!rearm && gu_caps()->has_wp_short && !gu_is_without(GU_WITHOUT_short))
+	if (!rearm && gu_scan_has_short())
 		return gu_scan_written_short(fd, start, end, zeros, visit, data);
 	return gu_scan_written_populated(fd, start, end, rearm, zeros, visit, data);
 }

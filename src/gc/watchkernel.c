@@ -110,7 +110,6 @@ static int open_context(bool events)
 	context.uffd.fd = context.pagemap.fd = -1;
 	if (!gu_caps()->has_wp_async)
 		return -EOPNOTSUPP;
-	bool short_way = gu_caps()->has_wp_short && !gu_is_without(GU_WITHOUT_short);
 	int err = make_alive();
 	if (!err)
 		err = open_files(events);
@@ -118,8 +117,8 @@ static int open_context(bool events)
 		gu_watch_fds = (struct gu_watch_fds){
 			.uffd = context.uffd.fd,
 			.pagemap = context.pagemap.fd,
-			.short_way = short_way,
-			.tells_holes = short_way && gu_caps()->has_wp_holes && !gu_is_without(GU_WITHOUT_holes),
+			.short_way = gu_scan_has_short(),
+			.tells_holes = gu_scan_has_short() && gu_caps()->has_wp_holes && !gu_is_without(GU_WITHOUT_holes),
 		};
 	if (!err && events)
 		err = gu_watch_reader_start(context.uffd.fd);

@@ -12,6 +12,8 @@
 
 #include "base/atomic.h"
 #include "base/check.h"
+#include "base/without.h"
+#include "sys/caps.h"
 #include "sys/os.h"
 #include "sys/uapi.h"
 
@@ -134,6 +136,8 @@ static void note_found(void *data, uintptr_t start, uintptr_t end)
 	}
 	l->end = end;
 }
+
+bool gu_scan_has_short(void) { return gu_caps()->has_wp_short && !gu_is_without(GU_WITHOUT_short); }
 
 /*
  * Where nothing is armed, in the remark above all, most pages are clean. The kernel has a short way for who asks for what is written

@@ -40,9 +40,6 @@ int gu_scan_arm(int fd, uintptr_t start, uintptr_t end);
 int gu_scan_written(int fd, uintptr_t start, uintptr_t end, bool rearm,
 		    void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
 
-/* 0: all that is mapped in the range is registered for WP on some userfaultfd with WP_ASYNC; else -EPERM. Looks at no page. */
-int gu_scan_registered(int fd, uintptr_t start, uintptr_t end);
-
 /*
  * The same for pages in memory or in swap alone: holes and the shared zero page cost no page tables, and hold nothing. zeros: but what holds
  * nothing is told too if it is the zero page, for the kernel puts that where it finds nothing but zeros as it splits a huge page (6.12), or
@@ -52,8 +49,13 @@ int gu_scan_arm_populated(int fd, uintptr_t start, uintptr_t end);
 int gu_scan_written_populated(int fd, uintptr_t start, uintptr_t end, bool rearm, bool zeros,
 			      void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
 
-/* The same without arming, where gu_caps()->has_wp_short: faster where most pages are clean. */
+/* The same without arming, for who has asked gu_scan_has_short(): faster where most pages are clean. */
 int gu_scan_written_short(int fd, uintptr_t start, uintptr_t end, bool zeros, void (*visit)(void *data, uintptr_t start, uintptr_t end), void *data);
+/* The kernel's short way tells all that was written (gu_caps()->has_wp_short), and is not to be left out. */
+bool gu_scan_has_short(void);
+
+/* 0: all that is mapped in the range is registered for WP on some userfaultfd with WP_ASYNC; else -EPERM. Looks at no page. */
+int gu_scan_registered(int fd, uintptr_t start, uintptr_t end);
 
 /*
  * Visits the pages that are in memory or in swap, the shared zero page excepted. anon_only: not those that
