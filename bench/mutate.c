@@ -6,7 +6,9 @@
  * cluster by a newly allocated one: so the live size stays the same, garbage arises everywhere,
  * and nearly every operation writes to another old page. Between operations the thread reads the
  * clock; every gap over 50 us goes into a histogram. All systems do the same operations: those that
- * fell due in a pause are made up for.
+ * fell due in a pause are made up for. Before that part as many operations as there are heads are done
+ * untimed, as fast as they go, that memory is measured which the machine has, and a heap that has
+ * reached its size; --fresh leaves them out.
  *
  * One thread runs all of it. A node is 56 bytes, so that libgc's extra byte keeps it in a cell of 64.
  */
@@ -153,13 +155,24 @@ static void do_operation(uint64_t number, uint64_t now)
 	free_cluster(old);
 }
 
+/* As much is replaced as there is. How many operations that took. */
+static uint64_t warm_up(const struct bench_args *args)
+{
+	uint64_t n = args->idle || args->fresh || args->measure_live ? 0 : heads;
+
+	for (uint64_t i = 0; i < n; i++)
+		do_operation(i, 0);
+	memset(&pages, 0, sizeof(pages));
+	return n;
+}
+
 struct outcome {
 	uint64_t operations;
 	uint64_t late_max_ns;
 	uint64_t end_ns;
 };
 
-static struct outcome run_schedule(const struct bench_args *args, uint64_t start)
+static struct outcome run_schedule(const struct bench_args *args, uint64_t start, uint64_t done)
 {
 	uint64_t total = (uint64_t)(args->rate * args->seconds), end = start + (uint64_t)(args->seconds * 1e9);
 	uint64_t due = start, last = start, now;
@@ -176,7 +189,7 @@ static struct outcome run_schedule(const struct bench_args *args, uint64_t start
 			continue;
 		if (now - due > out.late_max_ns)
 			out.late_max_ns = now - due;
-		do_operation(out.operations++, now);
+		do_operation(done + out.operations++, now);
 		due = start + out.operations * 1000000000u / args->rate;
 	}
 	out.end_ns = now;
@@ -205,15 +218,17 @@ static void report_work(const struct bench_args *args, const struct outcome *out
 
 static void run(const struct bench_args *args)
 {
-	uint64_t begin = bench_now(), start, cycles;
+	uint64_t begin = bench_now(), start, done, cycles;
 	struct outcome out;
 
 	build_graph(args);
 	start = bench_now();
-	cycles = sys_cycles();
 	bench_emit_float("build_s", (double)(start - begin) / 1e9);
+	done = warm_up(args);
+	bench_emit_float("warm_s", (double)(bench_now() - start) / 1e9);
+	cycles = sys_cycles();
 	start = bench_now();
-	out = run_schedule(args, start);
+	out = run_schedule(args, start, done);
 	if (!SYS_MANUAL)
 		bench_emit_int("cycles_run", sys_cycles() - cycles);
 	report_gaps();

@@ -27,6 +27,7 @@ static const struct option long_options[] = {
 	{ "seconds", required_argument, NULL, 't' },
 	{ "measure-live", no_argument, NULL, 'm' },
 	{ "idle", no_argument, NULL, 'i' },
+	{ "fresh", no_argument, NULL, 256 },
 	{ "incremental", no_argument, NULL, 'I' },
 	{ "base-only", no_argument, NULL, 'b' },
 	{ "mode", required_argument, NULL, 'M' },
@@ -61,7 +62,7 @@ static _Noreturn void usage(const char *program)
 {
 	fprintf(stderr,
 		"usage: %s [--limit BYTES] [--heap BYTES] [--seed N] [--depth N] [--live MIB] [--seconds S]\n"
-		"       [--rate N] [--cluster DEPTH] [--idle] [--incremental] [--base-only] [--measure-live]\n"
+		"       [--rate N] [--cluster DEPTH] [--idle] [--fresh] [--incremental] [--base-only] [--measure-live]\n"
 		"       [--mode spin|sleep|sigbus|threads4] [--around BYTES] [--gap US] [--touchers N] [--fetch US] [--threads N] [--running N] [--sequential]\n"
 		"       [--systems LIST] [--rounds N] [--memory anon|shmem|hugetlb] [--thp] [--dirty PERCENT] [--empty PERCENT] [--large MIB]\n"
 		"       [--target MIB] [--store-memory MIB] [--store-file MIB] [--collections N] [--settle S] [--fork] [--verify] [--steps] [--rung NAME]\n"
@@ -134,6 +135,7 @@ static void apply_option(struct bench_args *args, int c, const char *program)
 	case 't': args->seconds = parse_number(program, optarg, 0.01, 86400); break;
 	case 'm': args->measure_live = true; break;
 	case 'i': args->idle = true; break;
+	case 256: args->fresh = true; break;
 	case 'I': args->incremental = true; break;
 	case 'b': args->base_only = true; break;
 	case 'M': args->mode = parse_mode(program, optarg); break;

@@ -28,6 +28,7 @@ struct bench_args {
 	double seconds;     /* mutate: length of the timed part; coldset: between collections, in all */
 	bool measure_live;  /* only count live bytes (malloc build) */
 	bool idle;          /* mutate: no operations */
+	bool fresh;         /* mutate: nothing is done before the timed part */
 	bool incremental;   /* libgc: its incremental mode */
 	bool base_only;     /* libgc: in objects, only pointers to bases count */
 	enum bench_mode mode; /* restore: who resolves a fault */
