@@ -41,7 +41,8 @@ import json
 import sys
 
 found = json.load(open(sys.argv[1]))
-assert sorted(found) == ["capabilities", "features", "kernel", "machine", "rung", "rungs", "version"], sorted(found)
+assert sorted(found) == ["capabilities", "features", "kernel", "machine", "probes", "rung", "rungs", "version"], sorted(found)
+assert isinstance(found["probes"], bool)
 assert int(found["features"], 16) >= 0 and isinstance(found["kernel"], str)
 for cap in found["capabilities"]:
     assert sorted(cap) == ["errno", "has", "name", "needs", "reason"], cap

@@ -9,6 +9,7 @@
 #include <sys/utsname.h>
 
 #include "base/check.h"
+#include "base/probe.h"
 #include "gcuffd.h"
 #include "sys/caps.h"
 
@@ -65,7 +66,8 @@ static void print_rung(const struct gu_caps *caps, int rung, int chosen)
 static void print_text(const struct gu_caps *caps, const struct utsname *system, int chosen)
 {
 	printf("gcuffd %s on %s %s %s\n", GCUFFD_VERSION, system->sysname, system->release, system->machine);
-	printf("userfaultfd features 0x%llx\n\n", (unsigned long long)caps->features);
+	printf("userfaultfd features 0x%llx\n", (unsigned long long)caps->features);
+	printf("USDT probes %s\n\n", GU_HAS_PROBES ? "compiled in" : "left out: there was no sys/sdt.h when this was built, or it was told to");
 	for (unsigned i = 0; i < GU_CAP_COUNT; i++)
 		print_state(&caps->list[i], what[i]);
 	putchar('\n');
@@ -120,7 +122,8 @@ static void print_json(const struct gu_caps *caps, const struct utsname *system,
 	print_member("machine", system->machine);
 	fputs(",\n  ", stdout);
 	print_member("rung", gu_caps_rung_name(chosen));
-	printf(",\n  \"features\": \"0x%llx\",\n  \"capabilities\": [\n", (unsigned long long)caps->features);
+	printf(",\n  \"features\": \"0x%llx\",\n  \"probes\": %s,\n  \"capabilities\": [\n", (unsigned long long)caps->features,
+	       GU_HAS_PROBES ? "true" : "false");
 	for (unsigned i = 0; i < GU_CAP_COUNT; i++)
 		print_json_state(&caps->list[i], i + 1 == GU_CAP_COUNT);
 	fputs("  ],\n  \"rungs\": {", stdout);

@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "ctl/pacer.h"
+#include "ctl/phase.h"
 #include "gc/accessed.h"
 #include "gc/final.h"
 #include "gc/mark.h"
@@ -24,17 +25,9 @@
 
 _Static_assert(ROUNDS_MAX <= GCUFFD_ROUNDS, "statistics have room for all rounds");
 
-static uint64_t lap(uint64_t *since)
-{
-	uint64_t now = gu_os->clock_ns(), took = now - *since;
-	*since = now;
-	return took;
-}
-
 /* From here on freed cells wait and no block is released (.inv.block.no-release); old marks are gone. */
 static int open_window(struct gcuffd_heap *h, struct gu_cycle *c)
 {
-	c->began_ns = gu_os->clock_ns();
 	c->allocated_before = gu_load_relaxed(&h->allocated);
 	gu_store_seqcst(&h->phase, GU_PHASE_WINDOW);
 	int err = gu_world_quiesce(h->options.stop_timeout_ms * 1000000ull);
@@ -114,6 +107,7 @@ static int preclean(struct gcuffd_heap *h, struct gu_cycle *c)
 		c->dirty_pages += n.dirty;
 		if (c->rounds < ROUNDS_MAX)
 			c->round_dirty[c->rounds++] = n.dirty;
+		gu_round_ends(h, c, n.dirty);
 		if (n.dirty <= ENOUGH_PAGES || n.dirty > last / 4 * 3)
 			break;
 		last = n.dirty;
@@ -241,35 +235,54 @@ static void sweep(struct gcuffd_heap *h, struct gu_cycle *c)
 	}
 }
 
+/* The first half, beside mutators. */
+static int mark_beside(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	gu_step_begins(h, c, GU_STEP_FIRST_STOP);
+	int err = first_stop(h, c);
+	gu_step_ends(h, c, GU_STEP_FIRST_STOP);
+	if (err)
+		return err;
+	gu_step_begins(h, c, GU_STEP_MARK);
+	mark_concurrently(h);
+	c->mark_ns = gu_step_ends(h, c, GU_STEP_MARK);
+	gu_step_begins(h, c, GU_STEP_PRECLEAN);
+	err = preclean(h, c);
+	c->preclean_ns = gu_step_ends(h, c, GU_STEP_PRECLEAN);
+	return err;
+}
+
+static int decide(struct gcuffd_heap *h, struct gu_cycle *c)
+{
+	gu_step_begins(h, c, GU_STEP_SECOND_STOP);
+	int err = second_stop(h, c);
+	gu_step_ends(h, c, GU_STEP_SECOND_STOP);
+	if (err)
+		return err;
+	gu_step_begins(h, c, GU_STEP_FINALIZE);
+	err = finalize(h, c);
+	c->final_ns = gu_step_ends(h, c, GU_STEP_FINALIZE);
+	return err;
+}
+
 int gu_cycle_run(struct gcuffd_heap *h, struct gu_cycle *c)
 {
-	uint64_t since = gu_os->clock_ns();
+	gu_step_begins(h, c, GU_STEP_ARM);
 	c->in_stop |= !gu_track_works(h) || gu_accessed_end_all(h); /* .inv.track.rwp */
 	int err = open_window(h, c);
 	if (!err)
 		err = arm(h, c);
-	c->arm_ns = lap(&since);
-	if (!err && !c->in_stop) {
-		err = first_stop(h, c);
-		lap(&since);
-		if (!err)
-			mark_concurrently(h);
-		c->mark_ns = lap(&since);
-		if (!err)
-			err = preclean(h, c);
-		c->preclean_ns = lap(&since);
-	}
+	c->arm_ns = gu_step_ends(h, c, GU_STEP_ARM);
+	if (!err && !c->in_stop)
+		err = mark_beside(h, c);
 	if (!err)
-		err = second_stop(h, c);
-	lap(&since);
-	if (!err)
-		err = finalize(h, c);
-	c->final_ns = lap(&since);
+		err = decide(h, c);
+	gu_step_begins(h, c, GU_STEP_SWEEP);
 	if (!err)
 		sweep(h, c);
 	close_window(h);
 	gu_mark_trim(h);
 	gu_track_disarm(h);
-	c->sweep_ns = lap(&since);
+	c->sweep_ns = gu_step_ends(h, c, GU_STEP_SWEEP);
 	return err;
 }

@@ -16,9 +16,11 @@
 
 #include "base/meta.h"
 #include "base/own.h"
+#include "base/probe.h"
 #include "ctl/evictor.h"
 #include "ctl/finalizer.h"
 #include "ctl/pacer.h"
+#include "ctl/phase.h"
 #include "ctl/watchdog.h"
 #include "gc/alloc.h"
 #include "gc/evict.h"
@@ -124,13 +126,18 @@ void gu_service_enabled(struct gcuffd_heap *h) { ring(h->service); }
 bool gu_service_wanted(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->service->wanted); }
 
 /* What a mutator waits for: the stop goes on without it, and all markers join in. */
+enum why { SLOWED, OUTRUN, NO_MEMORY, ASKED };
+
 struct stall {
+	enum why why;
 	uint64_t since;
 	struct gu_wait wait;
 };
 
-static void begin_stall(struct gcuffd_heap *h, struct stall *stall)
+static void begin_stall(struct gcuffd_heap *h, enum why why, struct stall *stall)
 {
+	GU_PROBE2(stall__begin, h, (unsigned)why);
+	stall->why = why;
 	stall->since = gu_os->clock_ns();
 	gu_wait_begin(&stall->wait);
 	gu_add_seqcst(&h->stalled, 1);
@@ -141,14 +148,16 @@ static void end_stall(struct gcuffd_heap *h, const struct stall *stall)
 {
 	gu_sub_seqcst(&h->stalled, 1);
 	gu_wait_end(&stall->wait);
-	gu_add_relaxed(&h->stall_ns, gu_os->clock_ns() - stall->since);
+	uint64_t took = gu_os->clock_ns() - stall->since;
+	gu_add_relaxed(&h->stall_ns, took);
+	GU_PROBE3(stall__end, h, (unsigned)stall->why, took);
 }
 
-static int wait_for(struct gcuffd_heap *h, uint32_t ticket)
+static int wait_for(struct gcuffd_heap *h, enum why why, uint32_t ticket)
 {
 	struct gu_service *s = h->service;
 	struct stall stall;
-	begin_stall(h, &stall);
+	begin_stall(h, why, &stall);
 	for (uint32_t done; (int32_t)((done = gu_load_acquire(&s->done)) - ticket) < 0;)
 		gu_wait_futex(&stall.wait, &s->done, done, -1);
 	int result = gu_load_relaxed(&s->result);
@@ -163,13 +172,13 @@ static bool is_coming(struct gu_service *s)
 }
 
 /* Until that cycle has freed something since relief was read, or the news that it does not come: whether more of it is on its way. */
-static bool wait_relief(struct gcuffd_heap *h, uint32_t relief)
+static bool wait_relief(struct gcuffd_heap *h, enum why why, uint32_t relief)
 {
 	struct gu_service *s = h->service;
 	uint32_t now = gu_load_acquire(&h->relief);
 	if (now == relief) {
 		struct stall stall;
-		begin_stall(h, &stall);
+		begin_stall(h, why, &stall);
 		while ((now = gu_load_acquire(&h->relief)) == relief && is_coming(s))
 			gu_wait_futex(&stall.wait, &h->relief, relief, GU_WAIT_NS); /* who disables collection wakes nobody */
 		gu_store_relaxed(&s->outrun, 1); /* before it is not counted as stalled any more: pairs with pace() */
@@ -203,7 +212,7 @@ int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in
 	gu_store_seqcst(&s->ask_reason, reason);
 	uint32_t ticket = ask(s, in_stop);
 	ring(s);
-	return wait_for(h, ticket);
+	return wait_for(h, reason == GCUFFD_REASON_NO_MEMORY ? NO_MEMORY : ASKED, ticket);
 }
 
 static int run(struct gcuffd_heap *h, struct asking *a)
@@ -254,7 +263,7 @@ static void nap(struct gcuffd_heap *h, uint64_t ns)
 {
 	uint32_t never = 0;
 	struct stall stall;
-	begin_stall(h, &stall);
+	begin_stall(h, SLOWED, &stall);
 	gu_wait_futex(&stall.wait, &never, 0, (int64_t)ns);
 	end_stall(h, &stall);
 }
@@ -279,7 +288,7 @@ void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 		nap(h, ns);
 		return;
 	}
-	while (wait_relief(h, relief)) { /* who goes on takes an object of any size: 2 MiB are no reason to, beyond the ceiling */
+	while (wait_relief(h, OUTRUN, relief)) { /* who goes on takes an object of any size: 2 MiB are no reason to, beyond the ceiling */
 		relief = gu_load_seqcst(&h->relief);
 		if (gu_load_relaxed(&h->allocated) < gu_load_relaxed(&h->ceiling))
 			return;
@@ -307,7 +316,7 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, struct gu_reques
 		return false;
 	r->purged = false;
 	if (attempt < 2 && is_coming(h->service))
-		r->purged = wait_relief(h, r->relief);
+		r->purged = wait_relief(h, NO_MEMORY, r->relief);
 	else
 		gu_service_collect(h, GCUFFD_REASON_NO_MEMORY, attempt >= 4);
 	r->attempt += !r->purged;
@@ -337,14 +346,14 @@ static struct rounds_text text_of_rounds(const struct gu_cycle *c)
 	return t;
 }
 
-static void log_cycle(struct gcuffd_heap *h, const struct gu_cycle *c, uint64_t number)
+static void log_cycle(struct gcuffd_heap *h, const struct gu_cycle *c)
 {
 	struct rounds_text rounds = text_of_rounds(c);
 	gu_log(&h->log, GU_LOG_INFO,
 	       "cycle %lu (%s%s): stops %lu+%lu us, arm %lu mark %lu preclean %lu sweep %lu us; "
 	       "pages scanned %lu dirty %lu in %lu rounds%s, remark %lu; marked %lu KiB, in stops %lu KiB; "
 	       "words in remark %lu (stacks %lu); freed %lu live %lu resident %lu process %lu KiB",
-	       number, reason_name(c->reason), c->in_stop ? ", in a stop" : "", c->stop1_ns / 1000, c->stop2_ns / 1000,
+	       c->number, reason_name(c->reason), c->in_stop ? ", in a stop" : "", c->stop1_ns / 1000, c->stop2_ns / 1000,
 	       c->arm_ns / 1000, c->mark_ns / 1000, c->preclean_ns / 1000, c->sweep_ns / 1000, c->pages_scanned,
 	       c->dirty_pages, c->rounds, rounds.text, c->remark_dirty_pages, c->marked >> 10, c->marked_in_stop >> 10, c->remark_words,
 	       c->stack_words, c->swept.freed_bytes >> 10, c->swept.live_bytes >> 10, gu_space_resident(&h->space) >> 10,
@@ -390,9 +399,8 @@ static void take_stats(struct gcuffd_heap *h, const struct gu_cycle *c, int err)
 	st->last_rss_bytes = c->rss;
 	st->dirty_pages += c->dirty_pages;
 	st->remark_dirty_pages += c->remark_dirty_pages;
-	uint64_t number = st->cycles;
 	gu_unlock(&s->stats_lock);
-	log_cycle(h, c, number);
+	log_cycle(h, c);
 }
 
 static void pace(struct gcuffd_heap *h, const struct gu_cycle *c)
@@ -474,7 +482,9 @@ static int run_locked(struct gcuffd_heap *h, struct gu_cycle *c)
 	if (gu_load_seqcst(&h->disabled))
 		return -EBUSY;
 	gu_store_relaxed(&s->outrun, 0);
+	c->number = s->stats.cycles + 1; /* nobody else changes it */
 	gu_store_seqcst(&s->in_cycle, 1);
+	gu_cycle_begins(h, c);
 	int err = gu_image_summarise(h); /* .inv.image.summaries */
 	if (!err)
 		err = gu_cycle_run(h, c);
@@ -488,6 +498,7 @@ static int run_locked(struct gcuffd_heap *h, struct gu_cycle *c)
 	gu_sweep_relieve_last(h);
 	c->rss = gu_statm_resident();
 	take_stats(h, c, err);
+	gu_cycle_ends(h, c, err);
 	s->late = true;
 	return err;
 }

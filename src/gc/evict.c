@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/probe.h"
 #include "gc/accessed.h"
 #include "gc/pack.h"
 #include "gc/restore.h"
@@ -413,6 +414,7 @@ static int store_run(struct gcuffd_heap *h, struct gu_cold_region *r, size_t fro
 	for (size_t i = stored; i < n; i++) /* nobody has seen them */
 		gu_summary_free(h, summaries[i]);
 	*out += stored;
+	GU_PROBE4(evict, h, gu_space_address(&h->space, from), n, stored);
 	return stored < n ? err : 0;
 }
 

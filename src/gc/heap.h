@@ -91,6 +91,8 @@ struct gcuffd_heap {
 	struct gu_service *service;    /* ctl/service.c */
 };
 
+_Static_assert(!offsetof(struct gcuffd_heap, space), "probes name a heap by its space, too");
+
 /* Set by ctl: wakes the collector because of allocation. Called in a section; takes no lock. */
 void gu_heap_kick(struct gcuffd_heap *heap);
 

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/meta.h"
+#include "base/probe.h"
 #include "space/image.h"
 #include "sys/os.h"
 #include "sys/uffd.h"
@@ -175,6 +176,7 @@ static int fill_heap(struct gu_restore *re, const struct gu_fault *fault, char *
 	gu_unlock(&r->lock);
 	gu_beat_end(&re->beats, beat);
 	touch.ns = gu_os->clock_ns() - since;
+	GU_PROBE5(restore, s /* the heap */, fault->page, touch.ns, (unsigned)touch.cause, err);
 	if (touch.state != GU_COLD_LIVE && !err)
 		note_touch(re, &touch);
 	return err;

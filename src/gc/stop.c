@@ -25,6 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/probe.h"
 #include "base/without.h"
 #include "gc/mutator.h"
 #include "sys/os.h"
@@ -368,13 +369,18 @@ static void ask_all_locked(uint32_t e, uint64_t waited_ns)
 	}
 }
 
-/* A thread that was signalled may have begun to block, or died, before the signal came. */
-static bool all_stopped_locked(uint32_t e)
+/* A thread that was signalled may have begun to block, or died, before the signal came. *threads: how many have stopped. */
+static bool all_stopped_locked(uint32_t e, uint32_t *threads)
 {
+	*threads = 0;
 	for (struct gu_thread *t = gu_threads_first(), *next; t; t = next) {
 		next = t->next;
-		if (t == gu_self || gu_load_seqcst(&t->acked) == e || claim(t))
+		if (t == gu_self)
 			continue;
+		if (gu_load_seqcst(&t->acked) == e || claim(t)) {
+			++*threads;
+			continue;
+		}
 		/* or it is a service thread, found before it had said so */
 		if (!is_exempt(t->tid) && gu_os->tgkill(gu_os->getpid(), t->tid, 0) != -ESRCH)
 			return false;
@@ -531,7 +537,7 @@ static void ask_again_locked(void)
 
 #define WAIT_NS 2000000u
 
-static bool wait_stopped_locked(uint32_t e, uint64_t begin, uint64_t deadline)
+static bool wait_stopped_locked(uint32_t e, uint64_t begin, uint64_t deadline, uint32_t *threads)
 {
 	uint64_t now = gu_os->clock_ns();
 	for (int spin = 0;; spin++) {
@@ -539,7 +545,7 @@ static bool wait_stopped_locked(uint32_t e, uint64_t begin, uint64_t deadline)
 			ask_again_locked();
 		uint32_t seen = gu_load_seqcst(&acks);
 		ask_all_locked(e, now - begin);
-		if (all_stopped_locked(e))
+		if (all_stopped_locked(e, threads))
 			return true;
 		now = gu_os->clock_ns();
 		if (now >= deadline || (spin > 30 && spin % 8 == 0 && somebody_blocks_locked(e)))
@@ -555,6 +561,7 @@ int gu_world_stop(bool everybody, uint64_t timeout_ns)
 {
 	uint64_t deadline = gu_os->clock_ns() + timeout_ns;
 	bool ok;
+	uint32_t threads = 0;
 	int adopted = 0;
 	gu_lock(&world_lock);
 	gu_threads_lock();
@@ -563,15 +570,17 @@ int gu_world_stop(bool everybody, uint64_t timeout_ns)
 	if (me)
 		gu_threads_remove_locked(me);
 	uint32_t e = gu_add_seqcst(&epoch, 1) + 1;
+	GU_PROBE2(stop__asked, e, everybody);
 	gu_store_release(&gcuffd_stop_asked, 1);
 	do {
-		ok = wait_stopped_locked(e, begin, deadline);
+		ok = wait_stopped_locked(e, begin, deadline, &threads);
 		adopted = ok && everybody ? adopt_locked(deadline) : 0;
 	} while (adopted > 0);
-	if (ok && !adopted)
-		return 0;
-	gu_world_resume();
-	return ok ? adopted : -ETIMEDOUT;
+	int err = ok ? adopted : -ETIMEDOUT;
+	GU_PROBE3(stop__stopped, e, err ? 0 : threads, err);
+	if (err)
+		gu_world_resume();
+	return err;
 }
 
 int gu_world_stop_for(const struct gcuffd_heap *h)
@@ -590,8 +599,9 @@ uint64_t gu_world_resume(void)
 		(void)gu_cas_seqcst(&t->blocking, &was, GU_BLOCKING);
 	}
 	gu_store_relaxed(&gcuffd_stop_asked, 0);
-	gu_add_seqcst(&epoch, 1);
+	uint32_t e = gu_add_seqcst(&epoch, 1);
 	uint64_t now = gu_os->clock_ns();
+	GU_PROBE1(stop__resumed, e);
 	gu_threads_unlock();
 	gu_os->futex_wake(&epoch, INT32_MAX);
 	gu_unlock(&world_lock);
