@@ -652,6 +652,75 @@ struct gcuffd_stats {
 
 GCUFFD_API int gcuffd_heap_stats(struct gcuffd_heap *heap, struct gcuffd_stats *stats);
 
+/* ---- events ----------------------------------------------------------------------------- */
+
+enum gcuffd_event_kind {
+	GCUFFD_EVENT_CYCLE_BEGIN = 1,
+	GCUFFD_EVENT_PHASE_BEGIN,
+	GCUFFD_EVENT_PHASE_END,
+	GCUFFD_EVENT_ROUND,     /* of precleaning is over */
+	GCUFFD_EVENT_STOP,      /* is over: of a cycle, a walk, ... */
+	GCUFFD_EVENT_CYCLE_END,
+	GCUFFD_EVENT_STALL,     /* of a thread is over, which waited for the collector */
+};
+
+/* Of a cycle, in their order. In one that marks in a stop those from FIRST_STOP to PRECLEAN are left out; one that fails goes on with SWEEP, which sweeps nothing, or has none. */
+enum gcuffd_phase {
+	GCUFFD_PHASE_ARM = 0, /* marks are cleared, pages protected */
+	GCUFFD_PHASE_FIRST_STOP,
+	GCUFFD_PHASE_MARK,
+	GCUFFD_PHASE_PRECLEAN,
+	GCUFFD_PHASE_SECOND_STOP,
+	GCUFFD_PHASE_FINALIZE,
+	GCUFFD_PHASE_SWEEP,
+};
+
+/* Why a thread waited. */
+enum gcuffd_stall {
+	GCUFFD_STALL_SLOWED = 0, /* it, or others, allocate faster than the cycle, or a save, goes on */
+	GCUFFD_STALL_OUTRUN,     /* so much so that it waited until the cycle freed something */
+	GCUFFD_STALL_NO_MEMORY,  /* there was no memory until a cycle freed some */
+	GCUFFD_STALL_ASKED,      /* gcuffd_collect() */
+};
+
+/* What has no meaning in an event is 0. Times in ns of CLOCK_MONOTONIC. A later version may have more kinds, and more fields at the end. */
+struct gcuffd_event {
+	size_t size;             /* of the struct, as the library knows it */
+	enum gcuffd_event_kind kind;
+	enum gcuffd_phase phase; /* PHASE_BEGIN, PHASE_END */
+	struct gcuffd_heap *heap;
+	uint64_t cycle;          /* its number, as in the log if it is finished; 0: the event is of none, or a STALL */
+	uint64_t lost;           /* how many events before this one there was no room for */
+	uint64_t begin_ns;       /* of what is over; PHASE_BEGIN, CYCLE_BEGIN: now. A STOP begins when threads are asked to */
+	uint64_t end_ns;         /* now */
+	uint64_t stopped_ns;     /* STOP: when all threads had; 0: it was given up */
+	uint32_t threads;        /* STOP: how many, those that block included; the same */
+	int error;               /* STOP, CYCLE_END: 0; or -errno: it was given up, or put off */
+	int thread;              /* STALL: its number */
+	enum gcuffd_stall stall; /* STALL */
+	enum gcuffd_reason reason; /* CYCLE_BEGIN, CYCLE_END */
+	uint64_t pages;          /* ROUND: dirty ones */
+	uint64_t freed_bytes;    /* CYCLE_END */
+	uint64_t live_bytes;     /* CYCLE_END */
+};
+
+/*
+ * Called by the heap's collector thread while no stop of the heap is under way: a STOP is told when it is over, and what happens from the first ROUND on when it is
+ * known what is dead, so that no stop gets longer by it. The program runs meanwhile, and the cycle does not. The thread has other descriptors than the program, a
+ * stack of 128 KiB and all signals blocked. The handler may write to memory that is no object's, sem_post(), pthread_kill(), read clocks. It waits for no other
+ * thread, so takes no lock under which one allocates from a heap; it touches no object, does not fork, and calls nothing of this library but
+ * gcuffd_event_handler_set() for the event's heap.
+ */
+typedef void gcuffd_event_fn(void *data, const struct gcuffd_event *event);
+
+/*
+ * fn(data, event) is called for each event of the heap from here on; NULL: no more. Waits for the end of a cycle under way, or of gcuffd_heap_save(): fn is told
+ * whole cycles, and no call of the former one is under way when this returns. From the handler itself it does not wait. What is not told yet never is.
+ * All events of a cycle were told when gcuffd_collect() returns, stalls of threads soon after. A child of fork() has the handler, too.
+ * -EBUSY in a handler of fork(); -EDEADLK in the handler of another heap; -ENOMEM.
+ */
+GCUFFD_API int gcuffd_event_handler_set(struct gcuffd_heap *heap, gcuffd_event_fn *fn, void *data);
+
 /* ---- looking into a heap ---------------------------------------------------------------- */
 
 #define GCUFFD_WALKED_COLD 0x1u /* a page of it is out: reading it would bring it back */

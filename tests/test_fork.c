@@ -298,6 +298,7 @@ static void handle_prepare(void)
 	must_ok(gcuffd_thread_attach());
 	must_ok(gcuffd_thread_detach());
 	must(gcuffd_collect(heap) == -EBUSY, "a collection in a handler of fork()");
+	must(gcuffd_event_handler_set(heap, NULL, NULL) == -EBUSY, "a handler set in a handler of fork()");
 	must(gcuffd_heap_save(heap, "/nowhere/image", NULL) == -EBUSY, "a save in a handler of fork()");
 	must(gcuffd_arena_reset(arena) == -EBUSY && gcuffd_arena_destroy(arena) == -EBUSY, "an arena in a handler of fork()");
 	must(gcuffd_heap_load("/nowhere/image", NULL, NULL, &second) == -EBUSY, "a heap loaded in a handler of fork()");

@@ -27,7 +27,7 @@ static int walk(struct gcuffd_heap *h, void *arg)
 	if (result)
 		return result;
 	result = gu_walk(h, w->visit, w->data);
-	gu_world_resume();
+	gu_world_resume_for(h);
 	return result;
 }
 
@@ -57,7 +57,7 @@ static int why(struct gcuffd_heap *h, void *arg)
 			err = gu_world_stop_for(h);
 		if (!err) {
 			err = gu_why_find(h, w);
-			gu_world_resume();
+			gu_world_resume_for(h);
 		}
 	} while (err == -ENOENT && gu_roots_changed(h)); /* a module came before the stop */
 	return err;

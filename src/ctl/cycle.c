@@ -17,7 +17,6 @@
 #include "gc/track.h"
 #include "gc/verify.h"
 #include "gc/weak.h"
-#include "sys/os.h"
 
 #define ROUNDS_MAX 4
 #define READS_MOST 8      /* of files between two stops; then the cycle is put off */
@@ -60,7 +59,6 @@ static int first_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	if (h->verifier)
 		gu_verify_list(h);
-	uint64_t since = gu_os->clock_ns();
 	int err = gu_world_stop_for(h);
 	if (err)
 		return err;
@@ -69,7 +67,7 @@ static int first_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 	gu_roots_stacks(h, gu_mark_first(h));
 	if (h->verifier)
 		c->wrong += gu_verify_begin(h);
-	c->stop1_ns = gu_world_resume() - since;
+	c->stop1_ns = gu_world_resume_for(h);
 	return 0;
 }
 
@@ -156,7 +154,6 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 		if (h->verifier)
 			gu_verify_list(h);
 		err = gu_roots_refresh(h);
-		uint64_t since = gu_os->clock_ns();
 		if (!err)
 			err = gu_world_stop_for(h);
 		if (err)
@@ -173,7 +170,7 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 		if (h->verifier && !err && !left)
 			c->wrong += gu_verify_mark(h);
 		gu_weak_state_set(h, err || left ? GU_WEAK_OPEN : GU_WEAK_MAYBE);
-		c->stop2_ns = gu_max(c->stop2_ns, gu_world_resume() - since);
+		c->stop2_ns = gu_max(c->stop2_ns, gu_world_resume_for(h));
 		if (left)
 			err = ++reads <= READS_MOST ? read_on(h, c) : -EAGAIN;
 	} while (!err && (left || gu_roots_changed(h)));
@@ -187,7 +184,7 @@ static int verify_finals(struct gcuffd_heap *h, struct gu_cycle *c)
 	if (!h->verifier || err)
 		return err;
 	c->wrong += gu_verify_final(h);
-	gu_world_resume();
+	gu_world_resume_for(h);
 	return 0;
 }
 
@@ -238,51 +235,51 @@ static void sweep(struct gcuffd_heap *h, struct gu_cycle *c)
 /* The first half, beside mutators. */
 static int mark_beside(struct gcuffd_heap *h, struct gu_cycle *c)
 {
-	gu_step_begins(h, c, GU_STEP_FIRST_STOP);
+	gu_phase_begins(h, c, GCUFFD_PHASE_FIRST_STOP);
 	int err = first_stop(h, c);
-	gu_step_ends(h, c, GU_STEP_FIRST_STOP);
+	gu_phase_ends(h, c, GCUFFD_PHASE_FIRST_STOP);
 	if (err)
 		return err;
-	gu_step_begins(h, c, GU_STEP_MARK);
+	gu_phase_begins(h, c, GCUFFD_PHASE_MARK);
 	mark_concurrently(h);
-	c->mark_ns = gu_step_ends(h, c, GU_STEP_MARK);
-	gu_step_begins(h, c, GU_STEP_PRECLEAN);
+	c->mark_ns = gu_phase_ends(h, c, GCUFFD_PHASE_MARK);
+	gu_phase_begins(h, c, GCUFFD_PHASE_PRECLEAN);
 	err = preclean(h, c);
-	c->preclean_ns = gu_step_ends(h, c, GU_STEP_PRECLEAN);
+	c->preclean_ns = gu_phase_ends(h, c, GCUFFD_PHASE_PRECLEAN);
 	return err;
 }
 
 static int decide(struct gcuffd_heap *h, struct gu_cycle *c)
 {
-	gu_step_begins(h, c, GU_STEP_SECOND_STOP);
+	gu_phase_begins(h, c, GCUFFD_PHASE_SECOND_STOP);
 	int err = second_stop(h, c);
-	gu_step_ends(h, c, GU_STEP_SECOND_STOP);
+	gu_phase_ends(h, c, GCUFFD_PHASE_SECOND_STOP);
 	if (err)
 		return err;
-	gu_step_begins(h, c, GU_STEP_FINALIZE);
+	gu_phase_begins(h, c, GCUFFD_PHASE_FINALIZE);
 	err = finalize(h, c);
-	c->final_ns = gu_step_ends(h, c, GU_STEP_FINALIZE);
+	c->final_ns = gu_phase_ends(h, c, GCUFFD_PHASE_FINALIZE);
 	return err;
 }
 
 int gu_cycle_run(struct gcuffd_heap *h, struct gu_cycle *c)
 {
-	gu_step_begins(h, c, GU_STEP_ARM);
+	gu_phase_begins(h, c, GCUFFD_PHASE_ARM);
 	c->in_stop |= !gu_track_works(h) || gu_accessed_end_all(h); /* .inv.track.rwp */
 	int err = open_window(h, c);
 	if (!err)
 		err = arm(h, c);
-	c->arm_ns = gu_step_ends(h, c, GU_STEP_ARM);
+	c->arm_ns = gu_phase_ends(h, c, GCUFFD_PHASE_ARM);
 	if (!err && !c->in_stop)
 		err = mark_beside(h, c);
 	if (!err)
 		err = decide(h, c);
-	gu_step_begins(h, c, GU_STEP_SWEEP);
+	gu_phase_begins(h, c, GCUFFD_PHASE_SWEEP);
 	if (!err)
 		sweep(h, c);
 	close_window(h);
 	gu_mark_trim(h);
 	gu_track_disarm(h);
-	c->sweep_ns = gu_step_ends(h, c, GU_STEP_SWEEP);
+	c->sweep_ns = gu_phase_ends(h, c, GCUFFD_PHASE_SWEEP);
 	return err;
 }

@@ -11,7 +11,8 @@ struct gu_cycle {
 	uint64_t number;        /* of those that were finished, if it is */
 	enum gcuffd_reason reason;
 	bool in_stop;           /* all marking happens in one stop: rung stop, or the last try before ENOMEM */
-	uint64_t since;         /* when the step began that is under way */
+	uint64_t began_ns;
+	uint64_t since;         /* when the phase began that is under way */
 	uint64_t arm_ns, stop1_ns, mark_ns, preclean_ns, stop2_ns, final_ns, sweep_ns;
 	uint64_t marked, marked_in_stop;
 	uint64_t pages_scanned, dirty_pages, remark_dirty_pages, rounds;

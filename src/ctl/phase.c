@@ -3,58 +3,84 @@
 #include "ctl/phase.h"
 
 #include "base/probe.h"
+#include "gc/event.h"
 #include "sys/os.h"
+
+static void probe_begin(const struct gcuffd_heap *h, const struct gu_cycle *c, enum gcuffd_phase phase)
+{
+	switch (phase) {
+	case GCUFFD_PHASE_ARM: GU_PROBE2(arm__begin, h, c->number); break;
+	case GCUFFD_PHASE_FIRST_STOP: GU_PROBE2(first__stop__begin, h, c->number); break;
+	case GCUFFD_PHASE_MARK: GU_PROBE2(mark__begin, h, c->number); break;
+	case GCUFFD_PHASE_PRECLEAN: GU_PROBE2(preclean__begin, h, c->number); break;
+	case GCUFFD_PHASE_SECOND_STOP: GU_PROBE2(second__stop__begin, h, c->number); break;
+	case GCUFFD_PHASE_FINALIZE: GU_PROBE2(finalize__begin, h, c->number); break;
+	case GCUFFD_PHASE_SWEEP: GU_PROBE2(sweep__begin, h, c->number); break;
+	}
+}
+
+static void probe_end(const struct gcuffd_heap *h, const struct gu_cycle *c, enum gcuffd_phase phase)
+{
+	switch (phase) {
+	case GCUFFD_PHASE_ARM: GU_PROBE2(arm__end, h, c->number); break;
+	case GCUFFD_PHASE_FIRST_STOP: GU_PROBE2(first__stop__end, h, c->number); break;
+	case GCUFFD_PHASE_MARK: GU_PROBE2(mark__end, h, c->number); break;
+	case GCUFFD_PHASE_PRECLEAN: GU_PROBE2(preclean__end, h, c->number); break;
+	case GCUFFD_PHASE_SECOND_STOP: GU_PROBE2(second__stop__end, h, c->number); break;
+	case GCUFFD_PHASE_FINALIZE: GU_PROBE2(finalize__end, h, c->number); break;
+	case GCUFFD_PHASE_SWEEP: GU_PROBE2(sweep__end, h, c->number); break;
+	}
+}
+
+void gu_phase_begins(struct gcuffd_heap *h, struct gu_cycle *c, enum gcuffd_phase phase)
+{
+	probe_begin(h, c, phase);
+	c->since = gu_os->clock_ns();
+	struct gcuffd_event event = {.kind = GCUFFD_EVENT_PHASE_BEGIN, .phase = phase, .begin_ns = c->since, .end_ns = c->since};
+	gu_event_put(h, &event);
+	if (phase != GCUFFD_PHASE_SECOND_STOP && phase != GCUFFD_PHASE_FINALIZE) /* .inv.event.told */
+		gu_event_tell(h);
+}
+
+uint64_t gu_phase_ends(struct gcuffd_heap *h, struct gu_cycle *c, enum gcuffd_phase phase)
+{
+	struct gcuffd_event event = {.kind = GCUFFD_EVENT_PHASE_END, .phase = phase, .begin_ns = c->since, .end_ns = gu_os->clock_ns()};
+	probe_end(h, c, phase);
+	gu_event_put(h, &event);
+	if (phase != GCUFFD_PHASE_PRECLEAN && phase != GCUFFD_PHASE_SECOND_STOP)
+		gu_event_tell(h);
+	return event.end_ns - event.begin_ns;
+}
+
+/* Told when all is decided, as what follows: what is written while a handler runs would be left to the stop. */
+void gu_round_ends(struct gcuffd_heap *h, struct gu_cycle *c, uint64_t dirty)
+{
+	uint64_t now = gu_os->clock_ns();
+	struct gcuffd_event event = {.kind = GCUFFD_EVENT_ROUND, .begin_ns = now, .end_ns = now, .pages = dirty};
+	GU_PROBE3(preclean__round, h, c->number, dirty);
+	gu_event_put(h, &event);
+}
+
+/* ---- all of it ---- */
 
 void gu_cycle_begins(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	GU_PROBE3(cycle__begin, h, c->number, (unsigned)c->reason);
+	c->began_ns = gu_os->clock_ns();
+	struct gcuffd_event event = {.kind = GCUFFD_EVENT_CYCLE_BEGIN, .reason = c->reason, .begin_ns = c->began_ns, .end_ns = c->began_ns};
+	gu_event_cycle(h, c->number);
+	gu_event_put(h, &event);
+	gu_event_tell(h);
 }
 
 void gu_cycle_ends(struct gcuffd_heap *h, struct gu_cycle *c, int err)
 {
+	struct gcuffd_event event = {
+		.kind = GCUFFD_EVENT_CYCLE_END, .reason = c->reason, .begin_ns = c->began_ns, .end_ns = gu_os->clock_ns(), .error = err,
+		.freed_bytes = err ? 0 : c->swept.freed_bytes, .live_bytes = err ? 0 : c->swept.live_bytes,
+	};
 	GU_PROBE5(cycle__end, h, c->number, err, c->swept.freed_bytes, c->swept.live_bytes);
-}
-
-static void probe_begin(const struct gcuffd_heap *h, const struct gu_cycle *c, enum gu_step step)
-{
-	switch (step) {
-	case GU_STEP_ARM: GU_PROBE2(arm__begin, h, c->number); break;
-	case GU_STEP_FIRST_STOP: GU_PROBE2(first__stop__begin, h, c->number); break;
-	case GU_STEP_MARK: GU_PROBE2(mark__begin, h, c->number); break;
-	case GU_STEP_PRECLEAN: GU_PROBE2(preclean__begin, h, c->number); break;
-	case GU_STEP_SECOND_STOP: GU_PROBE2(second__stop__begin, h, c->number); break;
-	case GU_STEP_FINALIZE: GU_PROBE2(finalize__begin, h, c->number); break;
-	case GU_STEP_SWEEP: GU_PROBE2(sweep__begin, h, c->number); break;
-	}
-}
-
-static void probe_end(const struct gcuffd_heap *h, const struct gu_cycle *c, enum gu_step step)
-{
-	switch (step) {
-	case GU_STEP_ARM: GU_PROBE2(arm__end, h, c->number); break;
-	case GU_STEP_FIRST_STOP: GU_PROBE2(first__stop__end, h, c->number); break;
-	case GU_STEP_MARK: GU_PROBE2(mark__end, h, c->number); break;
-	case GU_STEP_PRECLEAN: GU_PROBE2(preclean__end, h, c->number); break;
-	case GU_STEP_SECOND_STOP: GU_PROBE2(second__stop__end, h, c->number); break;
-	case GU_STEP_FINALIZE: GU_PROBE2(finalize__end, h, c->number); break;
-	case GU_STEP_SWEEP: GU_PROBE2(sweep__end, h, c->number); break;
-	}
-}
-
-void gu_step_begins(struct gcuffd_heap *h, struct gu_cycle *c, enum gu_step step)
-{
-	probe_begin(h, c, step);
-	c->since = gu_os->clock_ns();
-}
-
-uint64_t gu_step_ends(struct gcuffd_heap *h, struct gu_cycle *c, enum gu_step step)
-{
-	uint64_t took = gu_os->clock_ns() - c->since;
-	probe_end(h, c, step);
-	return took;
-}
-
-void gu_round_ends(struct gcuffd_heap *h, struct gu_cycle *c, uint64_t dirty)
-{
-	GU_PROBE3(preclean__round, h, c->number, dirty);
+	gu_event_put(h, &event);
+	gu_event_cycle(h, 0);
+	gu_event_tell(h);
 }

@@ -23,6 +23,7 @@
 #include "ctl/phase.h"
 #include "ctl/watchdog.h"
 #include "gc/alloc.h"
+#include "gc/event.h"
 #include "gc/evict.h"
 #include "gc/final.h"
 #include "gc/imageload.h"
@@ -126,15 +127,13 @@ void gu_service_enabled(struct gcuffd_heap *h) { ring(h->service); }
 bool gu_service_wanted(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->service->wanted); }
 
 /* What a mutator waits for: the stop goes on without it, and all markers join in. */
-enum why { SLOWED, OUTRUN, NO_MEMORY, ASKED };
-
 struct stall {
-	enum why why;
+	enum gcuffd_stall why;
 	uint64_t since;
 	struct gu_wait wait;
 };
 
-static void begin_stall(struct gcuffd_heap *h, enum why why, struct stall *stall)
+static void begin_stall(struct gcuffd_heap *h, enum gcuffd_stall why, struct stall *stall)
 {
 	GU_PROBE2(stall__begin, h, (unsigned)why);
 	stall->why = why;
@@ -144,16 +143,31 @@ static void begin_stall(struct gcuffd_heap *h, enum why why, struct stall *stall
 	gu_mark_hurry(h);
 }
 
+/* The collector may be asleep, and for long. */
+static void put_stall(struct gcuffd_heap *h, const struct gcuffd_event *event)
+{
+	struct gu_thread *t = gu_enter();
+	gu_event_put(h, event);
+	gu_leave(t);
+	ring(h->service);
+}
+
 static void end_stall(struct gcuffd_heap *h, const struct stall *stall)
 {
 	gu_sub_seqcst(&h->stalled, 1);
 	gu_wait_end(&stall->wait);
-	uint64_t took = gu_os->clock_ns() - stall->since;
+	uint64_t now = gu_os->clock_ns(), took = now - stall->since;
 	gu_add_relaxed(&h->stall_ns, took);
 	GU_PROBE3(stall__end, h, (unsigned)stall->why, took);
+	if (gu_unlikely(gu_event_wanted(h))) {
+		struct gcuffd_event event = {
+			.kind = GCUFFD_EVENT_STALL, .stall = stall->why, .begin_ns = stall->since, .end_ns = now, .thread = (int)gu_os->gettid(),
+		};
+		put_stall(h, &event);
+	}
 }
 
-static int wait_for(struct gcuffd_heap *h, enum why why, uint32_t ticket)
+static int wait_for(struct gcuffd_heap *h, enum gcuffd_stall why, uint32_t ticket)
 {
 	struct gu_service *s = h->service;
 	struct stall stall;
@@ -172,7 +186,7 @@ static bool is_coming(struct gu_service *s)
 }
 
 /* Until that cycle has freed something since relief was read, or the news that it does not come: whether more of it is on its way. */
-static bool wait_relief(struct gcuffd_heap *h, enum why why, uint32_t relief)
+static bool wait_relief(struct gcuffd_heap *h, enum gcuffd_stall why, uint32_t relief)
 {
 	struct gu_service *s = h->service;
 	uint32_t now = gu_load_acquire(&h->relief);
@@ -212,7 +226,7 @@ int gu_service_collect(struct gcuffd_heap *h, enum gcuffd_reason reason, bool in
 	gu_store_seqcst(&s->ask_reason, reason);
 	uint32_t ticket = ask(s, in_stop);
 	ring(s);
-	return wait_for(h, reason == GCUFFD_REASON_NO_MEMORY ? NO_MEMORY : ASKED, ticket);
+	return wait_for(h, reason == GCUFFD_REASON_NO_MEMORY ? GCUFFD_STALL_NO_MEMORY : GCUFFD_STALL_ASKED, ticket);
 }
 
 static int run(struct gcuffd_heap *h, struct asking *a)
@@ -263,7 +277,7 @@ static void nap(struct gcuffd_heap *h, uint64_t ns)
 {
 	uint32_t never = 0;
 	struct stall stall;
-	begin_stall(h, SLOWED, &stall);
+	begin_stall(h, GCUFFD_STALL_SLOWED, &stall);
 	gu_wait_futex(&stall.wait, &never, 0, (int64_t)ns);
 	end_stall(h, &stall);
 }
@@ -288,7 +302,7 @@ void gu_service_throttle(struct gcuffd_heap *h, size_t bytes)
 		nap(h, ns);
 		return;
 	}
-	while (wait_relief(h, OUTRUN, relief)) { /* who goes on takes an object of any size: 2 MiB are no reason to, beyond the ceiling */
+	while (wait_relief(h, GCUFFD_STALL_OUTRUN, relief)) { /* who goes on takes an object of any size: 2 MiB are no reason to, beyond the ceiling */
 		relief = gu_load_seqcst(&h->relief);
 		if (gu_load_relaxed(&h->allocated) < gu_load_relaxed(&h->ceiling))
 			return;
@@ -316,7 +330,7 @@ bool gu_service_more_memory(struct gcuffd_heap *h, size_t size, struct gu_reques
 		return false;
 	r->purged = false;
 	if (attempt < 2 && is_coming(h->service))
-		r->purged = wait_relief(h, NO_MEMORY, r->relief);
+		r->purged = wait_relief(h, GCUFFD_STALL_NO_MEMORY, r->relief);
 	else
 		gu_service_collect(h, GCUFFD_REASON_NO_MEMORY, attempt >= 4);
 	r->attempt += !r->purged;
@@ -545,10 +559,21 @@ static void serve_asking(struct gcuffd_heap *h)
 		run_cycle(h, GCUFFD_REASON_SAVE);
 	lock_cycle(h);
 	a->result = a->fn(h, a->arg);
+	gu_event_tell(h);
 	gu_unlock(&h->cycle_lock);
 	gu_store_seqcst(&h->service->asking, NULL);
 	gu_store_seqcst(&a->done, 1);
 	gu_os->futex_wake(&a->done, INT32_MAX); /* may be nobody's word by now: then nobody waits */
+}
+
+/* Of mutators that waited. */
+static void tell(struct gcuffd_heap *h)
+{
+	if (!gu_event_waits(h))
+		return;
+	lock_cycle(h);
+	gu_event_tell(h);
+	gu_unlock(&h->cycle_lock);
 }
 
 static bool due(struct gu_service *s)
@@ -592,8 +617,9 @@ static void serve(struct gcuffd_heap *h)
 		serve_asking(h);
 		if (due(s))
 			run_cycle(h, GCUFFD_REASON_ALLOCATION);
+		tell(h);
 		int64_t wait = tidy(h);
-		if (!due(s) && !gu_load_seqcst(&s->asking) && !gu_load_seqcst(&s->quit))
+		if (!due(s) && !gu_event_waits(h) && !gu_load_seqcst(&s->asking) && !gu_load_seqcst(&s->quit))
 			gu_os->futex_wait(&s->bell, bell, wait);
 	}
 }
@@ -893,6 +919,7 @@ void gu_service_destroy(struct gcuffd_heap *h)
 	gu_weak_destroy(h);
 	gu_final_destroy(h);
 	gu_finalizer_destroy(h);
+	gu_event_destroy(h);
 	gu_roots_destroy(h);
 	gu_mark_destroy(h);
 	gu_meta_free(s, sizeof(*s));
@@ -952,6 +979,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	gu_lock_init(&h->weak_lock, GU_RANK_WEAK);
 	gu_lock_init(&h->final_lock, GU_RANK_FINAL);
 	gu_finalizer_fork_child(h);
+	gu_event_forked(h);
 	gu_lock_init(&h->space.lock, GU_RANK_SPACE);
 	gu_lock_init(&h->space.commit_lock, GU_RANK_COMMIT);
 	gu_lock_init(&h->space.pages.lock, GU_RANK_PAGES);

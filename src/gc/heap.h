@@ -37,6 +37,13 @@ struct gu_pin {
 	size_t size;
 };
 
+/* A stop that the collector makes. */
+struct gu_heap_stop {
+	bool under_way;
+	uint32_t threads;              /* that it stopped, or found blocked */
+	uint64_t asked_ns, stopped_ns;
+};
+
 struct gcuffd_heap {
 	struct gu_space space;
 	struct gcuffd_options options; /* as resolved; constant */
@@ -79,6 +86,9 @@ struct gcuffd_heap {
 	uint32_t final_bell;           /* atomic; futex; changes when the queue of finalizers got longer, or their thread is to end */
 	void (*final_notify)(void *data); /* guard: cycle_lock; so is the next */
 	void *final_data;
+
+	struct gu_events *events;      /* atomic, set once; its guards are in event.c */
+	struct gu_heap_stop stop;      /* guard: collector */
 
 	struct gu_mark *mark;          /* guard: collector (mark.c) */
 	struct gu_tracker *tracker;    /* guard: collector (track.c) */

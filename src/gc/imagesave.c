@@ -427,12 +427,11 @@ static int stop_once(struct gu_saver *s, bool at_any_cost)
 	err = gu_track_works(s->heap) && !at_any_cost ? write_once(s) : 0; /* what was written since: all that took its time */
 	if (err)
 		return err;
-	uint64_t since = gu_os->clock_ns();
 	err = gu_world_stop_for(s->heap);
 	if (err)
 		return err;
 	err = take_moment(s, at_any_cost);
-	s->stop_ns = gu_max(s->stop_ns, gu_world_resume() - since);
+	s->stop_ns = gu_max(s->stop_ns, gu_world_resume_for(s->heap));
 	return err;
 }
 

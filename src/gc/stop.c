@@ -27,6 +27,7 @@
 
 #include "base/probe.h"
 #include "base/without.h"
+#include "gc/event.h"
 #include "gc/mutator.h"
 #include "sys/os.h"
 
@@ -557,7 +558,8 @@ static bool wait_stopped_locked(uint32_t e, uint64_t begin, uint64_t deadline, u
 	}
 }
 
-int gu_world_stop(bool everybody, uint64_t timeout_ns)
+/* *stopped: how many have; 0 if it is given up. */
+static int stop(bool everybody, uint64_t timeout_ns, uint32_t *stopped)
 {
 	uint64_t deadline = gu_os->clock_ns() + timeout_ns;
 	bool ok;
@@ -577,15 +579,17 @@ int gu_world_stop(bool everybody, uint64_t timeout_ns)
 		adopted = ok && everybody ? adopt_locked(deadline) : 0;
 	} while (adopted > 0);
 	int err = ok ? adopted : -ETIMEDOUT;
-	GU_PROBE3(stop__stopped, e, err ? 0 : threads, err);
+	*stopped = err ? 0 : threads;
+	GU_PROBE3(stop__stopped, e, *stopped, err);
 	if (err)
 		gu_world_resume();
 	return err;
 }
 
-int gu_world_stop_for(const struct gcuffd_heap *h)
+int gu_world_stop(bool everybody, uint64_t timeout_ns)
 {
-	return gu_world_stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), h->options.stop_timeout_ms * 1000000ull);
+	uint32_t stopped;
+	return stop(everybody, timeout_ns, &stopped);
 }
 
 /*
@@ -606,6 +610,35 @@ uint64_t gu_world_resume(void)
 	gu_os->futex_wake(&epoch, INT32_MAX);
 	gu_unlock(&world_lock);
 	return now;
+}
+
+static void put_stop(struct gcuffd_heap *h, uint64_t end_ns, int err)
+{
+	struct gcuffd_event event = {
+		.kind = GCUFFD_EVENT_STOP, .begin_ns = h->stop.asked_ns, .stopped_ns = err ? 0 : h->stop.stopped_ns, .end_ns = end_ns,
+		.threads = h->stop.threads, .error = err,
+	};
+	gu_event_put(h, &event);
+}
+
+int gu_world_stop_for(struct gcuffd_heap *h)
+{
+	struct gu_heap_stop *s = &h->stop;
+	s->asked_ns = gu_os->clock_ns();
+	int err = stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), h->options.stop_timeout_ms * 1000000ull, &s->threads);
+	s->stopped_ns = gu_os->clock_ns();
+	s->under_way = !err;
+	if (err)
+		put_stop(h, s->stopped_ns, err);
+	return err;
+}
+
+uint64_t gu_world_resume_for(struct gcuffd_heap *h)
+{
+	uint64_t now = gu_world_resume();
+	h->stop.under_way = false;
+	put_stop(h, now, 0);
+	return now - h->stop.asked_ns;
 }
 
 static bool needs_stop(void) { return !has_membarrier || gu_is_without(GU_WITHOUT_membarrier); }

@@ -30,10 +30,11 @@ void gu_stop_unblock(const sigset_t *set);
  * never attached. The threads list stays locked until gu_world_resume().
  */
 int gu_world_stop(bool everybody, uint64_t timeout_ns);
-/* Whom the heap's roots are of, with its timeout. */
-int gu_world_stop_for(const struct gcuffd_heap *heap);
 /* When that was: the stop's end, but for the time that the threads take to wake up. */
 uint64_t gu_world_resume(void);
+/* The same in the heap's collector, for whom its roots are of, with its timeout; it is an event of the heap. How long the stop took, in ns. */
+int gu_world_stop_for(struct gcuffd_heap *heap);
+uint64_t gu_world_resume_for(struct gcuffd_heap *heap);
 
 /*
  * Waits until every thread has been outside of a no-stop section: what a section read before is
