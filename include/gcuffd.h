@@ -105,7 +105,7 @@ struct gcuffd_options {
 	unsigned decay_ms;        /* how long freed memory may stay resident. Default 1000 */
 	unsigned stop_timeout_ms; /* a cycle is put off if a thread does not stop in this time. Default 1000 */
 	enum gcuffd_log_level log_level; /* Default WARN */
-	void (*log)(void *data, int level, const char *line); /* Default: a line on stderr */
+	void (*log)(void *data, int level, const char *line); /* Default: a line on log_fd */
 	void *log_data;
 	unsigned without;         /* optimisations that are left out: bits that gcuffd_options_parse() makes of names */
 	size_t resident_target;   /* with GCUFFD_COLD: pages that are not touched are taken out while the heap takes more than this. 0: only on request */
@@ -120,6 +120,7 @@ struct gcuffd_options {
 	unsigned hang_seconds;     /* with GCUFFD_COLD: when a page, or a call on the store's file, has been waited for so long, a line says so and the process aborts. gcuffd_options_init() sets 60; 0: never */
 	unsigned resolver_threads; /* with GCUFFD_COLD: threads that bring back pages that are touched, at most 16. Several where that waits for a disk. Default 1 */
 	unsigned finalizer_thread; /* 1: finalizers run on a thread of the library's, which the first gcuffd_finalizer_set() starts. Default 0 */
+	unsigned log_fd;           /* without log: the descriptor that lines go to, the program's of this number at that time: of a file, a pipe or a terminal, open for writing. Default 2, stderr */
 };
 
 /* Fills *options with defaults and its size. */

@@ -435,7 +435,7 @@ static void keep(void *data, int level, const char *line)
 START_TEST(log_filters_formats_and_keeps_errno)
 {
 	struct lines lines = {.count = 0};
-	struct gu_log log = {keep, &lines, GU_LOG_WARN};
+	struct gu_log log = {keep, &lines, GU_LOG_WARN, 0};
 	errno = EXFULL;
 	gu_log(&log, GU_LOG_INFO, "no");
 	ck_assert_uint_eq(lines.count, 0);
@@ -451,7 +451,7 @@ END_TEST
 START_TEST(log_cuts_long_lines)
 {
 	struct lines lines = {.count = 0};
-	struct gu_log log = {keep, &lines, GU_LOG_DEBUG};
+	struct gu_log log = {keep, &lines, GU_LOG_DEBUG, 0};
 	char text[2000];
 	memset(text, 'x', sizeof(text) - 1);
 	text[sizeof(text) - 1] = 0;
@@ -464,7 +464,7 @@ END_TEST
 /* stderr gets one whole line a call, however long. */
 START_TEST(log_writes_lines_to_stderr)
 {
-	struct gu_log log = {NULL, NULL, GU_LOG_INFO};
+	struct gu_log log = {NULL, NULL, GU_LOG_INFO, 0};
 	char text[2000], got[4096];
 	int pipes[2], saved = dup(STDERR_FILENO);
 	memset(text, 'x', sizeof(text) - 1);
@@ -489,7 +489,7 @@ END_TEST
 /* A service thread's: it has a descriptor table of its own, in which nothing is open. */
 static void *log_detached(void *last)
 {
-	struct gu_log log = {NULL, NULL, GU_LOG_INFO};
+	struct gu_log log = {NULL, NULL, GU_LOG_INFO, 0};
 	gu_log_detach();
 	if (unshare(CLONE_FILES) || close(STDERR_FILENO))
 		_exit(1);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_errors.c - bad input: each has its documented error, changes nothing, and what is a program's mistake is reported. */
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
 
@@ -36,6 +37,12 @@ START_TEST(options)
 	REFUSED(-EINVAL, "debug", o.debug = 32);
 	REFUSED(-EINVAL, "rung", o.rung = (enum gcuffd_rung)5);
 	REFUSED(-EINVAL, "rung", o.rung = (enum gcuffd_rung)-1);
+	REFUSED(-EINVAL, "log_fd", o.log_fd = 987654);
+	REFUSED(-EINVAL, "log_fd", o.log_fd = UINT32_MAX);
+	int readable = open("/dev/null", O_RDONLY);
+	ck_assert_int_gt(readable, 0);
+	REFUSED(-EINVAL, "log_fd", o.log_fd = (unsigned)readable);
+	close(readable);
 	REFUSED(-EINVAL, "mark_threads", o.mark_threads = 9);
 	REFUSED(-EINVAL, "resolver_threads", o.resolver_threads = 17);
 	REFUSED(-EINVAL, "growth_percent", o.growth_percent = 10001);
@@ -94,13 +101,14 @@ START_TEST(option_text)
 	}
 	gcuffd_options_init(&o);
 	ck_ok(gcuffd_options_parse(&o, "", NULL));
-	ck_ok(gcuffd_options_parse(&o, "hard_limit=3G,soft_limit=5K,verify=1,interior=0,huge=0,rung=async,mark_threads=3,log_level=debug", NULL));
+	ck_ok(gcuffd_options_parse(&o, "hard_limit=3G,soft_limit=5K,verify=1,interior=0,huge=0,rung=async,mark_threads=3,log_level=debug,log_fd=7", NULL));
 	ck_assert_uint_eq(o.hard_limit, 3ull << 30);
 	ck_assert_uint_eq(o.soft_limit, 5 << 10);
 	ck_assert_uint_eq(o.flags, GCUFFD_VERIFY | GCUFFD_NO_INTERIOR | GCUFFD_NO_HUGE);
 	ck_assert_int_eq(o.rung, GCUFFD_RUNG_ASYNC);
 	ck_assert_uint_eq(o.mark_threads, 3);
 	ck_assert_int_eq(o.log_level, GCUFFD_LOG_DEBUG);
+	ck_assert_uint_eq(o.log_fd, 7);
 	ck_ok(gcuffd_options_parse(&o, "verify=0,interior=1,huge=1", NULL));
 	ck_assert_uint_eq(o.flags, 0);
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_stats.c - statistics of cycles: the line in the log says the same, why a cycle ran, and what the process takes. */
+#include <fcntl.h>
+
 #include "core.h"
 #include "fake_os.h"
 
@@ -13,7 +15,7 @@ static uint32_t quit;
 /* ---- the line of a cycle ---- */
 
 struct line {
-	uint64_t number, stop1_us, stop2_us, arm_us, mark_us, preclean_us, sweep_us, scanned, dirty, rounds, remark;
+	uint64_t number, stop1_us, stop2_us, arm_us, mark_us, preclean_us, final_us, sweep_us, scanned, dirty, rounds, remark;
 	uint64_t marked_kib, in_stops_kib, words, stack_words, freed_kib, live_kib, resident_kib, process_kib;
 	uint64_t by_round[GCUFFD_ROUNDS];
 	char why[64];
@@ -39,8 +41,8 @@ static struct line parse_line(const char *at)
 	struct line l;
 	int len = 0;
 	memset(&l, 0, sizeof(l));
-	ck_assert_int_eq(sscanf(at, "cycle %lu (%63[^)]): stops %lu+%lu us, arm %lu mark %lu preclean %lu sweep %lu us; pages scanned %lu dirty %lu in %lu rounds%n",
-				&l.number, l.why, &l.stop1_us, &l.stop2_us, &l.arm_us, &l.mark_us, &l.preclean_us, &l.sweep_us, &l.scanned, &l.dirty, &l.rounds, &len), 11);
+	ck_assert_int_eq(sscanf(at, "cycle %lu (%63[^)]): stops %lu+%lu us, arm %lu mark %lu preclean %lu finalize %lu sweep %lu us; pages scanned %lu dirty %lu in %lu rounds%n",
+				&l.number, l.why, &l.stop1_us, &l.stop2_us, &l.arm_us, &l.mark_us, &l.preclean_us, &l.final_us, &l.sweep_us, &l.scanned, &l.dirty, &l.rounds, &len), 12);
 	at = parse_rounds(at + len, &l);
 	ck_assert_int_eq(sscanf(at, ", remark %lu; marked %lu KiB, in stops %lu KiB; words in remark %lu (stacks %lu); freed %lu live %lu resident %lu process %lu KiB%n",
 				&l.remark, &l.marked_kib, &l.in_stops_kib, &l.words, &l.stack_words, &l.freed_kib, &l.live_kib, &l.resident_kib, &l.process_kib, &len), 9);
@@ -67,6 +69,7 @@ static void compare(const struct line *l, const struct gcuffd_stats *s)
 	ck_assert_uint_eq(l->arm_us, s->last_arm_ns / 1000);
 	ck_assert_uint_eq(l->mark_us, s->last_mark_ns / 1000);
 	ck_assert_uint_eq(l->preclean_us, s->last_preclean_ns / 1000);
+	ck_assert_uint_eq(l->final_us, s->last_finalize_ns / 1000);
 	ck_assert_uint_eq(l->sweep_us, s->last_sweep_ns / 1000);
 	ck_assert_uint_eq(l->scanned, s->last_pages_scanned);
 	ck_assert_uint_eq(l->dirty, s->last_dirty_pages);
@@ -121,6 +124,64 @@ START_TEST(line_and_statistics)
 	if (_i != GCUFFD_RUNG_STOP)
 		ck_assert_uint_gt(dirty, 0);
 	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* ---- a file for the lines ---- */
+
+static struct gcuffd_heap *heap_with_log(int fd)
+{
+	struct gcuffd_options o;
+	struct gcuffd_heap *h;
+	char text[64];
+	snprintf(text, sizeof(text), "pacing=0,log_level=info,log_fd=%d", fd);
+	gcuffd_options_init(&o);
+	ck_ok(gcuffd_options_parse(&o, text, NULL));
+	ck_ok(gcuffd_heap_create(&o, &h));
+	ck_ok(gcuffd_thread_attach());
+	return h;
+}
+
+static void expect_line(const char **at, uint64_t number)
+{
+	ck_assert_msg(!strncmp(*at, "gcuffd: cycle ", 14), "%s", *at);
+	struct line l = parse_line(*at + 8);
+	ck_assert_uint_eq(l.number, number);
+	ck_assert_str_eq(l.why, rung_is_here(GCUFFD_RUNG_ASYNC) ? "asked" : "asked, in a stop");
+	*at = strchr(*at, '\n') + 1;
+}
+
+/* The collector has other descriptors, and writes to the program's all the same, behind what that wrote. Where it is moved to is where it goes on. */
+START_TEST(lines_to_a_descriptor)
+{
+	char text[4096];
+	const char *at = text;
+	int fd = open(test_folder, O_RDWR | O_TMPFILE, 0600), other = open(test_folder, O_RDWR | O_TMPFILE, 0600);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_ge(other, 0);
+	heap = heap_with_log(fd);
+	ck_ok(gcuffd_collect(heap));
+	ck_assert_int_eq(dprintf(fd, "mine\n"), 5);
+	ck_ok(gcuffd_collect(heap));
+	long n = pread(fd, text, sizeof(text) - 1, 0);
+	ck_assert_int_ge(n, 0);
+	text[n] = 0;
+	expect_line(&at, 1);
+	ck_assert_msg(!strncmp(at, "mine\n", 5), "%s", at);
+	at += 5;
+	expect_line(&at, 2);
+	ck_assert_int_eq(*at, 0);
+	ck_assert_int_eq(dup2(other, fd), fd); /* as who rotates logs does */
+	ck_ok(gcuffd_collect(heap));
+	n = pread(other, text, sizeof(text) - 1, 0);
+	ck_assert_int_ge(n, 0);
+	text[n] = 0;
+	at = text;
+	expect_line(&at, 3);
+	close(fd); /* then lines are lost, and nothing else */
+	ck_ok(gcuffd_collect(heap));
+	ck_ok(gcuffd_heap_destroy(heap));
+	close(other);
 }
 END_TEST
 
@@ -201,6 +262,7 @@ static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("stats");
 	tcase_add_loop_test(test_case(suite, "line_and_statistics"), line_and_statistics, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_test(test_case(suite, "lines_to_a_descriptor"), lines_to_a_descriptor);
 	tcase_add_test(test_case(suite, "reasons"), reasons);
 	tcase_add_test(test_case(suite, "resident_process"), resident_process);
 	tcase_add_test(test_case(suite, "resident_unknown"), resident_unknown);

@@ -181,7 +181,7 @@ static int create(const struct gcuffd_options *o, int rung, struct gu_image *im,
 		return -ENOMEM;
 	h->options = *o;
 	h->rung = rung;
-	h->log = (struct gu_log){o->log, o->log_data, (int)o->log_level};
+	h->log = gu_log_of(o);
 	h->verify_frees = o->flags & GCUFFD_VERIFY;
 	gu_lock_init(&h->lock, GU_RANK_ROOTS);
 	gu_lock_init(&h->weak_lock, GU_RANK_WEAK);
@@ -210,7 +210,7 @@ static int rung_wanted(const struct gcuffd_options *o, const struct gu_log *log)
 
 int gu_heap_make(const struct gcuffd_options *o, struct gu_image *im, struct gcuffd_heap **heap)
 {
-	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
+	struct gu_log log = gu_log_of(o);
 	int rung, err = gu_tier_probe(o);
 	if (err)
 		return err;

@@ -191,7 +191,7 @@ static void take_saved(struct gcuffd_options *o, const struct gu_image_head *hea
 
 static int load(struct gu_image *im, const char *path, const struct gcuffd_image_options *image, struct gcuffd_options *o, struct gcuffd_heap **heap)
 {
-	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
+	struct gu_log log = gu_log_of(o);
 	int fd = im->fd, err = check_externals(im, image, path, &log);
 	follow(o, &im->head);
 	if (!err) {
@@ -227,7 +227,7 @@ int gcuffd_heap_load(const char *path, const struct gcuffd_image_options *image,
 		err = gu_options_resolve(&o, options, GCUFFD_COLD);
 	if (err)
 		return err;
-	struct gu_log log = {o.log, o.log_data, (int)o.log_level};
+	struct gu_log log = gu_log_of(&o);
 	if (gu_os == &gu_os_linux)
 		gu_os_set(NULL);
 	err = gu_image_open(path, &log, &im);

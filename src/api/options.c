@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* options.c - defaults, parsing and checks. Any thread; touches nothing but its arguments, and the log that they name. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -38,7 +39,7 @@ static const struct field fields[] = {
 	FIELD(mark_threads, NUMBER), FIELD(growth_percent, NUMBER), FIELD(decay_ms, NUMBER), FIELD(stop_timeout_ms, NUMBER),
 	FIELD(resident_target, SIZE), FIELD(store_memory, SIZE), FIELD(store_file, SIZE), FIELD(store_codec, CODEC),
 	FIELD(cool_mode, COOL), FIELD(cool_after_ms, NUMBER), FIELD(pressure_percent, NUMBER), FIELD(fault_percent, NUMBER), FIELD(hang_seconds, NUMBER),
-	FIELD(resolver_threads, NUMBER), FIELD(finalizer_thread, NUMBER),
+	FIELD(resolver_threads, NUMBER), FIELD(finalizer_thread, NUMBER), FIELD(log_fd, NUMBER),
 	FIELD(rung, RUNG), FIELD(log_level, LEVEL), FIELD(without, WITHOUT),
 	{"interior", NOT_FLAG, GCUFFD_NO_INTERIOR}, {"huge", NOT_FLAG, GCUFFD_NO_HUGE}, {"pacing", NOT_FLAG, GCUFFD_NO_PACING},
 	{"verify", FLAG, GCUFFD_VERIFY}, {"process_roots", FLAG, GCUFFD_PROCESS_ROOTS}, {"past_end", FLAG, GCUFFD_PAST_END},
@@ -100,7 +101,7 @@ static bool set_number(struct gcuffd_options *o, const struct field *f, const ch
 
 static bool set_without(struct gcuffd_options *o, const char *value)
 {
-	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
+	struct gu_log log = gu_log_of(o);
 	if (gu_without_parse(value, GU_WITHOUT_HEAP, &o->without))
 		return true;
 	gu_log(&log, GU_LOG_ERROR, "without=%s: the names are, with + between: %s", value, gu_without_heap_names);
@@ -177,9 +178,19 @@ int gcuffd_options_parse(struct gcuffd_options *o, const char *text, const char 
 
 static int refuse(const struct gcuffd_options *o, const char *what)
 {
-	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
+	struct gu_log log = gu_log_of(o);
 	gu_log(&log, GU_LOG_ERROR, "bad option: %s", what);
 	return -EINVAL;
+}
+
+/* The line that says so goes to stderr. */
+static bool log_fd_is_bad(struct gcuffd_options *o)
+{
+	int how = o->log_fd ? fcntl((int)o->log_fd, F_GETFL) : O_WRONLY;
+	bool bad = how < 0 || (how & O_ACCMODE) == O_RDONLY;
+	if (bad)
+		o->log_fd = 0;
+	return bad;
 }
 
 static size_t default_reservation(void)
@@ -245,6 +256,8 @@ int gu_options_resolve(struct gcuffd_options *o, const struct gcuffd_options *in
 	for (size_t i = sizeof(*o); in && i < in->size; i++)
 		if (((const char *)in)[i])
 			return refuse(o, "a field that this version of the library does not know");
+	if (log_fd_is_bad(o))
+		return refuse(o, "log_fd: not open, or not for writing");
 	if (o->flags & ~flags || o->debug & ~31u)
 		return refuse(o, "flags or debug: unknown bit");
 	if (o->hard_limit && o->hard_limit < LEAST_LIMIT)

@@ -23,13 +23,13 @@ static __thread bool detached __attribute__((tls_model("initial-exec")));
 void gu_log_detach(void) { detached = true; }
 
 /* A file's place for the next line is that of the program's descriptor, which would write over what another one wrote. Linux 5.6. */
-static int share_file(void)
+static int share_file(int theirs)
 {
 	struct stat st;
 	int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	if (pidfd < 0)
 		return -1;
-	int fd = (int)syscall(SYS_pidfd_getfd, pidfd, STDERR_FILENO, 0);
+	int fd = (int)syscall(SYS_pidfd_getfd, pidfd, theirs, 0);
 	close(pidfd);
 	if (fd >= 0 && (fstat(fd, &st) || !S_ISREG(st.st_mode))) {
 		close(fd);
@@ -39,16 +39,18 @@ static int share_file(void)
 }
 
 /* Of the process's first thread, whose table is the program's. What is no file is opened there, and can be asked not to wait. */
-static int open_stderr(void)
+static int open_theirs(int theirs)
 {
-	int fd = share_file();
-	return fd >= 0 ? fd : open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	char path[32];
+	int fd = share_file(theirs);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", theirs);
+	return fd >= 0 ? fd : open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 }
 
 /* Service threads wait for no reader, who may wait for them: a line that nobody reads is lost. */
-static void write_detached(const char *line, size_t len)
+static void write_detached(int theirs, const char *line, size_t len)
 {
-	struct pollfd room = {.fd = open_stderr(), .events = POLLOUT};
+	struct pollfd room = {.fd = open_theirs(theirs), .events = POLLOUT};
 	if (room.fd < 0)
 		return;
 	if (write(room.fd, line, len) < 0 && errno == EAGAIN && poll(&room, 1, PATIENCE_MS) == 1 && write(room.fd, line, len) < 0)
@@ -56,18 +58,20 @@ static void write_detached(const char *line, size_t len)
 	close(room.fd);
 }
 
-void gu_log_line(const char *line, size_t len)
+static void write_line(int theirs, const char *line, size_t len)
 {
 	if (detached)
-		write_detached(line, len);
-	else if (write(STDERR_FILENO, line, len) < 0)
+		write_detached(theirs, line, len);
+	else if (write(theirs, line, len) < 0)
 		errno = 0;
 }
+
+void gu_log_line(const char *line, size_t len) { write_line(STDERR_FILENO, line, len); }
 
 /* A socket can't be opened: it is tried as it is. */
 void gu_log_dying(const char *line)
 {
-	int fd = open_stderr();
+	int fd = open_theirs(STDERR_FILENO);
 	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
 	if (fd < 0 && !detached && poll(&ready, 1, 0) == 1 && ready.revents & POLLOUT)
 		fd = STDERR_FILENO;
@@ -86,7 +90,7 @@ static void say(const struct gu_log *log, int level, const char *text)
 	}
 	int n = snprintf(line, sizeof(line), "gcuffd: %.*s\n", (int)sizeof(line) - 16, text);
 	if (n > 0)
-		gu_log_line(line, (size_t)n);
+		write_line(log->fd ? log->fd : STDERR_FILENO, line, (size_t)n);
 }
 
 static void keep(const struct gu_log *log, int level, const char *text)

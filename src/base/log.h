@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * log.h - lines for people. A sink is where they go: a callback, or stderr. Formatting never
+ * log.h - lines for people. A sink is where they go: a callback, or a descriptor of the program's. Formatting never
  * allocates: integers and strings only, no floating point. Never called during a stop.
  */
 #ifndef GU_BASE_LOG_H
@@ -11,12 +11,13 @@
 enum gu_log_level { GU_LOG_ERROR, GU_LOG_WARN, GU_LOG_INFO, GU_LOG_DEBUG };
 
 struct gu_log {
-	void (*write)(void *data, int level, const char *line); /* NULL: stderr */
+	void (*write)(void *data, int level, const char *line); /* NULL: a line on fd */
 	void *data;
 	int level; /* lines above it are dropped */
+	int fd;    /* as the program numbers it when the line is written; 0: stderr */
 };
 
-/* The calling thread has a descriptor table of its own: its lines go to the process's stderr all the same. */
+/* The calling thread has a descriptor table of its own: its lines go to the program's descriptors all the same. */
 void gu_log_detach(void);
 
 /* The calling thread's lines, of one log, are kept from hold to release: for who has a lock that others must get while nobody reads lines. */

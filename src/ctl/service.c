@@ -364,11 +364,11 @@ static void log_cycle(struct gcuffd_heap *h, const struct gu_cycle *c)
 {
 	struct rounds_text rounds = text_of_rounds(c);
 	gu_log(&h->log, GU_LOG_INFO,
-	       "cycle %lu (%s%s): stops %lu+%lu us, arm %lu mark %lu preclean %lu sweep %lu us; "
+	       "cycle %lu (%s%s): stops %lu+%lu us, arm %lu mark %lu preclean %lu finalize %lu sweep %lu us; "
 	       "pages scanned %lu dirty %lu in %lu rounds%s, remark %lu; marked %lu KiB, in stops %lu KiB; "
 	       "words in remark %lu (stacks %lu); freed %lu live %lu resident %lu process %lu KiB",
 	       c->number, reason_name(c->reason), c->in_stop ? ", in a stop" : "", c->stop1_ns / 1000, c->stop2_ns / 1000,
-	       c->arm_ns / 1000, c->mark_ns / 1000, c->preclean_ns / 1000, c->sweep_ns / 1000, c->pages_scanned,
+	       c->arm_ns / 1000, c->mark_ns / 1000, c->preclean_ns / 1000, c->final_ns / 1000, c->sweep_ns / 1000, c->pages_scanned,
 	       c->dirty_pages, c->rounds, rounds.text, c->remark_dirty_pages, c->marked >> 10, c->marked_in_stop >> 10, c->remark_words,
 	       c->stack_words, c->swept.freed_bytes >> 10, c->swept.live_bytes >> 10, gu_space_resident(&h->space) >> 10,
 	       c->rss >> 10);

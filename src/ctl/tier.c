@@ -54,7 +54,7 @@ int gu_tier_probe(const struct gcuffd_options *o)
 {
 	static const char *const names[] = {"target", "cgroup", "pressure", "idle"};
 	static const char *const lacks[] = {"", "no memory cgroup can be seen", "the kernel does not tell of pressure (CONFIG_PSI, psi=1)", ""};
-	struct gu_log log = {o->log, o->log_data, (int)o->log_level};
+	struct gu_log log = gu_log_of(o);
 	struct gu_cgroup cgroup = {0};
 	int err = 0, psi = o->cool_mode == GCUFFD_COOL_PRESSURE ? gu_psi_open() : -1;
 	if (o->cool_mode == GCUFFD_COOL_CGROUP)

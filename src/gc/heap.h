@@ -103,6 +103,11 @@ struct gcuffd_heap {
 
 _Static_assert(!offsetof(struct gcuffd_heap, space), "probes name a heap by its space, too");
 
+static inline struct gu_log gu_log_of(const struct gcuffd_options *o)
+{
+	return (struct gu_log){o->log, o->log_data, (int)o->log_level, (int)o->log_fd};
+}
+
 /* Set by ctl: wakes the collector because of allocation. Called in a section; takes no lock. */
 void gu_heap_kick(struct gcuffd_heap *heap);
 
