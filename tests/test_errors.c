@@ -300,7 +300,8 @@ START_TEST(unattached)
 END_TEST
 
 /* A thread that can't be stopped: the cycle is put off, nothing is lost, and the next one works. */
-static uint32_t deaf, listen_again;
+static uint32_t listen_again;
+static pid_t deaf; /* once it is */
 
 static void *keeps_signals_out(void *unused)
 {
@@ -309,7 +310,8 @@ static void *keeps_signals_out(void *unused)
 	must_ok(gcuffd_thread_attach());
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	__atomic_store_n(&deaf, 1, __ATOMIC_SEQ_CST);
+	pthread_setname_np(pthread_self(), "deaf");
+	__atomic_store_n(&deaf, gettid(), __ATOMIC_SEQ_CST);
 	while (!__atomic_load_n(&listen_again, __ATOMIC_SEQ_CST))
 		;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -321,6 +323,7 @@ START_TEST(put_off)
 {
 	NEED_RUNG(_i);
 	pthread_t t;
+	char line[128];
 	heap = heap_make("rung=%s,stop_timeout_ms=50,verify=1", rung_names[_i]);
 	uint64_t *p = gcuffd_alloc(heap, 1000);
 	p[5] = 77;
@@ -328,6 +331,8 @@ START_TEST(put_off)
 	while (!__atomic_load_n(&deaf, __ATOMIC_SEQ_CST))
 		;
 	ck_assert_int_eq(gcuffd_collect(heap), -ETIMEDOUT);
+	snprintf(line, sizeof(line), "not stopped in time: thread %d (deaf), in no system call, blocks the stop signal", (int)deaf);
+	must(strstr(core_log, line) != NULL, "not there: %s\n%s", line, core_log);
 	ck_assert_uint_eq(stats_of(heap).cycles_put_off, 1);
 	ck_assert_uint_eq(p[5], 77);
 	ck_assert_ptr_nonnull(gcuffd_alloc(heap, 1000));

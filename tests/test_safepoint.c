@@ -187,6 +187,7 @@ START_TEST(asleep)
 	ck_assert_int_eq(gcuffd_collect(heap), -ETIMEDOUT);
 	ck_assert_uint_lt(test_now_ns() - begin_ns, 10000000000ull);
 	ck_assert_uint_gt(stats_of(heap).cycles_put_off, 0);
+	must(strstr(core_log, ", in system call 0, stops at safepoints only") != NULL, "who is it: %s", core_log); /* read(2) */
 	must(write(ends[1], "x", 1) == 1, "errno %d", errno);
 	must_ok(pthread_join(threads[0], NULL));
 	nthreads = 0;

@@ -457,7 +457,10 @@ static void pace_again(struct gcuffd_heap *h, uint64_t now)
 /* Tried again when some more was allocated, twice as much each time, or asked for. */
 static void put_off(struct gcuffd_heap *h, int err)
 {
-	gu_log(&h->log, GU_LOG_WARN, "cycle put off: %s", err == -ETIMEDOUT ? "a thread did not stop in time" : "an OS call failed");
+	if (err == -ETIMEDOUT)
+		gu_log(&h->log, GU_LOG_WARN, "cycle put off: not stopped in time: %s", h->stop.missing);
+	else
+		gu_log(&h->log, GU_LOG_WARN, "cycle put off: an OS call failed, errno %d", -err);
 	unsigned n = h->service->failures++;
 	gu_store_relaxed(&h->service->last_freed, 0);
 	gu_store_relaxed(&h->trigger, gu_load_relaxed(&h->allocated) + (h->options.start_size << gu_min(n, 10)));

@@ -42,6 +42,7 @@ struct gu_heap_stop {
 	bool under_way;
 	uint32_t threads;              /* that it stopped, or found blocked */
 	uint64_t asked_ns, stopped_ns;
+	char missing[128];             /* who kept the last one that was given up from coming about */
 };
 
 struct gcuffd_heap {

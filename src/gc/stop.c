@@ -490,13 +490,17 @@ static int adopt_locked(uint64_t deadline)
 	return found;
 }
 
-/* A thread that sleeps, and blocks the stop signal if that is what it is to hear, will not stop. (One that runs may be in the handler, which blocks it too.) */
-static bool sleeps(pid_t tid, bool blocking)
+struct task {
+	char state;  /* as in /proc: R, S, D ...; 0 if the thread is gone */
+	bool blocks; /* the stop signal */
+};
+
+static struct task read_status(pid_t tid)
 {
 	char text[2048];
 	read_task(tid, "status", text, sizeof(text));
-	const char *mask = strstr(text, "SigBlk:"), *state = strstr(text, "State:\tS");
-	return state && (!blocking || (mask && (strtoull(mask + 7, NULL, 16) >> (gu_stop_signal() - 1) & 1)));
+	const char *mask = strstr(text, "SigBlk:"), *state = strstr(text, "State:\t");
+	return (struct task){state ? state[7] : 0, mask && (strtoull(mask + 7, NULL, 16) >> (gu_stop_signal() - 1) & 1)};
 }
 
 static bool missing(const struct gu_thread *t, uint32_t e)
@@ -514,10 +518,13 @@ static bool goes_on(const struct gu_thread *t)
 	return text[0] == '-' || text[0] == 'r'; /* -1, or running by now */
 }
 
+static bool is_signalled(const struct gu_thread *t) { return gu_load_relaxed(&t->stopped_by) != GCUFFD_STOP_BY_SAFEPOINT; }
+
+/* It sleeps, and blocks the stop signal if that is what it is to hear. (One that runs may be in the handler, which blocks it too.) */
 static bool is_deaf(const struct gu_thread *t)
 {
-	bool signalled = gu_load_relaxed(&t->stopped_by) != GCUFFD_STOP_BY_SAFEPOINT;
-	return sleeps(t->tid, signalled) && (signalled || !goes_on(t));
+	struct task task = read_status(t->tid);
+	return task.state == 'S' && (is_signalled(t) ? task.blocks : !goes_on(t));
 }
 
 /* Asked twice: it may have parked, and sleep in the handler, since the first time. */
@@ -527,6 +534,27 @@ static bool somebody_blocks_locked(uint32_t e)
 		if (missing(t, e) && is_deaf(t) && missing(t, e))
 			return true;
 	return false;
+}
+
+/* Into who: the thread that a stop is given up for, and what keeps it, as far as can be told. */
+static void tell_missing_locked(uint32_t e, char *who, size_t size)
+{
+	const struct gu_thread *t = gu_threads_first();
+	while (t && !missing(t, e))
+		t = t->next;
+	if (!t) {
+		snprintf(who, size, "a thread that is being made");
+		return;
+	}
+	char name[20], call[24];
+	struct task task = read_status(t->tid);
+	read_task(t->tid, "comm", name, sizeof(name));
+	read_task(t->tid, "syscall", call, sizeof(call));
+	name[strcspn(name, "\n")] = 0;
+	call[strcspn(call, " \n")] = 0;
+	bool in_call = call[0] >= '0' && call[0] <= '9';
+	snprintf(who, size, "thread %d (%s), %s%s, %s", (int)t->tid, name, in_call ? "in system call " : "in no system call", in_call ? call : "",
+	         !is_signalled(t) ? "stops at safepoints only" : task.blocks ? "blocks the stop signal" : "got no processor or sleeps in the kernel");
 }
 
 /* A thread may have lost its signal: a program that executes another, and fails to, ignores it meanwhile. */
@@ -558,8 +586,8 @@ static bool wait_stopped_locked(uint32_t e, uint64_t begin, uint64_t deadline, u
 	}
 }
 
-/* *stopped: how many have; 0 if it is given up. */
-static int stop(bool everybody, uint64_t timeout_ns, uint32_t *stopped)
+/* s->threads: how many have stopped; 0 if it is given up, and s->missing says why. */
+static int stop(bool everybody, uint64_t timeout_ns, struct gu_heap_stop *s)
 {
 	uint64_t deadline = gu_os->clock_ns() + timeout_ns;
 	bool ok;
@@ -579,8 +607,10 @@ static int stop(bool everybody, uint64_t timeout_ns, uint32_t *stopped)
 		adopted = ok && everybody ? adopt_locked(deadline) : 0;
 	} while (adopted > 0);
 	int err = ok ? adopted : -ETIMEDOUT;
-	*stopped = err ? 0 : threads;
-	GU_PROBE3(stop__stopped, e, *stopped, err);
+	s->threads = err ? 0 : threads;
+	GU_PROBE3(stop__stopped, e, s->threads, err);
+	if (err == -ETIMEDOUT)
+		tell_missing_locked(e, s->missing, sizeof(s->missing));
 	if (err)
 		gu_world_resume();
 	return err;
@@ -588,8 +618,8 @@ static int stop(bool everybody, uint64_t timeout_ns, uint32_t *stopped)
 
 int gu_world_stop(bool everybody, uint64_t timeout_ns)
 {
-	uint32_t stopped;
-	return stop(everybody, timeout_ns, &stopped);
+	struct gu_heap_stop s;
+	return stop(everybody, timeout_ns, &s);
 }
 
 /*
@@ -625,7 +655,7 @@ int gu_world_stop_for(struct gcuffd_heap *h)
 {
 	struct gu_heap_stop *s = &h->stop;
 	s->asked_ns = gu_os->clock_ns();
-	int err = stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), h->options.stop_timeout_ms * 1000000ull, &s->threads);
+	int err = stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), h->options.stop_timeout_ms * 1000000ull, s);
 	s->stopped_ns = gu_os->clock_ns();
 	s->under_way = !err;
 	if (err)
