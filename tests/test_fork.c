@@ -5,7 +5,9 @@
 #include <sys/wait.h>
 
 #include "core.h"
+#include "fake_os.h"
 #include "gc/heap.h"
+#include "sys/uapi.h"
 
 #define THREADS 3
 #define FORKS 100
@@ -357,6 +359,76 @@ START_TEST(handlers_that_allocate)
 }
 END_TEST
 
+/* ---- a handler that forks, in a thread that waits for a cycle ---- */
+
+static uint32_t scan_held; /* 1: the next scan waits, 2: it does, 3: it may go on */
+static pid_t child_of_handler; /* in the child 0 */
+
+static long hold_a_scan(int fd, unsigned long request, void *arg)
+{
+	uint32_t want = 1;
+	if (request == GU_PAGEMAP_SCAN && gu_cas_seqcst(&scan_held, &want, 2))
+		while (gu_load_seqcst(&scan_held) == 2)
+			usleep(100);
+	return gu_os_linux.ioctl(fd, request, arg);
+}
+
+static void fork_in_handler(int sig)
+{
+	(void)sig;
+	pid_t pid = fork(); /* waits for the cycle's end */
+	must(pid >= 0, "errno %d", errno);
+	gu_store_seqcst(&child_of_handler, pid);
+}
+
+/* In both processes it comes back to where it waited. */
+static void *wait_for_a_cycle(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	must_ok(gcuffd_collect(heap));
+	if (child_of_handler) {
+		must_ok(gcuffd_thread_detach());
+		return unused;
+	}
+	limit_child();
+	must(gu_load_seqcst(&heap->stalled) == 0, "%u are counted as waiting", heap->stalled);
+	check_list(head);
+	must_ok(gcuffd_collect(heap));
+	check_list(head);
+	must(gu_load_seqcst(&heap->stalled) == 0, "%u are counted as waiting", heap->stalled);
+	_exit(0);
+}
+
+START_TEST(handler_that_forks)
+{
+	pthread_t t;
+	NO_SANITIZER("its locks do not survive a fork with threads");
+	NEED_RUNG(GCUFFD_RUNG_ASYNC);
+	heap = heap_make("verify=1");
+	for (int i = 0; i < 100; i++)
+		head = push(head);
+	ck_ok(gcuffd_collect(heap));
+	signal(SIGUSR1, fork_in_handler);
+	fake_install();
+	fake_os.ioctl = hold_a_scan;
+	scan_held = 1;
+	child_of_handler = -1;
+	must_ok(pthread_create(&t, NULL, wait_for_a_cycle, NULL));
+	while (gu_load_seqcst(&scan_held) != 2 || gu_load_seqcst(&heap->stalled) != 1)
+		usleep(100);
+	must_ok(pthread_kill(t, SIGUSR1));
+	usleep(20000); /* by then it is in the handler */
+	gu_store_seqcst(&scan_held, 3);
+	must_ok(pthread_join(t, NULL));
+	ck_assert_int_gt(child_of_handler, 0);
+	wait_for(child_of_handler);
+	ck_assert_uint_eq(heap->stalled, 0);
+	check_list(head);
+	fake_remove();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("fork");
@@ -365,6 +437,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(test_case(suite, "handlers_that_allocate"), handlers_that_allocate, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "fork_beside_libc"), fork_beside_libc);
 	tcase_add_test(test_case(suite, "fork_early"), fork_early);
+	tcase_add_test(test_case(suite, "handler_that_forks"), handler_that_forks);
 	return suite;
 }
 

@@ -128,18 +128,25 @@ bool gu_service_wanted(const struct gcuffd_heap *h) { return gu_load_relaxed(&h-
 
 /* What a mutator waits for: the stop goes on without it, and all markers join in. */
 struct stall {
+	const struct gcuffd_heap *heap;
+	struct stall *outer; /* of the same thread: this one is in a signal handler that ran in that */
 	enum gcuffd_stall why;
 	uint64_t since;
 	struct gu_wait wait;
 };
 
+static __thread struct stall *stalls __attribute__((tls_model("initial-exec"))); /* of this thread */
+
 static void begin_stall(struct gcuffd_heap *h, enum gcuffd_stall why, struct stall *stall)
 {
 	GU_PROBE2(stall__begin, h, (unsigned)why);
+	stall->heap = h;
+	stall->outer = stalls;
 	stall->why = why;
 	stall->since = gu_os->clock_ns();
 	gu_wait_begin(&stall->wait);
 	gu_add_seqcst(&h->stalled, 1);
+	stalls = stall;
 	gu_mark_hurry(h);
 }
 
@@ -155,6 +162,7 @@ static void put_stall(struct gcuffd_heap *h, const struct gcuffd_event *event)
 static void end_stall(struct gcuffd_heap *h, const struct stall *stall)
 {
 	gu_sub_seqcst(&h->stalled, 1);
+	stalls = stall->outer;
 	gu_wait_end(&stall->wait);
 	uint64_t now = gu_os->clock_ns(), took = now - stall->since;
 	gu_add_relaxed(&h->stall_ns, took);
@@ -165,6 +173,14 @@ static void end_stall(struct gcuffd_heap *h, const struct stall *stall)
 		};
 		put_stall(h, &event);
 	}
+}
+
+/* In a child: who forked may have done so in a handler, and wait on. */
+static void count_own_stalls(struct gcuffd_heap *h)
+{
+	h->stalled = 0;
+	for (const struct stall *s = stalls; s; s = s->outer)
+		h->stalled += s->heap == h;
 }
 
 static int wait_for(struct gcuffd_heap *h, enum gcuffd_stall why, uint32_t ticket)
@@ -1006,7 +1022,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	s->asking = NULL; /* who asked is not here */
 	s->writes = 0;
 	h->cycle_waits = 0;
-	h->stalled = 0;
+	count_own_stalls(h);
 }
 
 bool gu_service_has_files(const struct gcuffd_heap *h) { return h->service->started; }
