@@ -82,7 +82,7 @@ struct gu_mark {
 	uint32_t waiting;           /* atomic; markers that would like work */
 	uint32_t asleep;            /* atomic; of these, those that sleep on bell */
 	uint32_t bell;              /* atomic; futex, changes when there is something to look at */
-	bool open;                  /* guard: lock; a drain goes on that workers may join */
+	uint32_t open;              /* atomic, set with lock; a drain goes on that workers may join */
 	bool quit;                  /* guard: lock */
 	unsigned allowed;           /* atomic; markers that may take part */
 	unsigned background;        /* how many while mutators run */

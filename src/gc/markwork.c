@@ -200,9 +200,9 @@ static void rescan_marked(struct gcuffd_heap *h)
 static void set_open(struct gu_mark *mark, bool open, unsigned allowed)
 {
 	gu_lock(&mark->lock);
-	mark->open = open;
 	mark->active += open ? 1 : 0;
 	gu_store_relaxed(&mark->allowed, allowed);
+	gu_store_seqcst(&mark->open, open);
 	gu_unlock(&mark->lock);
 	gu_add_seqcst(&mark->bell, 1);
 	if (open && allowed > 1) /* idle workers don't count as waiting */
@@ -220,6 +220,8 @@ void gu_mark_drain(struct gcuffd_heap *h, enum gu_drain how)
 		gu_store_relaxed(&mark->later, 1);
 	do {
 		set_open(mark, true, hurry ? mark->n : mark->background);
+		if (!hurry && gu_load_seqcst(&h->stalled)) /* who came to wait while it was closed hurried nobody */
+			gu_mark_hurry(h);
 		drain_with(mark, &mark->markers[0]);
 		set_open(mark, false, 0);
 		if (gu_swap_acq_rel(&mark->overflow, 0)) {
@@ -278,7 +280,7 @@ void gu_mark_quit(struct gcuffd_heap *h)
 
 void gu_mark_hurry(struct gcuffd_heap *h)
 {
-	if (!h->mark)
+	if (!h->mark || !gu_load_seqcst(&h->mark->open))
 		return;
 	gu_store_relaxed(&h->mark->allowed, h->mark->n);
 	gu_add_seqcst(&h->mark->bell, 1);
