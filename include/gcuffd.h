@@ -120,7 +120,7 @@ struct gcuffd_options {
 	unsigned hang_seconds;     /* with GCUFFD_COLD: when a page, or a call on the store's file, has been waited for so long, a line says so and the process aborts. gcuffd_options_init() sets 60; 0: never */
 	unsigned resolver_threads; /* with GCUFFD_COLD: threads that bring back pages that are touched, at most 16. Several where that waits for a disk. Default 1 */
 	unsigned finalizer_thread; /* 1: finalizers run on a thread of the library's, which the first gcuffd_finalizer_set() starts. Default 0 */
-	unsigned log_fd;           /* without log: the descriptor that lines go to, the program's of this number at that time: of a file, a pipe or a terminal, open for writing. Default 2, stderr */
+	unsigned log_fd;           /* without log: the descriptor that lines go to, the program's of this number at that time, open for writing: of a file, a pipe, a terminal or, since Linux 5.6, a socket. Default 2, stderr */
 };
 
 /* Fills *options with defaults and its size. */

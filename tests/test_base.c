@@ -8,6 +8,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -543,6 +545,51 @@ START_TEST(log_goes_to_the_same_file)
 }
 END_TEST
 
+/* A socket can't be opened, nor told not to wait without telling the program's. */
+static void log_to_full_socket(int fd)
+{
+	char text[1000] = "";
+	while (send(fd, text, sizeof(text), MSG_DONTWAIT) > 0)
+		;
+	log_from_thread(NULL);
+	signal(SIGABRT, SIG_DFL);
+	log_from_thread("");
+	_exit(3);
+}
+
+/* What stderr is under service managers. */
+START_TEST(log_goes_to_a_socket)
+{
+	char got[4096];
+	int status, ends[2];
+	if (syscall(SYS_pidfd_getfd, -1, 0, 0) < 0 && errno != EBADF)
+		GU_SKIP("no pidfd_getfd() here");
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+	fflush(stdout);
+	pid_t pid = fork();
+	if (!pid) {
+		limit_child();
+		dup2(ends[1], STDERR_FILENO);
+		log_by_turns();
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ssize_t n = recv(ends[0], got, sizeof(got) - 1, MSG_DONTWAIT);
+	ck_assert_int_ge((int)n, 0);
+	got[n] = 0;
+	ck_assert_str_eq(got, BOTH BOTH BOTH "from the program\ngcuffd: broken invariant: last (file:1)\n");
+	pid = fork();
+	if (!pid) {
+		limit_child();
+		dup2(ends[1], STDERR_FILENO);
+		log_to_full_socket(ends[1]);
+	}
+	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+	ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "status %#x", (unsigned)status);
+	close(ends[0]);
+	close(ends[1]);
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("base");
@@ -565,6 +612,7 @@ static Suite *make_suite(void)
 	tcase_add_test(log, log_cuts_long_lines);
 	tcase_add_test(log, log_writes_lines_to_stderr);
 	tcase_add_test(log, log_goes_to_the_same_file);
+	tcase_add_test(log, log_goes_to_a_socket);
 	return suite;
 }
 

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,8 +23,11 @@ static __thread bool detached __attribute__((tls_model("initial-exec")));
 
 void gu_log_detach(void) { detached = true; }
 
-/* A file's place for the next line is that of the program's descriptor, which would write over what another one wrote. Linux 5.6. */
-static int share_file(int theirs)
+/*
+ * The program's own, where another one would not do. A file's place for the next line would be another, too, and both write over each other; a socket
+ * can't be opened. Linux 5.6.
+ */
+static int share(int theirs)
 {
 	struct stat st;
 	int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
@@ -31,20 +35,27 @@ static int share_file(int theirs)
 		return -1;
 	int fd = (int)syscall(SYS_pidfd_getfd, pidfd, theirs, 0);
 	close(pidfd);
-	if (fd >= 0 && (fstat(fd, &st) || !S_ISREG(st.st_mode))) {
+	if (fd >= 0 && (fstat(fd, &st) || !(S_ISREG(st.st_mode) || S_ISSOCK(st.st_mode)))) {
 		close(fd);
 		fd = -1;
 	}
 	return fd;
 }
 
-/* Of the process's first thread, whose table is the program's. What is no file is opened there, and can be asked not to wait. */
+/* Of the process's first thread, whose table is the program's. A pipe or a terminal is opened there: so it can be asked not to wait. */
 static int open_theirs(int theirs)
 {
 	char path[32];
-	int fd = share_file(theirs);
+	int fd = share(theirs);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", theirs);
 	return fd >= 0 ? fd : open(path, O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+}
+
+/* Without waiting, if it is one that open_theirs() gave: a socket is asked each time. */
+static ssize_t put(int fd, const char *line, size_t len)
+{
+	ssize_t n = send(fd, line, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return n < 0 && errno == ENOTSOCK ? write(fd, line, len) : n;
 }
 
 /* Service threads wait for no reader, who may wait for them: a line that nobody reads is lost. */
@@ -53,7 +64,7 @@ static void write_detached(int theirs, const char *line, size_t len)
 	struct pollfd room = {.fd = open_theirs(theirs), .events = POLLOUT};
 	if (room.fd < 0)
 		return;
-	if (write(room.fd, line, len) < 0 && errno == EAGAIN && poll(&room, 1, PATIENCE_MS) == 1 && write(room.fd, line, len) < 0)
+	if (put(room.fd, line, len) < 0 && errno == EAGAIN && poll(&room, 1, PATIENCE_MS) == 1 && put(room.fd, line, len) < 0)
 		errno = 0;
 	close(room.fd);
 }
@@ -68,14 +79,14 @@ static void write_line(int theirs, const char *line, size_t len)
 
 void gu_log_line(const char *line, size_t len) { write_line(STDERR_FILENO, line, len); }
 
-/* A socket can't be opened: it is tried as it is. */
+/* What can't be had so, as a socket before Linux 5.6, is tried as it is. */
 void gu_log_dying(const char *line)
 {
 	int fd = open_theirs(STDERR_FILENO);
 	struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
 	if (fd < 0 && !detached && poll(&ready, 1, 0) == 1 && ready.revents & POLLOUT)
 		fd = STDERR_FILENO;
-	if (fd >= 0 && write(fd, line, strlen(line)) < 0)
+	if (fd >= 0 && put(fd, line, strlen(line)) < 0)
 		errno = 0;
 }
 
