@@ -692,7 +692,8 @@ struct gcuffd_event {
 	struct gcuffd_heap *heap;
 	uint64_t cycle;          /* its number, as in the log if it is finished; 0: the event is of none, or a STALL */
 	uint64_t lost;           /* how many events before this one there was no room for */
-	uint64_t begin_ns;       /* of what is over; PHASE_BEGIN, CYCLE_BEGIN: now. A STOP begins when threads are asked to */
+	uint64_t lost_ns;        /* how long the stalls among them took */
+	uint64_t begin_ns;       /* of what is over; PHASE_BEGIN, CYCLE_BEGIN, ROUND: now. A STOP begins when threads are asked to */
 	uint64_t end_ns;         /* now */
 	uint64_t stopped_ns;     /* STOP: when all threads had; 0: it was given up */
 	uint32_t threads;        /* STOP: how many, those that block included; the same */
@@ -701,16 +702,16 @@ struct gcuffd_event {
 	enum gcuffd_stall stall; /* STALL */
 	enum gcuffd_reason reason; /* CYCLE_BEGIN, CYCLE_END */
 	uint64_t pages;          /* ROUND: dirty ones */
-	uint64_t freed_bytes;    /* CYCLE_END */
-	uint64_t live_bytes;     /* CYCLE_END */
+	uint64_t freed_bytes;    /* CYCLE_END; 0 with an error. So is the next */
+	uint64_t live_bytes;
 };
 
 /*
  * Called by the heap's collector thread while no stop of the heap is under way: a STOP is told when it is over, and what happens from the first ROUND on when it is
  * known what is dead, so that no stop gets longer by it. The program runs meanwhile, and the cycle does not. The thread has other descriptors than the program, a
  * stack of 128 KiB and all signals blocked. The handler may write to memory that is no object's, sem_post(), pthread_kill(), read clocks. It waits for no other
- * thread, so takes no lock under which one allocates from a heap; it touches no object, does not fork, and calls nothing of this library but
- * gcuffd_event_handler_set() for the event's heap.
+ * thread, so takes no lock under which one allocates from a heap, calls this library or forks; it touches no object, does not fork, leaves by return, and calls
+ * nothing of this library but gcuffd_event_handler_set() for the event's heap.
  */
 typedef void gcuffd_event_fn(void *data, const struct gcuffd_event *event);
 

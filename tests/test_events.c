@@ -320,6 +320,7 @@ END_TEST
 
 static uint32_t seen; /* atomic; of stalls, those that were lost included */
 static uint32_t lost; /* atomic */
+static uint64_t waited_ns; /* atomic; by all stalls, those that were lost included */
 static uint32_t finished; /* atomic; of the crowd */
 static sem_t ready;
 
@@ -334,8 +335,10 @@ static void count_slowly(void *data, const struct gcuffd_event *event)
 {
 	static enum gcuffd_event_kind last;
 	(void)data;
+	must(!event->lost_ns || event->lost, "time of none");
 	__atomic_fetch_add(&lost, event->lost, __ATOMIC_RELAXED);
-	__atomic_fetch_add(&seen, event->lost + (event->kind == GCUFFD_EVENT_STALL), __ATOMIC_RELAXED);
+	__atomic_fetch_add(&waited_ns, event->lost_ns + (event->kind == GCUFFD_EVENT_STALL ? event->end_ns - event->begin_ns : 0), __ATOMIC_RELAXED);
+	__atomic_fetch_add(&seen, event->lost + (event->kind == GCUFFD_EVENT_STALL), __ATOMIC_RELEASE);
 	if (event->kind == GCUFFD_EVENT_STALL && last == GCUFFD_EVENT_CYCLE_END)
 		hold_up();
 	if (event->kind == GCUFFD_EVENT_CYCLE_END)
@@ -347,7 +350,7 @@ static bool await_seen(uint32_t n)
 {
 	for (unsigned ms = 0; __atomic_load_n(&seen, __ATOMIC_RELAXED) < n && ms < 5000 * check_slow(); ms++)
 		usleep(1000);
-	return __atomic_load_n(&seen, __ATOMIC_RELAXED) == n;
+	return __atomic_load_n(&seen, __ATOMIC_ACQUIRE) == n;
 }
 
 static void *collect(void *unused)
@@ -377,6 +380,7 @@ START_TEST(more_than_there_is_room_for)
 	ck_ok(gcuffd_collect(heap)); /* its first event tells how many were lost before it */
 	ck_assert(await_seen(CROWD + 1));
 	ck_assert_uint_gt(__atomic_load_n(&lost, __ATOMIC_RELAXED), 0);
+	ck_assert_uint_eq(__atomic_load_n(&waited_ns, __ATOMIC_RELAXED), stats_of(heap).stall_ns);
 	ck_assert_uint_eq(count(), stats_of(heap).cycles);
 	ck_ok(gcuffd_heap_destroy(heap));
 }

@@ -19,6 +19,7 @@ struct gu_events {
 	uint32_t first;
 	uint32_t count;      /* atomic, changes under lock */
 	uint64_t lost;       /* since one was queued */
+	uint64_t lost_ns;    /* of stalls among them */
 	struct gcuffd_event queue[ROOM];
 };
 
@@ -49,7 +50,7 @@ int gu_event_set(struct gcuffd_heap *h, gcuffd_event_fn *fn, void *data)
 	gu_lock(&e->lock);
 	e->fn = fn;
 	e->data = data;
-	e->lost = 0;
+	e->lost = e->lost_ns = 0;
 	gu_store_relaxed(&e->count, 0);
 	gu_store_relaxed(&e->on, fn != NULL);
 	gu_unlock(&e->lock);
@@ -75,10 +76,17 @@ void gu_event_cycle(struct gcuffd_heap *h, uint64_t number)
 
 static bool is_mutators(const struct gcuffd_event *event) { return event->kind == GCUFFD_EVENT_STALL; }
 
+static void lose_locked(struct gu_events *e, const struct gcuffd_event *event)
+{
+	e->lost++;
+	if (is_mutators(event))
+		e->lost_ns += event->end_ns - event->begin_ns;
+}
+
 static void queue_locked(struct gcuffd_heap *h, struct gu_events *e, const struct gcuffd_event *event)
 {
 	if (e->count >= ROOM - (is_mutators(event) ? RESERVED : 0)) {
-		e->lost++;
+		lose_locked(e, event);
 		return;
 	}
 	struct gcuffd_event *to = &e->queue[(e->first + e->count) % ROOM];
@@ -87,7 +95,8 @@ static void queue_locked(struct gcuffd_heap *h, struct gu_events *e, const struc
 	to->heap = h;
 	to->cycle = is_mutators(event) ? 0 : e->cycle;
 	to->lost = e->lost;
-	e->lost = 0;
+	to->lost_ns = e->lost_ns;
+	e->lost = e->lost_ns = 0;
 	gu_store_relaxed(&e->count, e->count + 1);
 }
 
@@ -154,7 +163,7 @@ void gu_event_forked(struct gcuffd_heap *h)
 		return;
 	gu_lock_init(&e->lock, GU_RANK_WAIT);
 	e->count = 0;
-	e->lost = e->cycle = 0;
+	e->lost = e->lost_ns = e->cycle = 0;
 }
 
 void gu_event_destroy(struct gcuffd_heap *h)
