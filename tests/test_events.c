@@ -570,6 +570,50 @@ START_TEST(slow_handler)
 }
 END_TEST
 
+static __thread unsigned allocated;
+
+static void use_malloc(void *data, const struct gcuffd_event *event)
+{
+	unsigned *sum = data;
+	void *p = malloc(100 + event->kind * 100000);
+	must(p != NULL, "no memory");
+	errno = EXFULL;
+	*sum = ++allocated;
+	free(p);
+}
+
+static void *keep_mallocing(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	while (!__atomic_load_n(&quit, __ATOMIC_RELAXED))
+		free(malloc(10000));
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+/* Threads are stopped that have its lock: not while a handler is called. */
+START_TEST(malloc_in_the_handler)
+{
+	pthread_t threads[2];
+	unsigned sum = 0;
+	NEED_RUNG(_i);
+	start("pacing=0", _i);
+	ck_ok(gcuffd_event_handler_set(heap, use_malloc, &sum));
+	quit = 0;
+	for (int i = 0; i < 2; i++)
+		must_ok(pthread_create(&threads[i], NULL, keep_mallocing, NULL));
+	for (int i = 0; i < 50; i++)
+		ck_ok(gcuffd_collect(heap));
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	for (int i = 0; i < 2; i++)
+		must_ok(pthread_join(threads[i], NULL));
+	ck_ok(gcuffd_event_handler_set(heap, NULL, NULL));
+	ck_assert_uint_ge(sum, 50 * 9);
+	ck_assert_uint_eq(allocated, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static uint32_t begun; /* atomic */
 
 static void be_slow_to_begin(void *data, const struct gcuffd_event *event)
@@ -666,6 +710,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(test_case(suite, "set_by_the_handler"), set_by_the_handler, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "set_by_another_handler"), set_by_another_handler);
 	tcase_add_test(test_case(suite, "slow_handler"), slow_handler);
+	tcase_add_loop_test(test_case(suite, "malloc_in_the_handler"), malloc_in_the_handler, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "disabled_while_it_is_told"), disabled_while_it_is_told, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(test_case(suite, "forks"), forks, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "no_memory"), no_memory);
