@@ -319,12 +319,11 @@ static void *keeps_signals_out(void *unused)
 	return NULL;
 }
 
-START_TEST(put_off)
+static void put_off_once(int rung)
 {
-	NEED_RUNG(_i);
 	pthread_t t;
 	char line[128];
-	heap = heap_make("rung=%s,stop_timeout_ms=50,verify=1", rung_names[_i]);
+	heap = heap_make("rung=%s,stop_timeout_ms=50,verify=1", rung_names[rung]);
 	uint64_t *p = gcuffd_alloc(heap, 1000);
 	p[5] = 77;
 	ck_ok(pthread_create(&t, NULL, keeps_signals_out, NULL));
@@ -342,6 +341,21 @@ START_TEST(put_off)
 	ck_assert_uint_eq(p[5], 77);
 	verified(heap);
 	ck_ok(gcuffd_heap_destroy(heap));
+}
+
+START_TEST(put_off)
+{
+	NEED_RUNG(_i);
+	put_off_once(_i);
+}
+END_TEST
+
+/* Then the stop that a cycle begins with is the one that is given up. */
+START_TEST(put_off_without_membarrier)
+{
+	setenv("GCUFFD_WITHOUT", "membarrier", 1);
+	NEED_RUNG(_i);
+	put_off_once(_i);
 }
 END_TEST
 
@@ -379,6 +393,7 @@ static Suite *make_suite(void)
 	ADD(alignments);
 	ADD(unattached);
 	tcase_add_loop_test(test_case(suite, "put_off"), put_off, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "put_off_without_membarrier"), put_off_without_membarrier, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	ADD(statistics);
 	return suite;
 }

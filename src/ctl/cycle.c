@@ -29,7 +29,7 @@ static int open_window(struct gcuffd_heap *h, struct gu_cycle *c)
 {
 	c->allocated_before = gu_load_relaxed(&h->allocated);
 	gu_store_seqcst(&h->phase, GU_PHASE_WINDOW);
-	int err = gu_world_quiesce(h->options.stop_timeout_ms * 1000000ull);
+	int err = gu_world_quiesce_for(h);
 	if (err)
 		return err;
 	gu_mark_clear(h);

@@ -720,7 +720,7 @@ static int save_pages(struct gu_saver *s)
 	struct gcuffd_heap *h = s->heap;
 	bool tracked = gu_track_works(h);
 	gu_store_seqcst(&h->phase, GU_PHASE_WINDOW); /* .inv.image.window */
-	int err = gu_world_quiesce(h->options.stop_timeout_ms * 1000000ull);
+	int err = gu_world_quiesce_for(h);
 	gu_mark_cards_drop(h);
 	if (tracked)
 		gu_track_all(h, true);

@@ -586,7 +586,7 @@ static bool wait_stopped_locked(uint32_t e, uint64_t begin, uint64_t deadline, u
 	}
 }
 
-/* s->threads: how many have stopped; 0 if it is given up, and s->missing says why. */
+/* s, if anybody wants to know: how many have stopped; 0 if it is given up, and missing says why. */
 static int stop(bool everybody, uint64_t timeout_ns, struct gu_heap_stop *s)
 {
 	uint64_t deadline = gu_os->clock_ns() + timeout_ns;
@@ -607,20 +607,19 @@ static int stop(bool everybody, uint64_t timeout_ns, struct gu_heap_stop *s)
 		adopted = ok && everybody ? adopt_locked(deadline) : 0;
 	} while (adopted > 0);
 	int err = ok ? adopted : -ETIMEDOUT;
-	s->threads = err ? 0 : threads;
-	GU_PROBE3(stop__stopped, e, s->threads, err);
-	if (err == -ETIMEDOUT)
+	if (err)
+		threads = 0;
+	GU_PROBE3(stop__stopped, e, threads, err);
+	if (s)
+		s->threads = threads;
+	if (s && err == -ETIMEDOUT)
 		tell_missing_locked(e, s->missing, sizeof(s->missing));
 	if (err)
 		gu_world_resume();
 	return err;
 }
 
-int gu_world_stop(bool everybody, uint64_t timeout_ns)
-{
-	struct gu_heap_stop s;
-	return stop(everybody, timeout_ns, &s);
-}
+int gu_world_stop(bool everybody, uint64_t timeout_ns) { return stop(everybody, timeout_ns, NULL); }
 
 /*
  * Who wakes others may wait for a processor behind them: the list is free by then, and the clock was read. The next stop begins when all are awake, for
@@ -651,11 +650,13 @@ static void put_stop(struct gcuffd_heap *h, uint64_t end_ns, int err)
 	gu_event_put(h, &event);
 }
 
+static uint64_t timeout_of(const struct gcuffd_heap *h) { return h->options.stop_timeout_ms * 1000000ull; }
+
 int gu_world_stop_for(struct gcuffd_heap *h)
 {
 	struct gu_heap_stop *s = &h->stop;
 	s->asked_ns = gu_os->clock_ns();
-	int err = stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), h->options.stop_timeout_ms * 1000000ull, s);
+	int err = stop(gu_heap_is(h, GCUFFD_PROCESS_ROOTS), timeout_of(h), s);
 	s->stopped_ns = gu_os->clock_ns();
 	s->under_way = !err;
 	if (err)
@@ -674,12 +675,12 @@ uint64_t gu_world_resume_for(struct gcuffd_heap *h)
 static bool needs_stop(void) { return !has_membarrier || gu_is_without(GU_WITHOUT_membarrier); }
 
 /* What mutators do in sections that they begin after this, they do knowing what was stored before it. */
-static int barrier(uint64_t timeout_ns)
+static int barrier(uint64_t timeout_ns, struct gu_heap_stop *s)
 {
 	if (!needs_stop() && !syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
 		return 0;
 	/* No other fence reaches a thread that runs: a stop does. */
-	int err = gu_world_stop(false, timeout_ns);
+	int err = stop(false, timeout_ns, s);
 	if (!err)
 		gu_world_resume();
 	return err;
@@ -700,9 +701,9 @@ static void wait_sections_locked(void)
 	}
 }
 
-int gu_world_quiesce(uint64_t timeout_ns)
+static int quiesce(uint64_t timeout_ns, struct gu_heap_stop *s)
 {
-	int err = barrier(timeout_ns);
+	int err = barrier(timeout_ns, s);
 	if (err)
 		return err;
 	gu_threads_lock();
@@ -710,6 +711,9 @@ int gu_world_quiesce(uint64_t timeout_ns)
 	gu_threads_unlock();
 	return 0;
 }
+
+int gu_world_quiesce(uint64_t timeout_ns) { return quiesce(timeout_ns, NULL); }
+int gu_world_quiesce_for(struct gcuffd_heap *h) { return quiesce(timeout_of(h), &h->stop); }
 
 /* ---- the gate ---- */
 
@@ -747,7 +751,7 @@ static void shut_gate(void)
 		return;
 	}
 	gu_store_seqcst(&gu_gate, 1);
-	while (barrier(SHUT_NS))
+	while (barrier(SHUT_NS, NULL))
 		;
 }
 

@@ -41,6 +41,8 @@ uint64_t gu_world_resume_for(struct gcuffd_heap *heap);
  * done with. Stops nobody.
  */
 int gu_world_quiesce(uint64_t timeout_ns);
+/* The same in the heap's collector, with its timeout. That matters where it takes a stop all the same: without membarrier(2). */
+int gu_world_quiesce_for(struct gcuffd_heap *heap);
 
 /*
  * Around fork: waits until no other thread is in a section and lets none begin one until open; they run on
