@@ -457,6 +457,40 @@ START_TEST(set_against_cycles)
 }
 END_TEST
 
+/* It waits for a cycle's end, not for a time when there is none. */
+START_TEST(set_between_cycles)
+{
+	pthread_t collectors[3];
+	uint64_t cycles = 0;
+	void **head = NULL;
+	NEED_RUNG(_i);
+	quit = 0;
+	start("pacing=0", _i);
+	for (unsigned i = 0; i < 100000; i++) { /* so that a cycle takes some milliseconds */
+		void **next = gcuffd_alloc(heap, 64);
+		must(next != NULL, "errno %d", errno);
+		*next = head;
+		head = next;
+	}
+	for (unsigned i = 0; i < 3; i++)
+		must_ok(pthread_create(&collectors[i], NULL, keep_collecting, NULL));
+	for (unsigned i = 0; i < 20; i++) {
+		usleep(5000);
+		uint64_t before = stats_of(heap).cycles;
+		ck_ok(gcuffd_event_handler_set(heap, i % 2 ? record : NULL, &told));
+		cycles += stats_of(heap).cycles - before;
+	}
+	ck_assert_uint_lt(cycles, 20 * 3); /* a busy machine may be late for a turn */
+	__atomic_store_n(&quit, 1, __ATOMIC_RELAXED);
+	must_ok(gcuffd_blocking_enter());
+	for (unsigned i = 0; i < 3; i++)
+		must_ok(pthread_join(collectors[i], NULL));
+	must_ok(gcuffd_blocking_leave());
+	ck_assert_ptr_nonnull(head);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 /* Several at once: each takes away what it finds. */
 static void *set_and_clear(void *unused)
 {
@@ -706,6 +740,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(test_case(suite, "stalls"), stalls, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "more_than_there_is_room_for"), more_than_there_is_room_for);
 	tcase_add_loop_test(test_case(suite, "set_against_cycles"), set_against_cycles, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(test_case(suite, "set_between_cycles"), set_between_cycles, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "several_setters"), several_setters);
 	tcase_add_loop_test(test_case(suite, "set_by_the_handler"), set_by_the_handler, GCUFFD_RUNG_ASYNC, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "set_by_another_handler"), set_by_another_handler);

@@ -163,15 +163,22 @@ static void unmake(struct gcuffd_heap *h)
 	gu_meta_free(h, sizeof(*h));
 }
 
+/* .inv.cycle.turn */
 void gu_heap_lock_cycles(struct gcuffd_heap *h)
 {
 	struct gu_wait wait;
 	uint32_t never = 0;
-	while (!gu_trylock(&h->cycle_lock)) {
+	bool waited = false;
+	for (; !gu_trylock(&h->cycle_lock); waited = true) {
+		gu_store_seqcst(&h->turn_waits, 1);
 		gu_wait_begin(&wait);
 		gu_wait_futex(&wait, &never, 0, 1000000);
 		gu_wait_end(&wait);
 	}
+	if (!waited)
+		return;
+	gu_store_seqcst(&h->turn_waits, 0); /* others say so again */
+	gu_os->futex_wake(&h->turn_waits, 1);
 }
 
 static int create(const struct gcuffd_options *o, int rung, struct gu_image *im, struct gcuffd_heap **out)

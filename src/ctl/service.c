@@ -43,6 +43,7 @@
 
 #define STACK ((size_t)256 << 10)
 #define REPACE_NS 200000000
+#define TURN_NS 4000000
 #define THREADS (GU_MARKERS + GU_RESOLVERS + 3) /* the collector, its workers, one that brings in regions ahead, the resolvers, the evictor, the watchdog */
 
 /* What the collector is asked to do with the cycle lock. */
@@ -536,9 +537,19 @@ static int run_locked(struct gcuffd_heap *h, struct gu_cycle *c)
 	return err;
 }
 
+/* .inv.cycle.turn: who tries for it each millisecond might miss for ever the moment when it is free. */
+static void give_turn(struct gcuffd_heap *h)
+{
+	if (!gu_load_seqcst(&h->turn_waits))
+		return;
+	gu_os->futex_wait(&h->turn_waits, 1, TURN_NS);
+	gu_store_seqcst(&h->turn_waits, 0); /* it may have been stopped, or be gone: it says so again */
+}
+
 static void run_cycle(struct gcuffd_heap *h, enum gcuffd_reason unasked)
 {
 	struct gu_service *s = h->service;
+	give_turn(h);
 	uint64_t asks = gu_load_seqcst(&s->asks);
 	uint32_t served = (uint32_t)(asks >> 32), done = gu_load_relaxed(&s->done);
 	struct gu_cycle c = {.reason = served != done ? gu_load_relaxed(&s->ask_reason) : unasked};
@@ -1021,7 +1032,7 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	s->done = asked(s);
 	s->asking = NULL; /* who asked is not here */
 	s->writes = 0;
-	h->cycle_waits = 0;
+	h->cycle_waits = h->turn_waits = 0;
 	count_own_stalls(h);
 }
 

@@ -67,6 +67,7 @@ struct gcuffd_heap {
 	struct gu_lock cycle_lock;     /* rank CYCLE: held during a cycle, a reset, a fork, and while the evictor changes what markers read */
 	uint32_t disabled;             /* atomic; how often collection was disabled and not enabled again (.inv.cycle.disabled) */
 	uint32_t cycle_waits;          /* atomic; the collector waits for it: the evictor lets it go first */
+	uint32_t turn_waits;           /* atomic; futex of the collector; a mutator waits for it (.inv.cycle.turn) */
 
 	uint64_t allocated;            /* atomic; bytes of cells and large objects taken so far */
 	uint64_t trigger;              /* atomic; a cycle is due when allocated reaches it */
