@@ -2,6 +2,7 @@
 /* test_fork.c - a parent with busy threads and cycles forks again and again; each child allocates, collects, verifies, and so does the parent. */
 #include <dlfcn.h>
 #include <sched.h>
+#include <setjmp.h>
 #include <sys/wait.h>
 
 #include "core.h"
@@ -429,6 +430,67 @@ START_TEST(handler_that_forks)
 }
 END_TEST
 
+/* ---- a handler that leaves the wait for a cycle by a jump ---- */
+
+static sigjmp_buf before_the_wait;
+
+static void jump(int sig)
+{
+	(void)sig;
+	siglongjmp(before_the_wait, 1);
+}
+
+static void *jump_out(void *unused)
+{
+	must_ok(gcuffd_thread_attach());
+	for (volatile int i = 0; i < 5; i++) {
+		gu_store_seqcst(&scan_held, 1);
+		if (!sigsetjmp(before_the_wait, 1))
+			must_ok(gcuffd_collect(heap));
+		while (gu_load_seqcst(&scan_held) != 3)
+			usleep(100);
+		must_ok(gcuffd_collect(heap)); /* where the frames of the other were */
+		pid_t child = fork();
+		if (!child) {
+			limit_child();
+			must_ok(gcuffd_collect(heap));
+			check_list(head);
+			_exit(0);
+		}
+		wait_for(child);
+	}
+	must_ok(gcuffd_thread_detach());
+	return unused;
+}
+
+/* Nothing leads from one wait to another: what this leaves behind on the stack is read by nobody. */
+START_TEST(handler_that_jumps)
+{
+	pthread_t t;
+	NO_SANITIZER("its locks do not survive a fork with threads");
+	NEED_RUNG(GCUFFD_RUNG_ASYNC);
+	heap = heap_make("verify=1");
+	for (int i = 0; i < 100; i++)
+		head = push(head);
+	ck_ok(gcuffd_collect(heap));
+	signal(SIGUSR1, jump);
+	fake_install();
+	fake_os.ioctl = hold_a_scan;
+	must_ok(pthread_create(&t, NULL, jump_out, NULL));
+	for (int i = 0; i < 5; i++) {
+		while (gu_load_seqcst(&scan_held) != 2)
+			usleep(100);
+		must_ok(pthread_kill(t, SIGUSR1));
+		usleep(20000); /* by then it has jumped */
+		gu_store_seqcst(&scan_held, 3);
+	}
+	must_ok(pthread_join(t, NULL));
+	check_list(head);
+	fake_remove();
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("fork");
@@ -438,6 +500,7 @@ static Suite *make_suite(void)
 	tcase_add_test(test_case(suite, "fork_beside_libc"), fork_beside_libc);
 	tcase_add_test(test_case(suite, "fork_early"), fork_early);
 	tcase_add_test(test_case(suite, "handler_that_forks"), handler_that_forks);
+	tcase_add_test(test_case(suite, "handler_that_jumps"), handler_that_jumps);
 	return suite;
 }
 

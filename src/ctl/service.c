@@ -77,6 +77,7 @@ struct gu_service {
 	int32_t result;           /* atomic; of the last cycle */
 	struct asking *asking;    /* atomic; whose turn it is */
 	uint32_t writes;          /* atomic; the heap is being saved */
+	uint32_t forks;           /* that this is the child of; constant but in a child's handler */
 	uint32_t ready;           /* atomic; futex; 1 started, 2 failed */
 	int error;                /* why it failed */
 	bool shares;              /* guard: collector, then constant; the program's descriptors, not some of its own */
@@ -129,25 +130,20 @@ bool gu_service_wanted(const struct gcuffd_heap *h) { return gu_load_relaxed(&h-
 
 /* What a mutator waits for: the stop goes on without it, and all markers join in. */
 struct stall {
-	const struct gcuffd_heap *heap;
-	struct stall *outer; /* of the same thread: this one is in a signal handler that ran in that */
 	enum gcuffd_stall why;
+	uint32_t forks; /* of the service's, when it was counted: in a child what its parent's threads wait for is over */
 	uint64_t since;
 	struct gu_wait wait;
 };
 
-static __thread struct stall *stalls __attribute__((tls_model("initial-exec"))); /* of this thread */
-
 static void begin_stall(struct gcuffd_heap *h, enum gcuffd_stall why, struct stall *stall)
 {
 	GU_PROBE2(stall__begin, h, (unsigned)why);
-	stall->heap = h;
-	stall->outer = stalls;
 	stall->why = why;
 	stall->since = gu_os->clock_ns();
 	gu_wait_begin(&stall->wait);
+	stall->forks = h->service->forks;
 	gu_add_seqcst(&h->stalled, 1);
-	stalls = stall;
 	gu_mark_hurry(h);
 }
 
@@ -162,8 +158,8 @@ static void put_stall(struct gcuffd_heap *h, const struct gcuffd_event *event)
 
 static void end_stall(struct gcuffd_heap *h, const struct stall *stall)
 {
-	gu_sub_seqcst(&h->stalled, 1);
-	stalls = stall->outer;
+	if (stall->forks == h->service->forks)
+		gu_sub_seqcst(&h->stalled, 1);
 	gu_wait_end(&stall->wait);
 	uint64_t now = gu_os->clock_ns(), took = now - stall->since;
 	gu_add_relaxed(&h->stall_ns, took);
@@ -174,14 +170,6 @@ static void end_stall(struct gcuffd_heap *h, const struct stall *stall)
 		};
 		put_stall(h, &event);
 	}
-}
-
-/* In a child: who forked may have done so in a handler, and wait on. */
-static void count_own_stalls(struct gcuffd_heap *h)
-{
-	h->stalled = 0;
-	for (const struct stall *s = stalls; s; s = s->outer)
-		h->stalled += s->heap == h;
 }
 
 static int wait_for(struct gcuffd_heap *h, enum gcuffd_stall why, uint32_t ticket)
@@ -1032,8 +1020,8 @@ void gu_service_fork_child(struct gcuffd_heap *h)
 	s->done = asked(s);
 	s->asking = NULL; /* who asked is not here */
 	s->writes = 0;
-	h->cycle_waits = h->turn_waits = 0;
-	count_own_stalls(h);
+	h->cycle_waits = h->turn_waits = h->stalled = 0;
+	s->forks++;
 }
 
 bool gu_service_has_files(const struct gcuffd_heap *h) { return h->service->started; }
