@@ -543,7 +543,7 @@ static void tell_missing_locked(uint32_t e, char *who, size_t size)
 	while (t && !missing(t, e))
 		t = t->next;
 	if (!t) {
-		snprintf(who, size, "a thread that is being made");
+		snprintf(who, size, gu_load_seqcst(&expected) ? "a thread that is being made" : "a thread that has stopped since");
 		return;
 	}
 	char name[20], call[24];
