@@ -134,6 +134,7 @@ for system in sys.argv[2].split(","):
         assert metrics <= set(got), (bench, system, metrics - set(got))
         assert got["wall_s"] > 0 and got["rss_peak_kib"] > 0, (bench, system, got)
         assert (got["pause_max_us"] is not None) == (bench == "mutate"), (bench, system)
+        assert bench != "mutate" or got["warm_s"] > 0, (system, got)
         assert (got["cycles"] is None) == (system == "malloc"), (bench, system)
 for system in set(sys.argv[2].split(",")) & {"gcuffd"} | {"raw"}:
     got = seen["restore", system]
