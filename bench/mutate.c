@@ -246,6 +246,8 @@ int main(int argc, char **argv)
 	if (args.measure_live)
 		args.seconds = 0.1;
 	random_state = args.seed;
+	memset(&gaps, 0, sizeof(gaps)); /* in memory before that is looked at: it is not the heap's */
+	memset(&pages, 0xff, sizeof(pages));
 	bench_begin();
 	sys_init(&args);
 	run(&args);
