@@ -400,18 +400,24 @@ static void *wait_for_a_cycle(void *unused)
 	_exit(0);
 }
 
+/* A heap with a list, whose cycles wait in a scan when scan_held says so; handler: of SIGUSR1. */
+static void make_held_up(void (*handler)(int))
+{
+	heap = heap_make("verify=1");
+	for (int i = 0; i < 100; i++)
+		head = push(head);
+	ck_ok(gcuffd_collect(heap));
+	signal(SIGUSR1, handler);
+	fake_install();
+	fake_os.ioctl = hold_a_scan;
+}
+
 START_TEST(handler_that_forks)
 {
 	pthread_t t;
 	NO_SANITIZER("its locks do not survive a fork with threads");
 	NEED_RUNG(GCUFFD_RUNG_ASYNC);
-	heap = heap_make("verify=1");
-	for (int i = 0; i < 100; i++)
-		head = push(head);
-	ck_ok(gcuffd_collect(heap));
-	signal(SIGUSR1, fork_in_handler);
-	fake_install();
-	fake_os.ioctl = hold_a_scan;
+	make_held_up(fork_in_handler);
 	scan_held = 1;
 	child_of_handler = -1;
 	must_ok(pthread_create(&t, NULL, wait_for_a_cycle, NULL));
@@ -469,13 +475,7 @@ START_TEST(handler_that_jumps)
 	pthread_t t;
 	NO_SANITIZER("its locks do not survive a fork with threads");
 	NEED_RUNG(GCUFFD_RUNG_ASYNC);
-	heap = heap_make("verify=1");
-	for (int i = 0; i < 100; i++)
-		head = push(head);
-	ck_ok(gcuffd_collect(heap));
-	signal(SIGUSR1, jump);
-	fake_install();
-	fake_os.ioctl = hold_a_scan;
+	make_held_up(jump);
 	must_ok(pthread_create(&t, NULL, jump_out, NULL));
 	for (int i = 0; i < 5; i++) {
 		while (gu_load_seqcst(&scan_held) != 2)

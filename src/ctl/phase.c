@@ -1,40 +1,25 @@
 /* SPDX-License-Identifier: MIT */
-/* phase.c - see phase.h. A probe has its name from the compiler, so each is written down. */
+/* phase.c - see phase.h. A probe has its name from the compiler, so PROBE_PHASE writes each down. */
 #include "ctl/phase.h"
 
 #include "base/probe.h"
 #include "gc/event.h"
 #include "sys/os.h"
 
-static void probe_begin(const struct gcuffd_heap *h, const struct gu_cycle *c, enum gcuffd_phase phase)
-{
-	switch (phase) {
-	case GCUFFD_PHASE_ARM: GU_PROBE2(arm__begin, h, c->number); break;
-	case GCUFFD_PHASE_FIRST_STOP: GU_PROBE2(first__stop__begin, h, c->number); break;
-	case GCUFFD_PHASE_MARK: GU_PROBE2(mark__begin, h, c->number); break;
-	case GCUFFD_PHASE_PRECLEAN: GU_PROBE2(preclean__begin, h, c->number); break;
-	case GCUFFD_PHASE_SECOND_STOP: GU_PROBE2(second__stop__begin, h, c->number); break;
-	case GCUFFD_PHASE_FINALIZE: GU_PROBE2(finalize__begin, h, c->number); break;
-	case GCUFFD_PHASE_SWEEP: GU_PROBE2(sweep__begin, h, c->number); break;
-	}
-}
-
-static void probe_end(const struct gcuffd_heap *h, const struct gu_cycle *c, enum gcuffd_phase phase)
-{
-	switch (phase) {
-	case GCUFFD_PHASE_ARM: GU_PROBE2(arm__end, h, c->number); break;
-	case GCUFFD_PHASE_FIRST_STOP: GU_PROBE2(first__stop__end, h, c->number); break;
-	case GCUFFD_PHASE_MARK: GU_PROBE2(mark__end, h, c->number); break;
-	case GCUFFD_PHASE_PRECLEAN: GU_PROBE2(preclean__end, h, c->number); break;
-	case GCUFFD_PHASE_SECOND_STOP: GU_PROBE2(second__stop__end, h, c->number); break;
-	case GCUFFD_PHASE_FINALIZE: GU_PROBE2(finalize__end, h, c->number); break;
-	case GCUFFD_PHASE_SWEEP: GU_PROBE2(sweep__end, h, c->number); break;
-	}
-}
+#define PROBE_PHASE(h, c, phase, end) \
+	do switch (phase) { \
+	case GCUFFD_PHASE_ARM: GU_PROBE2(arm__##end, h, (c)->number); break; \
+	case GCUFFD_PHASE_FIRST_STOP: GU_PROBE2(first__stop__##end, h, (c)->number); break; \
+	case GCUFFD_PHASE_MARK: GU_PROBE2(mark__##end, h, (c)->number); break; \
+	case GCUFFD_PHASE_PRECLEAN: GU_PROBE2(preclean__##end, h, (c)->number); break; \
+	case GCUFFD_PHASE_SECOND_STOP: GU_PROBE2(second__stop__##end, h, (c)->number); break; \
+	case GCUFFD_PHASE_FINALIZE: GU_PROBE2(finalize__##end, h, (c)->number); break; \
+	case GCUFFD_PHASE_SWEEP: GU_PROBE2(sweep__##end, h, (c)->number); break; \
+	} while (0)
 
 void gu_phase_begins(struct gcuffd_heap *h, struct gu_cycle *c, enum gcuffd_phase phase)
 {
-	probe_begin(h, c, phase);
+	PROBE_PHASE(h, c, phase, begin);
 	c->since = gu_os->clock_ns();
 	struct gcuffd_event event = {.kind = GCUFFD_EVENT_PHASE_BEGIN, .phase = phase, .begin_ns = c->since, .end_ns = c->since};
 	gu_event_put(h, &event);
@@ -45,7 +30,7 @@ void gu_phase_begins(struct gcuffd_heap *h, struct gu_cycle *c, enum gcuffd_phas
 uint64_t gu_phase_ends(struct gcuffd_heap *h, struct gu_cycle *c, enum gcuffd_phase phase)
 {
 	struct gcuffd_event event = {.kind = GCUFFD_EVENT_PHASE_END, .phase = phase, .begin_ns = c->since, .end_ns = gu_os->clock_ns()};
-	probe_end(h, c, phase);
+	PROBE_PHASE(h, c, phase, end);
 	gu_event_put(h, &event);
 	if (phase != GCUFFD_PHASE_PRECLEAN && phase != GCUFFD_PHASE_SECOND_STOP)
 		gu_event_tell(h);
