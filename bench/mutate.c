@@ -8,7 +8,8 @@
  * clock; every gap over 50 us goes into a histogram. All systems do the same operations: those that
  * fell due in a pause are made up for. Before that part as many operations as there are heads are done
  * untimed, as fast as they go, that memory is measured which the machine has, and a heap that has
- * reached its size; --fresh leaves them out.
+ * reached its size; then some seconds' worth at the set rate, so that no cycle that began at full speed
+ * lasts into the timed part. --fresh leaves both out.
  *
  * One thread runs all of it. A node is 56 bytes, so that libgc's extra byte keeps it in a cell of 64.
  */
@@ -22,6 +23,7 @@
 #define TABLE_LEN  8190u /* heads in one table: just below 64 KiB */
 #define NODE_BYTES 64u
 #define PAGE_BITS  (1u << 20)
+#define SETTLE_S   5.0 /* at most, and no longer than the timed part */
 
 struct node {
 	struct node *edge[3]; /* a head: cluster, random head, random head; in a cluster: left, right, head */
@@ -155,17 +157,6 @@ static void do_operation(uint64_t number, uint64_t now)
 	free_cluster(old);
 }
 
-/* As much is replaced as there is. How many operations that took. */
-static uint64_t warm_up(const struct bench_args *args)
-{
-	uint64_t n = args->idle || args->fresh || args->measure_live ? 0 : heads;
-
-	for (uint64_t i = 0; i < n; i++)
-		do_operation(i, 0);
-	memset(&pages, 0, sizeof(pages));
-	return n;
-}
-
 struct outcome {
 	uint64_t operations;
 	uint64_t late_max_ns;
@@ -194,6 +185,24 @@ static struct outcome run_schedule(const struct bench_args *args, uint64_t start
 	}
 	out.end_ns = now;
 	return out;
+}
+
+/* As much is replaced as there is, then some at the set rate. How many operations that took. */
+static uint64_t warm_up(const struct bench_args *args)
+{
+	struct bench_args settling = *args;
+	uint64_t n = heads;
+
+	if (args->idle || args->fresh || args->measure_live)
+		return 0;
+	for (uint64_t i = 0; i < n; i++)
+		do_operation(i, 0);
+	if (settling.seconds > SETTLE_S)
+		settling.seconds = SETTLE_S;
+	n += run_schedule(&settling, bench_now(), n).operations;
+	memset(&gaps, 0, sizeof(gaps));
+	memset(&pages, 0, sizeof(pages));
+	return n;
 }
 
 static void report_gaps(void)

@@ -1396,9 +1396,9 @@ static Suite *make_suite(void)
 	tcase_add_test(use, refused);
 	tcase_add_test(use, nobody_is_refused);
 	tcase_add_loop_test(by_itself, the_target_is_met, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
-	TCase *load = test_case(suite, "load");
+	TCase *load = test_case(suite, "load"), *writers = test_case(suite, "writers");
 	tcase_add_loop_test(load, nothing_is_lost, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
-	tcase_add_loop_test(load, writers_against_eviction, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(writers, writers_against_eviction, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, writers_against_a_file, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, written_and_not_yet_said, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(use, cycles_do_not_wait_for_the_store, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
