@@ -6,10 +6,10 @@
  * cluster by a newly allocated one: so the live size stays the same, garbage arises everywhere,
  * and nearly every operation writes to another old page. Between operations the thread reads the
  * clock; every gap over 50 us goes into a histogram. All systems do the same operations: those that
- * fell due in a pause are made up for. Before that part as many operations as there are heads are done
- * untimed, as fast as they go, that memory is measured which the machine has, and a heap that has
- * reached its size; then some seconds' worth at the set rate, so that no cycle that began at full speed
- * lasts into the timed part. --fresh leaves both out.
+ * fell due in a pause are made up for. Before that part twice as many operations as there are heads
+ * are done untimed, as fast as they go: a whole cycle falls into them, so that the heap has its full
+ * size and no memory is measured that the machine has yet to find. Then some seconds' worth at the set
+ * rate, so that no cycle that began at full speed lasts into the timed part. --fresh leaves both out.
  *
  * One thread runs all of it. A node is 56 bytes, so that libgc's extra byte keeps it in a cell of 64.
  */
@@ -187,11 +187,11 @@ static struct outcome run_schedule(const struct bench_args *args, uint64_t start
 	return out;
 }
 
-/* As much is replaced as there is, then some at the set rate. How many operations that took. */
+/* Twice as much is replaced as there is, then some at the set rate. How many operations that took. */
 static uint64_t warm_up(const struct bench_args *args)
 {
 	struct bench_args settling = *args;
-	uint64_t n = heads;
+	uint64_t n = 2 * heads;
 
 	if (args->idle || args->fresh || args->measure_live)
 		return 0;
