@@ -394,6 +394,53 @@ START_TEST(released_while_it_is_read)
 }
 END_TEST
 
+/* Its first page can't be filled, which turns out when it has begun to be given back. */
+static uint32_t failing; /* atomic */
+static pthread_t releaser;
+
+static long release_and_fail(int fd, unsigned long request, void *arg)
+{
+	const struct gu_uffdio_copy *copy = arg;
+	if (request != GU_UFFDIO_COPY || copy->dst != (uintptr_t)pieces[0] || !gu_swap_seqcst(&failing, 0))
+		return gu_os_linux.ioctl(fd, request, arg);
+	must_ok(pthread_create(&releaser, NULL, free_dropped, NULL));
+	usleep(300000); /* it waits for the region's lock, which is held here */
+	return -ENOMEM;
+}
+
+/* No page that is out is left behind: what comes there is zero. */
+START_TEST(released_while_filling_fails)
+{
+	cold_heap(",pacing=0,verify=1");
+	for (int i = 0; i < 2; i++)
+		pieces[i] = gcuffd_alloc_aligned(heap, PIECE, GU_PAGE, GCUFFD_ATOMIC);
+	memset(pieces[0], 7, PIECE);
+	memset(pieces[1], 8, PIECE);
+	uint64_t *was = pieces[0];
+	size_t page = gu_space_page(&heap->space, (uintptr_t)was);
+	cool(NULL, 0);
+	ck_assert(is_out(was));
+	fake_install();
+	fake_os.ioctl = release_and_fail;
+	dropped = 0;
+	failing = 1;
+	ck_assert_int_eq(gcuffd_warm(heap, was, 8), -ENOMEM);
+	ck_assert_uint_eq(failing, 0);
+	must_ok(pthread_join(releaser, NULL));
+	ck_assert(!gu_cold_is_out(&heap->space.cold, page));
+	ck_ok(gcuffd_trim(heap));
+	for (int i = 0; i < 8; i++) {
+		uint64_t *p = gcuffd_alloc_atomic(heap, PIECE);
+		ck_assert(test_all_are(p, PIECE, 0));
+		printf("%s\n", p == was ? "the same pages" : "other pages");
+	}
+	ck_assert(test_all_are(pieces[1], PIECE, 8));
+	checked();
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
 /* ---- the kernel says no ---- */
 
 static const int refusals[] = {-ENOMEM, -EAGAIN, -EFAULT, -ENOENT};
@@ -475,6 +522,32 @@ START_TEST(calls_that_fail)
 	ck_ok(gcuffd_collect(heap));
 	ck_assert_uint_eq(stats_of(heap).verify_failures, wrong);
 	ck_assert_msg(!strstr(core_log, "verifier: object"), "%s", core_log);
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
+/* What could not be said about all of a region's memory is taken back: a child has it all. */
+START_TEST(forks_after_a_failure)
+{
+	cold_heap(",pacing=0");
+	int status;
+	uint64_t *p = noise(SOME);
+	fake_install();
+	for (unsigned n = 1; n <= 8; n++) {
+		fake_fail(FAKE_MADVISE, n, -ENOMEM);
+		(void)gcuffd_cool(heap, NULL, 0, NULL);
+		fake_clear();
+		pid_t pid = fork();
+		ck_assert_int_ge(pid, 0);
+		if (pid == 0) {
+			check_noise(p, SOME);
+			_exit(0);
+		}
+		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+		ck_assert_int_eq(status, 0);
+		check_noise(p, SOME);
+	}
 	ck_ok(gcuffd_heap_destroy(heap));
 	fake_remove();
 }
@@ -934,10 +1007,12 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(load, heaps_that_end, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, a_read_holds_nobody_up, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, a_hanging_disk_ends_the_process, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, released_while_filling_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, released_while_it_is_read, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, a_fill_that_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, registered_under_a_reader, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, calls_that_fail, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, forks_after_a_failure, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, the_park_is_looked_at, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, memory_is_locked, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, a_log_that_nobody_reads, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

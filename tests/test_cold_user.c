@@ -65,6 +65,30 @@ static int roots_as_nobody(void)
 	return 0;
 }
 
+/* Nor for a range of an object that the program named as a root. */
+static int named_as_nobody(void)
+{
+	heap = heap_make("cold=1,cold_user_faults=1,reservation=1G");
+	uint64_t **slots = gcuffd_alloc_atomic(heap, 200000);
+	for (int i = 0; i < 1000; i++) {
+		slots[i] = gcuffd_alloc(heap, 100);
+		must(slots[i] != NULL, "errno %d", errno);
+		slots[i][0] = 0x600d;
+	}
+	must_ok(gcuffd_root_add(heap, slots, 200000));
+	must_ok(gcuffd_collect(heap));
+	must(cool_all() > 0 && is_out(slots + 512), "no page is out");
+	for (int i = 0; i < 3; i++)
+		must(gcuffd_collect(heap) != 0, "a cycle that could not read all of its roots");
+	must_ok(gcuffd_warm(heap, NULL, 0));
+	must_ok(gcuffd_collect(heap));
+	for (int i = 0; i < 20000; i++)
+		must(gcuffd_alloc(heap, 100) != NULL, "errno %d", errno);
+	for (int i = 0; i < 1000; i++)
+		must(slots[i][0] == 0x600d, "object %d was taken", i);
+	return 0;
+}
+
 static int look_as_nobody(void) { return gu_caps()->has_move && gu_caps()->user_mode_only ? 0 : 1; }
 
 START_TEST(nobody_who_asked)
@@ -73,6 +97,7 @@ START_TEST(nobody_who_asked)
 		GU_SKIP("nobody has another userfaultfd here than one for user code, or no UFFDIO_MOVE");
 	in_child_as_nobody(use_as_nobody);
 	in_child_as_nobody(roots_as_nobody);
+	in_child_as_nobody(named_as_nobody);
 }
 END_TEST
 

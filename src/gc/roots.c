@@ -173,12 +173,27 @@ static void add_whole(struct rootlist *l, uintptr_t start, uintptr_t end)
 		l->root[n].whole = true;
 }
 
+static bool hides(const struct gcuffd_heap *h) { return gu_heap_is(h, GCUFFD_COLD_USER_FAULTS) && !gu_caps()->has_kernel_faults; }
+
+/* Among objects of a heap, be it h. */
+static bool is_hidden(const struct root *r)
+{
+	bool hidden = false;
+	gu_lock(&heaps_lock);
+	for (size_t i = 0; i < GU_ARRAY_LEN(heaps) && !hidden; i++)
+		hidden = heaps[i] && hides(heaps[i]) && r->start < heaps[i]->space.base + heaps[i]->space.size && r->end > heaps[i]->space.base;
+	gu_unlock(&heaps_lock);
+	return hidden;
+}
+
 static void list_explicit(struct gcuffd_heap *h, struct rootlist *l)
 {
 	gu_lock(&h->lock);
 	for (size_t i = 0; i < h->nroots; i++)
 		add_whole(l, h->roots[i].start, h->roots[i].end);
 	gu_unlock(&h->lock);
+	for (size_t i = 0; i < l->n && !gu_caps()->has_kernel_faults; i++)
+		l->root[i].hidden = is_hidden(&l->root[i]);
 }
 
 /* What is out of a cold one has to come back: a page tells only its own heap where it points to. */
@@ -189,7 +204,7 @@ static void add_heap(struct rootlist *l, const struct gcuffd_heap *other)
 	if (l->n > n) {
 		l->root[n].heap = true;
 		l->root[n].whole = gu_heap_is(other, GCUFFD_COLD);
-		l->root[n].hidden = gu_heap_is(other, GCUFFD_COLD_USER_FAULTS) && !gu_caps()->has_kernel_faults;
+		l->root[n].hidden = hides(other);
 	}
 }
 

@@ -309,8 +309,14 @@ int gu_track_missing(struct gcuffd_heap *h, size_t region, size_t n)
 		err = gu_uffd_register(h->tracker->uffd, start, n * GU_REGION, GU_UFFD_REGISTER_MISSING | GU_UFFD_REGISTER_WP, NULL);
 	if (err)
 		return err;
-	err = gu_os->madvise((void *)start, n * GU_REGION, MADV_DONTFORK); /* a child that nobody prepared faults (.inv.cold.fork) */
-	return err ? err : gu_os->madvise((void *)park, n * GU_REGION, MADV_DONTFORK);
+	err = gu_os->madvise((void *)park, n * GU_REGION, MADV_DONTFORK); /* a child that nobody prepared faults (.inv.cold.fork) */
+	if (!err)
+		err = gu_os->madvise((void *)start, n * GU_REGION, MADV_DONTFORK);
+	if (err) { /* a child is given these back only where its parent has them MISSING */
+		(void)gu_os->madvise((void *)start, n * GU_REGION, MADV_DOFORK);
+		(void)gu_os->madvise((void *)park, n * GU_REGION, MADV_DOFORK);
+	}
+	return err;
 }
 
 int gu_track_move_out(struct gcuffd_heap *h, size_t page, size_t n, size_t *done)

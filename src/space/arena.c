@@ -133,7 +133,7 @@ bool gu_arena_relist_locked(struct gcuffd_arena *a, struct gu_block *b, uint32_t
 			unlink_locked(a, b);
 		return true;
 	}
-	if (!listed && worth_listing(b, free_cells) && !gu_cold_any(&a->space->cold, first_page(b), end_page(b))) /* .inv.cold.listed */
+	if (!listed && worth_listing(b, free_cells) && !gu_cold_any_on_its_way(&a->space->cold, first_page(b), end_page(b))) /* .inv.cold.listed */
 		link_locked(a, b);
 	return false;
 }

@@ -145,6 +145,23 @@ bool gu_cold_any_slow(const struct gu_cold *c, size_t from, size_t to)
 	return false;
 }
 
+static bool any_filling(const struct gu_cold *c, size_t from, size_t to)
+{
+	for (size_t p = from; c->on && p < to; p = gu_align_down(p, GU_REGION_PAGES) + GU_REGION_PAGES) {
+		const struct gu_cold_region *r = gu_cold_region(c, p);
+		size_t filling = r ? gu_load_acquire(&r->filling) : 0, page = gu_align_down(p, GU_REGION_PAGES) + filling - 1;
+		if (filling && page >= from && page < to)
+			return true;
+	}
+	return false;
+}
+
+/* As gu_cold_is_on_its_way(). */
+bool gu_cold_any_on_its_way(const struct gu_cold *c, size_t from, size_t to)
+{
+	return gu_cold_any(c, from, to) || any_filling(c, from, to) || gu_cold_any(c, from, to);
+}
+
 void gu_cold_claim(struct gu_cold *c, size_t page)
 {
 	gu_or_seqcst(&c->out[page >> 6], 1ull << (page & 63));
@@ -248,13 +265,12 @@ int gu_cold_load(struct gu_space *s, size_t page)
 	return 0;
 }
 
-void gu_cold_forget_page(struct gu_space *s, size_t page)
+static void forget_page_locked(struct gu_space *s, struct gu_cold_region *r, size_t page)
 {
 	struct gu_cold *c = &s->cold;
-	struct gu_cold_region *r = gu_cold_region(c, page);
-	gu_lock(&r->lock);
-	if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) != GU_COLD_LIVE) {
-		if (gu_load_relaxed(&r->state[page % GU_REGION_PAGES]) == GU_COLD_POISONED)
+	enum gu_cold_state state = gu_load_relaxed(&r->state[page % GU_REGION_PAGES]);
+	if (state != GU_COLD_LIVE) {
+		if (state == GU_COLD_POISONED)
 			gu_os->madvise((void *)gu_space_address(s, page), GU_PAGE, MADV_DONTNEED);
 		gu_cold_set_live_locked(c, r, page, GU_COLD_DROPPED);
 		gu_add_relaxed(&c->counts.dropped, 1);
@@ -263,14 +279,23 @@ void gu_cold_forget_page(struct gu_space *s, size_t page)
 	} else if (gu_cold_is_out(c, page)) { /* claimed: who meant to move it looks again */
 		gu_cold_unclaim_locked(c, page);
 	}
+}
+
+void gu_cold_forget_page(struct gu_space *s, size_t page)
+{
+	struct gu_cold_region *r = gu_cold_region(&s->cold, page);
+	gu_lock(&r->lock);
+	forget_page_locked(s, r, page);
 	gu_unlock(&r->lock);
 }
 
-/* Other objects come there: what is left of a touch, too, says nothing of them. */
-static void forget_use(struct gu_cold_region *r, size_t from, size_t to)
+/* With the lock: what was just being filled is there, or out again. Other objects come there: what is left of a touch, too, says nothing of them. */
+static void forget_pages(struct gu_space *s, struct gu_cold_region *r, size_t from, size_t to)
 {
 	gu_lock(&r->lock);
-	for (size_t i = from; i < to; i++) {
+	for (size_t p = from; p < to; p++) {
+		size_t i = p % GU_REGION_PAGES;
+		forget_page_locked(s, r, p);
 		r->left[i] = r->left[i] ? GU_COLD_DROPPED : GU_COLD_NOTHING_LEFT;
 		gu_store_relaxed(&r->heat[i], 0);
 		gu_store_relaxed(&r->seen[i], 0);
@@ -281,14 +306,11 @@ static void forget_use(struct gu_cold_region *r, size_t from, size_t to)
 
 void gu_cold_forget_slow(struct gu_space *s, size_t from, size_t to)
 {
-	for (size_t p = gu_cold_any(&s->cold, from, to) ? from : to; p < to; p++)
-		if (gu_cold_is_out(&s->cold, p))
-			gu_cold_forget_page(s, p);
 	for (size_t p = from, end; p < to; p = end) {
 		struct gu_cold_region *r = gu_cold_region(&s->cold, p);
 		end = gu_min(gu_align_down(p, GU_REGION_PAGES) + GU_REGION_PAGES, to);
 		if (r)
-			forget_use(r, p % GU_REGION_PAGES, p % GU_REGION_PAGES + end - p);
+			forget_pages(s, r, p, end);
 	}
 }
 

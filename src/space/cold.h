@@ -182,6 +182,9 @@ static inline bool gu_cold_any(const struct gu_cold *c, size_t from, size_t to)
 	return gu_unlikely(gu_load_acquire(&c->nout)) && gu_cold_any_slow(c, from, to);
 }
 
+/* The same, or LIVE and not there yet: filling it may fail, and then it is out. */
+bool gu_cold_any_on_its_way(const struct gu_cold *c, size_t from, size_t to);
+
 static inline struct gu_cold_region *gu_cold_region(const struct gu_cold *c, size_t page)
 {
 	return gu_load_acquire(&c->regions[page / GU_REGION_PAGES]); /* pairs with gu_cold_make() */
