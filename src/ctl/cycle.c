@@ -20,6 +20,7 @@
 
 #define ROUNDS_MAX 4
 #define READS_MOST 8      /* of files between two stops; then the cycle is put off */
+#define LISTS_MOST 100    /* of a verified heap's roots, while modules come and go */
 #define ENOUGH_PAGES 256u /* as many dirty pages are left to the remark */
 
 _Static_assert(ROUNDS_MAX <= GCUFFD_ROUNDS, "statistics have room for all rounds");
@@ -144,6 +145,19 @@ static int read_on(struct gcuffd_heap *h, struct gu_cycle *c)
 	return preclean(h, c);
 }
 
+/* The verifier's list is of the collector's moment, or it would look into the TLS of modules that have gone. */
+static int list_roots(struct gcuffd_heap *h)
+{
+	unsigned lists = 0;
+	int err;
+	do {
+		if (h->verifier)
+			gu_verify_list(h);
+		err = gu_roots_refresh(h);
+	} while (!err && h->verifier && gu_verify_list_changed(h) && ++lists < LISTS_MOST);
+	return err;
+}
+
 /* Once more if a module was loaded between the listing and the stop: only it may point to an object. Or if files have to be read, for which no stop waits. */
 static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 {
@@ -151,9 +165,7 @@ static int second_stop(struct gcuffd_heap *h, struct gu_cycle *c)
 	bool left;
 	int err;
 	do {
-		if (h->verifier)
-			gu_verify_list(h);
-		err = gu_roots_refresh(h);
+		err = list_roots(h);
 		if (!err)
 			err = gu_world_stop_for(h);
 		if (err)
