@@ -470,7 +470,7 @@ static void sweep_against_eviction(void)
 	for (uintptr_t i = 0; i < GU_ARRAY_LEN(threads); i++)
 		must_ok(pthread_create(&threads[i], NULL, i ? sweep : record, (void *)i));
 	uint64_t end = test_now_ns() + check_seconds() * 1000000000ull / 2;
-	for (unsigned round = 0; goes_on(heap, end, 3) || (!cold_of(heap).early_pages && test_now_ns() < end + 60000000000ull); round++) {
+	for (unsigned round = 0; goes_on(heap, end, 3) || (!cold_of(heap).early_pages && test_now_ns() < end + 60000000000ull * check_slow()); round++) {
 		cool_all();
 		if (round % 8 == 0)
 			ck_ok(gcuffd_collect(heap));
