@@ -151,10 +151,10 @@ static int list_roots(struct gcuffd_heap *h)
 	unsigned lists = 0;
 	int err;
 	do {
+		err = gu_roots_refresh(h);
 		if (h->verifier)
 			gu_verify_list(h);
-		err = gu_roots_refresh(h);
-	} while (!err && h->verifier && gu_verify_list_changed(h) && ++lists < LISTS_MOST);
+	} while (!err && h->verifier && gu_roots_changed(h) && ++lists < LISTS_MOST);
 	return err;
 }
 

@@ -206,7 +206,6 @@ static uint64_t check_summaries(struct gcuffd_heap *h, struct gu_verifier *v)
 }
 
 void gu_verify_list(struct gcuffd_heap *h) { gu_verify_roots_list(h, h->verifier->roots); }
-bool gu_verify_list_changed(struct gcuffd_heap *h) { return gu_verify_roots_changed(h, h->verifier->roots); }
 
 uint64_t gu_verify_begin(struct gcuffd_heap *h)
 {

@@ -18,9 +18,8 @@
 int gu_verify_create(struct gcuffd_heap *heap);
 void gu_verify_destroy(struct gcuffd_heap *heap);
 
-/* Before each stop in which it traces, and before the collector lists roots for it. */
+/* Before each stop in which it traces: what modules there are. */
 void gu_verify_list(struct gcuffd_heap *heap);
-bool gu_verify_list_changed(struct gcuffd_heap *heap);
 /* Each returns how many objects are wrong, and writes the first few of them to the log afterwards (report). */
 uint64_t gu_verify_begin(struct gcuffd_heap *heap);
 uint64_t gu_verify_mark(struct gcuffd_heap *heap);

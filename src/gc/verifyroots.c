@@ -25,7 +25,6 @@ struct gu_verify_roots {
 	struct gu_root_range segment[MODULES];
 	size_t nsegments;
 	size_t tls_size[MODULES]; /* by the module's number */
-	unsigned long long adds, subs; /* the loader's counts then */
 };
 
 static size_t roots_len(void) { return gu_align_up(sizeof(struct gu_verify_roots), GU_PAGE); }
@@ -39,8 +38,6 @@ static int note_module(struct dl_phdr_info *info, size_t size, void *data)
 {
 	struct gu_verify_roots *r = data;
 	(void)size;
-	r->adds = info->dlpi_adds;
-	r->subs = info->dlpi_subs;
 	for (int i = 0; i < info->dlpi_phnum; i++) {
 		const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
 		uintptr_t start = info->dlpi_addr + ph->p_vaddr;
@@ -57,18 +54,6 @@ void gu_verify_roots_list(struct gcuffd_heap *h, struct gu_verify_roots *r)
 	memset(r, 0, sizeof(*r));
 	if (!gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
 		dl_iterate_phdr(note_module, r);
-}
-
-static int compare_counts(struct dl_phdr_info *info, size_t size, void *data)
-{
-	const struct gu_verify_roots *r = data;
-	(void)size;
-	return info->dlpi_adds == r->adds && info->dlpi_subs == r->subs ? 1 : 2;
-}
-
-bool gu_verify_roots_changed(struct gcuffd_heap *h, struct gu_verify_roots *r)
-{
-	return !gu_heap_is(h, GCUFFD_PROCESS_ROOTS) && dl_iterate_phdr(compare_counts, r) == 2;
 }
 
 /* ---- ranges ---- */

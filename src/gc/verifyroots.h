@@ -15,10 +15,8 @@ struct gu_root_visit;
 struct gu_verify_roots *gu_verify_roots_create(void);
 void gu_verify_roots_destroy(struct gu_verify_roots *roots);
 
-/* Modules and their TLS. Takes the loader's lock: before a stop, and before the collector lists them, so that it knows no less. */
+/* Modules and their TLS. Takes the loader's lock: before a stop, and of the moment of which the collector's list is. */
 void gu_verify_roots_list(struct gcuffd_heap *heap, struct gu_verify_roots *roots);
-/* Whether modules came or went since. Likewise, but behind the collector's listing: in the TLS of a module that had gone by then it does not look. */
-bool gu_verify_roots_changed(struct gcuffd_heap *heap, struct gu_verify_roots *roots);
 /* In a stop. Each range in place or (foreign) to be copied; some come twice. */
 void gu_verify_roots_each(struct gcuffd_heap *heap, const struct gu_verify_roots *roots, const struct gu_root_visit *visit);
 
