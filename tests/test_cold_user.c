@@ -40,53 +40,40 @@ static int use_as_nobody(void)
 	return 0;
 }
 
-/* What is out can't be read for another heap's process roots: nothing is swept then. */
-static int roots_as_nobody(void)
+/* Objects of owner whose only pointers are in slots, of the cold heap: what is out can't be read, and nothing is swept then. */
+static int slots_as_nobody(struct gcuffd_heap *owner, uint64_t **slots)
 {
-	struct gcuffd_heap *all;
-	heap = heap_make("cold=1,cold_user_faults=1,reservation=1G");
-	all = heap_make("process_roots=1,reservation=1G");
-	uint64_t **slots = gcuffd_alloc(heap, 200000);
 	for (int i = 0; i < 1000; i++) {
-		slots[i] = gcuffd_alloc(all, 100);
+		slots[i] = gcuffd_alloc(owner, 100);
 		must(slots[i] != NULL, "errno %d", errno);
 		slots[i][0] = 0x600d;
 	}
-	must_ok(gcuffd_collect(all));
+	must_ok(gcuffd_collect(owner));
 	must(cool_all() > 0 && is_out(slots + 512), "no page is out");
 	for (int i = 0; i < 3; i++)
-		must(gcuffd_collect(all) != 0, "a cycle that could not read all of its roots");
+		must(gcuffd_collect(owner) != 0, "a cycle that could not read all of its roots");
 	must_ok(gcuffd_warm(heap, NULL, 0));
-	must_ok(gcuffd_collect(all));
+	must_ok(gcuffd_collect(owner));
 	for (int i = 0; i < 20000; i++)
-		must(gcuffd_alloc(all, 100) != NULL, "errno %d", errno);
+		must(gcuffd_alloc(owner, 100) != NULL, "errno %d", errno);
 	for (int i = 0; i < 1000; i++)
 		must(slots[i][0] == 0x600d, "object %d was taken", i);
 	return 0;
 }
 
-/* Nor for a range of an object that the program named as a root. */
+static int roots_as_nobody(void)
+{
+	heap = heap_make("cold=1,cold_user_faults=1,reservation=1G");
+	return slots_as_nobody(heap_make("process_roots=1,reservation=1G"), gcuffd_alloc(heap, 200000));
+}
+
+/* The same of a range that the program named. */
 static int named_as_nobody(void)
 {
 	heap = heap_make("cold=1,cold_user_faults=1,reservation=1G");
 	uint64_t **slots = gcuffd_alloc_atomic(heap, 200000);
-	for (int i = 0; i < 1000; i++) {
-		slots[i] = gcuffd_alloc(heap, 100);
-		must(slots[i] != NULL, "errno %d", errno);
-		slots[i][0] = 0x600d;
-	}
 	must_ok(gcuffd_root_add(heap, slots, 200000));
-	must_ok(gcuffd_collect(heap));
-	must(cool_all() > 0 && is_out(slots + 512), "no page is out");
-	for (int i = 0; i < 3; i++)
-		must(gcuffd_collect(heap) != 0, "a cycle that could not read all of its roots");
-	must_ok(gcuffd_warm(heap, NULL, 0));
-	must_ok(gcuffd_collect(heap));
-	for (int i = 0; i < 20000; i++)
-		must(gcuffd_alloc(heap, 100) != NULL, "errno %d", errno);
-	for (int i = 0; i < 1000; i++)
-		must(slots[i][0] == 0x600d, "object %d was taken", i);
-	return 0;
+	return slots_as_nobody(heap, slots);
 }
 
 static int look_as_nobody(void) { return gu_caps()->has_move && gu_caps()->user_mode_only ? 0 : 1; }

@@ -173,27 +173,12 @@ static void add_whole(struct rootlist *l, uintptr_t start, uintptr_t end)
 		l->root[n].whole = true;
 }
 
-static bool hides(const struct gcuffd_heap *h) { return gu_heap_is(h, GCUFFD_COLD_USER_FAULTS) && !gu_caps()->has_kernel_faults; }
-
-/* Among objects of a heap, be it h. */
-static bool is_hidden(const struct root *r)
-{
-	bool hidden = false;
-	gu_lock(&heaps_lock);
-	for (size_t i = 0; i < GU_ARRAY_LEN(heaps) && !hidden; i++)
-		hidden = heaps[i] && hides(heaps[i]) && r->start < heaps[i]->space.base + heaps[i]->space.size && r->end > heaps[i]->space.base;
-	gu_unlock(&heaps_lock);
-	return hidden;
-}
-
 static void list_explicit(struct gcuffd_heap *h, struct rootlist *l)
 {
 	gu_lock(&h->lock);
 	for (size_t i = 0; i < h->nroots; i++)
 		add_whole(l, h->roots[i].start, h->roots[i].end);
 	gu_unlock(&h->lock);
-	for (size_t i = 0; i < l->n && !gu_caps()->has_kernel_faults; i++)
-		l->root[i].hidden = is_hidden(&l->root[i]);
 }
 
 /* What is out of a cold one has to come back: a page tells only its own heap where it points to. */
@@ -204,7 +189,6 @@ static void add_heap(struct rootlist *l, const struct gcuffd_heap *other)
 	if (l->n > n) {
 		l->root[n].heap = true;
 		l->root[n].whole = gu_heap_is(other, GCUFFD_COLD);
-		l->root[n].hidden = hides(other);
 	}
 }
 
@@ -227,6 +211,20 @@ static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 	list_heaps(h, l);
 	l->sorted = l->n;
 	return gu_maps_each(add_map, &data);
+}
+
+/* What is among the objects of a heap, be it this one, whose faults are for user code only. */
+static void note_hidden(struct rootlist *l)
+{
+	gu_lock(&heaps_lock);
+	for (size_t i = 0; i < GU_ARRAY_LEN(heaps) && !gu_caps()->has_kernel_faults; i++) {
+		if (!heaps[i] || !gu_heap_is(heaps[i], GCUFFD_COLD_USER_FAULTS))
+			continue;
+		const struct gu_space *s = &heaps[i]->space;
+		for (size_t k = 0; k < l->n; k++)
+			l->root[k].hidden |= l->root[k].start < s->base + s->size && l->root[k].end > s->base;
+	}
+	gu_unlock(&heaps_lock);
 }
 
 /* A planted fault: the first range that the program named is forgotten, or if there is none the first one that is written. */
@@ -254,6 +252,7 @@ static int list_all(struct gcuffd_heap *h, struct rootlist *l)
 			l->full = true;
 		l->sorted = l->n;
 	}
+	note_hidden(l);
 	forget_one(h, l);
 	return err ? err : l->full ? -ENOMEM : 0;
 }
