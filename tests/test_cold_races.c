@@ -394,10 +394,35 @@ START_TEST(released_while_it_is_read)
 }
 END_TEST
 
-/* Its first page can't be filled, which turns out when it has begun to be given back. */
+/* ---- the kernel says no ---- */
+
+static const int refusals[] = {-ENOMEM, -EAGAIN, -EFAULT, -ENOENT};
+
+/* Whatever a fill says, who waits for the page gets it in the end. */
+START_TEST(a_fill_that_fails)
+{
+	cold_heap(",verify=1");
+	uint64_t *p = noise(1 << 20);
+	fake_install();
+	for (size_t i = 0; i < GU_ARRAY_LEN(refusals); i++) {
+		cool(NULL, 0);
+		ck_assert(is_out(&p[5000]));
+		fake_fail_ioctl(GU_UFFDIO_COPY, 1, refusals[i]);
+		touch(&p[5000]);
+		ck_assert_uint_eq(fake.fired, 1);
+		fake_clear();
+		check_noise(p, 1 << 20);
+		checked();
+	}
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
 static uint32_t failing; /* atomic */
 static pthread_t releaser;
 
+/* The first page of a piece can't be filled, which turns out when the piece has begun to be given back. */
 static long release_and_fail(int fd, unsigned long request, void *arg)
 {
 	const struct gu_uffdio_copy *copy = arg;
@@ -436,31 +461,6 @@ START_TEST(released_while_filling_fails)
 	}
 	ck_assert(test_all_are(pieces[1], PIECE, 8));
 	checked();
-	ck_ok(gcuffd_heap_destroy(heap));
-	fake_remove();
-}
-END_TEST
-
-/* ---- the kernel says no ---- */
-
-static const int refusals[] = {-ENOMEM, -EAGAIN, -EFAULT, -ENOENT};
-
-/* Whatever a fill says, who waits for the page gets it in the end. */
-START_TEST(a_fill_that_fails)
-{
-	cold_heap(",verify=1");
-	uint64_t *p = noise(1 << 20);
-	fake_install();
-	for (size_t i = 0; i < GU_ARRAY_LEN(refusals); i++) {
-		cool(NULL, 0);
-		ck_assert(is_out(&p[5000]));
-		fake_fail_ioctl(GU_UFFDIO_COPY, 1, refusals[i]);
-		touch(&p[5000]);
-		ck_assert_uint_eq(fake.fired, 1);
-		fake_clear();
-		check_noise(p, 1 << 20);
-		checked();
-	}
 	ck_ok(gcuffd_heap_destroy(heap));
 	fake_remove();
 }
@@ -1007,8 +1007,8 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(load, heaps_that_end, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, a_read_holds_nobody_up, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, a_hanging_disk_ends_the_process, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
-	tcase_add_loop_test(kernel, released_while_filling_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, released_while_it_is_read, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, released_while_filling_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, a_fill_that_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, registered_under_a_reader, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, calls_that_fail, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

@@ -1235,7 +1235,7 @@ static void use_forged(struct test_rng *rng)
 START_TEST(forged)
 {
 	struct forged f;
-	unsigned loaded = 0, refused = 0, rounds = (unsigned)check_rounds(60 * check_seconds());
+	unsigned loaded = 0, refused = 0, rounds = check_rounds(60 * check_seconds());
 	struct test_rng rng = test_rng(3);
 	new_heap("");
 	make_all_sorts();
