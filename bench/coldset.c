@@ -579,7 +579,8 @@ static void check_returned(void)
 	bench_emit_int("returned_hot_pages", a.returned[0]);
 #ifdef BENCH_SYS_GCUFFD
 	if (a.returned[1])
-		complain("of cold pages that were out, %llu are in place after the collections", (unsigned long long)a.returned[1]);
+		complain("of cold pages that were out, %llu are in place after the collections; %llu pages came ahead of touches", (unsigned long long)a.returned[1],
+			 (unsigned long long)(cold_stats().ahead_pages - before.ahead_pages));
 #endif
 }
 
