@@ -13,6 +13,7 @@
 #include "gc/accessed.h"
 #include "gc/evict.h"
 #include "gc/mutator.h"
+#include "gc/shed.h"
 #include "space/block.h"
 #include "sys/uapi.h"
 
@@ -463,6 +464,47 @@ START_TEST(released_while_filling_fails)
 	checked();
 	ck_ok(gcuffd_heap_destroy(heap));
 	fake_remove();
+}
+END_TEST
+
+#define CELL ((size_t)256)
+
+static uint64_t *objects[64 * GU_PAGE / CELL]; /* roots */
+
+/* The evictor looks at a page while it is being filled, which fails then: it is out as before, with whatever lives on it, or nothing. */
+START_TEST(claimed_while_filling_fails)
+{
+	cold_heap(",pacing=0,verify=1");
+	for (size_t i = 0; i < GU_ARRAY_LEN(objects); i++) {
+		objects[i] = gcuffd_alloc(heap, CELL);
+		memset(objects[i], 7, CELL);
+	}
+	cool(NULL, 0);
+	watched = gu_align_down((uintptr_t)objects[GU_ARRAY_LEN(objects) / 2], GU_PAGE);
+	size_t page = gu_space_page(&heap->space, watched);
+	struct gu_cold *c = &heap->space.cold;
+	struct gu_cold_region *r = gu_cold_region(c, page);
+	gu_lock(&r->lock);
+	enum gu_cold_state state = gu_cold_state(c, page);
+	ck_assert_int_ne(state, GU_COLD_LIVE);
+	gu_cold_set_live_locked(c, r, page, GU_COLD_TOUCHED);
+	gu_cold_claim(c, page);
+	gu_cold_set_back_locked(c, r, page, state);
+	gu_unlock(&r->lock);
+	checked();
+	for (size_t i = 0; i < GU_ARRAY_LEN(objects); i++)
+		if (gu_align_down((uintptr_t)objects[i], GU_PAGE) == watched) {
+			ck_ok(gcuffd_free(heap, objects[i]));
+			objects[i] = NULL;
+		}
+	struct gu_block *b = gu_block_at(&heap->space, watched);
+	gu_lock(&b->arena->lock);
+	ck_assert(gu_shed_in_place(&heap->space, r, b, page));
+	gu_unlock(&b->arena->lock);
+	checked();
+	for (size_t i = 0; i < GU_ARRAY_LEN(objects); i++)
+		ck_assert(!objects[i] || test_all_are(objects[i], CELL, 7));
+	ck_ok(gcuffd_heap_destroy(heap));
 }
 END_TEST
 
@@ -1009,6 +1051,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(disk, a_hanging_disk_ends_the_process, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(disk, released_while_it_is_read, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, released_while_filling_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(kernel, claimed_while_filling_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, a_fill_that_fails, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, registered_under_a_reader, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(kernel, calls_that_fail, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);

@@ -76,6 +76,34 @@ static int named_as_nobody(void)
 	return slots_as_nobody(heap, slots);
 }
 
+/* The same of a cycle that is wholly in a stop. */
+static int stopped_as_nobody(void)
+{
+	heap = heap_make("cold=1,cold_user_faults=1,reservation=1G");
+	return slots_as_nobody(heap_make("process_roots=1,reservation=1G,rung=stop"), gcuffd_alloc(heap, 200000));
+}
+
+/* Pages that there are not, in a region that had some out, are nothing to wait for. */
+static int holes_as_nobody(void)
+{
+	heap = heap_make("cold=1,cold_user_faults=1,reservation=1G,verify=1");
+	struct gcuffd_heap *all = heap_make("process_roots=1,reservation=1G");
+	uint64_t *first = gcuffd_alloc_atomic(heap, 200000);
+	memset(first, 7, 200000);
+	must(cool_all() > 0, "no page is out");
+	must_ok(gcuffd_warm(heap, NULL, 0));
+	uint64_t **slots = gcuffd_alloc_atomic(heap, 200000);
+	must_ok(gcuffd_root_add(heap, slots, 200000));
+	slots[12000] = gcuffd_alloc(heap, 100);
+	slots[12000][0] = 0x600d;
+	must_ok(gcuffd_collect(heap));
+	must_ok(gcuffd_collect(all));
+	for (int i = 0; i < 20000; i++)
+		must(gcuffd_alloc(heap, 100) != NULL, "errno %d", errno);
+	must(slots[12000][0] == 0x600d, "the object was taken");
+	return 0;
+}
+
 static int look_as_nobody(void) { return gu_caps()->has_move && gu_caps()->user_mode_only ? 0 : 1; }
 
 START_TEST(nobody_who_asked)
@@ -85,6 +113,8 @@ START_TEST(nobody_who_asked)
 	in_child_as_nobody(use_as_nobody);
 	in_child_as_nobody(roots_as_nobody);
 	in_child_as_nobody(named_as_nobody);
+	in_child_as_nobody(stopped_as_nobody);
+	in_child_as_nobody(holes_as_nobody);
 }
 END_TEST
 

@@ -1722,6 +1722,108 @@ START_TEST(killed)
 }
 END_TEST
 
+/* ---- pages that can't be filled at a bad moment ---- */
+
+static uintptr_t watched; /* a page, which can't be filled: that turns out when the collector asks the kernel something, or what is there */
+static uint32_t is_there, hooked, go_on, refusing; /* atomic */
+static bool at_look;
+
+static void await(const uint32_t *flag)
+{
+	for (unsigned i = 0; i < 100000 * check_slow() && !gu_load_seqcst(flag); i++)
+		usleep(100);
+}
+
+static bool is_hook(unsigned long request, const void *arg)
+{
+	const struct gu_pm_scan_arg *scan = arg;
+	bool look = request == GU_PAGEMAP_SCAN && !scan->flags && scan->category_anyof_mask & GU_PAGE_IS_PRESENT;
+	return (look || !at_look) && gu_swap_seqcst(&hooked, 0);
+}
+
+static long refuse_watched(int fd, unsigned long request, void *arg)
+{
+	const struct gu_uffdio_copy *copy = arg;
+	if (request == GU_UFFDIO_COPY && copy->dst == watched && gu_load_seqcst(&refusing)) {
+		gu_store_seqcst(&is_there, 1);
+		await(&go_on);
+		return -ENOMEM;
+	}
+	if (is_hook(request, arg)) {
+		gu_store_seqcst(&go_on, 1);
+		usleep(200000);
+	}
+	return gu_os_linux.ioctl(fd, request, arg);
+}
+
+static void *warm_watched(void *unused)
+{
+	must(gcuffd_warm(heap, (void *)watched, 8) == -ENOMEM, "the page was filled");
+	return unused;
+}
+
+/* A page is being filled, which fails behind the back of who looked at which pages are out. */
+static void begin_refused(pthread_t *t, const void *at, bool look)
+{
+	watched = gu_align_down((uintptr_t)at, GU_PAGE);
+	at_look = look;
+	is_there = go_on = 0;
+	refusing = 1;
+	fake_install();
+	fake_os.ioctl = refuse_watched;
+	must_ok(pthread_create(t, NULL, warm_watched, NULL));
+	await(&is_there);
+	gu_store_seqcst(&hooked, 1);
+}
+
+static void end_refused(pthread_t t)
+{
+	ck_assert_uint_eq(hooked, 0);
+	must_ok(pthread_join(t, NULL));
+	refusing = 0;
+	fake_remove();
+}
+
+START_TEST(filling_fails_in_the_first_cycle)
+{
+	pthread_t t;
+	new_heap("");
+	make_shapes();
+	save(shapes);
+	shapes = NULL;
+	end_heap();
+	load(_i);
+	shapes = hidden_root();
+	begin_refused(&t, &shapes->big[5 * 8192 + 5], false);
+	ck_ok(gcuffd_collect(heap));
+	end_refused(t);
+	check_shapes();
+	checked();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
+START_TEST(filling_fails_in_a_save)
+{
+	pthread_t t;
+	new_heap(",cold=1");
+	make_shapes();
+	cool_all();
+	ck_assert(is_out(&shapes->big_atomic[100 * 512]));
+	begin_refused(&t, &shapes->big_atomic[100 * 512], true);
+	save(shapes);
+	end_refused(t);
+	end_heap();
+	load(_i);
+	shapes = hidden_root();
+	check_shapes();
+	checked();
+	end_heap();
+	unlink(path);
+}
+END_TEST
+
 static Suite *image_suite(void)
 {
 	Suite *s = suite_create("image");
@@ -1759,6 +1861,8 @@ static Suite *image_suite(void)
 	tcase_add_loop_test(c, loading_refused, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, short_io, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(c, read_at_once, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, filling_fails_in_the_first_cycle, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(c, filling_fails_in_a_save, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "forged");
 	tcase_add_loop_test(c, forged, GCUFFD_RUNG_STOP, GCUFFD_RUNG_RWP + 1);
 	c = test_case(s, "refused");

@@ -594,6 +594,9 @@ START_TEST(named_in_another_heap)
 	begin(_i);
 	ck_ok(gcuffd_root_add(heap, range, 200000));
 	TRY_SLOT((void *volatile *)(range + 4096), "an object of another heap");
+	ck_ok(gcuffd_collect(other)); /* it can register its memory all the same */
+	ck_assert_uint_eq(stats_of(other).cycles_put_off, 0);
+	ck_assert_int_eq((int)stats_of(other).rung, _i);
 	ck_ok(gcuffd_root_remove(heap, range));
 	end();
 	ck_ok(gcuffd_heap_destroy(other));

@@ -224,11 +224,12 @@ static size_t make_summary(struct gcuffd_heap *h, size_t page, void *packed)
 	return gu_summary_pack(h, words, &which, packed);
 }
 
+/* Also of one that is just being filled: where that fails it is out. */
 static bool wants(const struct gcuffd_heap *h, size_t page)
 {
 	const struct gu_cold *c = &h->space.cold;
-	const struct gu_cold_region *r = gu_cold_is_out(c, page) ? gu_cold_region(c, page) : NULL;
-	return r && gu_cold_state(c, page) == GU_COLD_EVICTED && gu_image_has(r->slot[page % GU_REGION_PAGES]) && gu_image_page(c->image, page)->summary_len &&
+	const struct gu_cold_region *r = gu_cold_is_on_its_way(c, page) ? gu_cold_region(c, page) : NULL;
+	return r && gu_cold_state(c, page) != GU_COLD_POISONED && gu_image_has(r->slot[page % GU_REGION_PAGES]) && gu_image_page(c->image, page)->summary_len &&
 	       gu_image_page(c->image, page)->at != GU_IMAGE_WORD;
 }
 

@@ -280,7 +280,7 @@ static void card_all(struct gu_saver *s)
 	struct gu_space *space = gu_saver_space(s);
 	uintptr_t end = space->base + (s->known << GU_PAGE_SHIFT);
 	for (size_t p = 0; space->cold.on && p < s->known; p++)
-		if (gu_cold_is_out(&space->cold, p))
+		if (gu_cold_is_on_its_way(&space->cold, p))
 			gu_card_set(space, p);
 	if (!gu_track_present(s->heap, space->base, end, false, card_range, s))
 		card_range(s, space->base, end);

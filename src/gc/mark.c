@@ -529,31 +529,42 @@ void gu_mark_range(struct gu_marker *m, uintptr_t start, uintptr_t end)
 		scan_words(m, start, (end - start) / 8, false);
 }
 
-static void mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end, bool all)
+/* Up to the first word that can't be read, and why not. */
+static uintptr_t mark_readable(struct gu_marker *m, uintptr_t at, uintptr_t end, int *err)
 {
-	start = gu_align_up(start, 8);
-	if (!gu_caps()->has_process_vm_readv) { /* a seccomp filter: trust the map */
-		gu_mark_range(m, start, end);
-		return;
-	}
-	for (uintptr_t at = start; at < end;) {
-		size_t want = gu_min(end - at, BUFFER);
-		long got = gu_os->process_vm_readv(gu_os->gettid(), m->buffer, (const void *)at, want);
-		if (got < 0 && (all || got != -EFAULT)) { /* a filter that came later, or no memory: not a word about the range */
-			gu_mark_unreadable(m->heap);
-			return;
-		}
-		if (got < 8) { /* gone, or not readable: the next page may be */
-			at = gu_align_down(at, GU_PAGE) + GU_PAGE;
-			continue;
+	for (*err = 0; at < end;) {
+		long got = gu_os->process_vm_readv(gu_os->gettid(), m->buffer, (const void *)at, gu_min(end - at, BUFFER));
+		if (got < 8) {
+			*err = got < 0 ? (int)got : -EFAULT;
+			return at;
 		}
 		scan_words(m, (uintptr_t)m->buffer, (size_t)got / 8, false);
 		at += (size_t)got & ~(size_t)7;
 	}
+	return end;
 }
 
-void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end) { mark_foreign(m, start, end, false); }
-void gu_mark_foreign_all(struct gu_marker *m, uintptr_t start, uintptr_t end) { mark_foreign(m, start, end, true); }
+uintptr_t gu_mark_readable(struct gu_marker *m, uintptr_t start, uintptr_t end)
+{
+	int err;
+	start = gu_align_up(start, 8);
+	if (!gu_caps()->has_process_vm_readv) { /* a seccomp filter: trust the map */
+		gu_mark_range(m, start, end);
+		return end;
+	}
+	uintptr_t at = mark_readable(m, start, end, &err);
+	if (!err || err == -EFAULT)
+		return at;
+	gu_mark_unreadable(m->heap); /* a filter that came later, or no memory: not a word about the range */
+	return end;
+}
+
+/* What can't be read is gone, or was not readable: the next page may be. */
+void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end)
+{
+	for (uintptr_t at = start; (at = gu_mark_readable(m, at, end)) < end;)
+		at = gu_align_down(at, GU_PAGE) + GU_PAGE;
+}
 
 /* Only pushed here: where many pages were written, all who mark in a drain take their share. */
 size_t gu_mark_cards(struct gcuffd_heap *h, struct gu_marker *m)

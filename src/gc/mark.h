@@ -63,8 +63,8 @@ void gu_mark_word(struct gu_marker *m, uintptr_t word, bool outside);
 void gu_mark_range(struct gu_marker *m, uintptr_t start, uintptr_t end);
 /* The words of the program's memory, which may vanish meanwhile: read by copying (.inv.root.copy). */
 void gu_mark_foreign(struct gu_marker *m, uintptr_t start, uintptr_t end);
-/* The same of memory that is there for certain: what can't be read is not gone, so nothing may be swept. */
-void gu_mark_foreign_all(struct gu_marker *m, uintptr_t start, uintptr_t end);
+/* The same up to the first word that is not there: where that is. */
+uintptr_t gu_mark_readable(struct gu_marker *m, uintptr_t start, uintptr_t end);
 /* What marked objects have on a page of the heap; cells set aside but not handed out are left out. */
 void gu_mark_page(struct gu_marker *m, size_t page);
 /* Makes every page with a card gray: how many. A drain looks at them. */

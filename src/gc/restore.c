@@ -252,7 +252,7 @@ int gu_restore_pages(struct gu_restore *re, size_t from, size_t to, enum gu_cold
 	struct gu_cold_region *r = gu_cold_region(&re->space->cold, from);
 	int result = 0;
 	for (size_t p = from; p < to && r; p++) {
-		int err = gu_cold_is_out(&re->space->cold, p) ? restore_page(re, r, p, cause) : 0;
+		int err = gu_cold_is_on_its_way(&re->space->cold, p) ? restore_page(re, r, p, cause) : 0;
 		result = result ? result : err;
 	}
 	return result;

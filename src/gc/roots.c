@@ -15,6 +15,7 @@
 #include "gc/track.h"
 #include "sys/caps.h"
 #include "sys/maps.h"
+#include "sys/os.h"
 
 #define ROOTS_MAX 65536
 #define TRACK_MIN ((size_t)64 << 10)
@@ -213,17 +214,24 @@ static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 	return gu_maps_each(add_map, &data);
 }
 
-/* What is among the objects of a heap, be it this one, whose faults are for user code only. */
-static void note_hidden(struct rootlist *l)
+static bool may_hide(const struct gcuffd_heap *h) { return !gu_caps()->has_kernel_faults && gu_heap_is(h, GCUFFD_COLD_USER_FAULTS); }
+
+/* What of the list is among the objects of a heap, be it this one. */
+static void note_heap(const struct gcuffd_heap *h, const struct gcuffd_heap *in, struct rootlist *l)
+{
+	for (size_t i = 0; i < l->n; i++) {
+		bool inside = l->root[i].start < in->space.base + in->space.size && l->root[i].end > in->space.base;
+		l->root[i].heap |= inside && in != h;
+		l->root[i].hidden |= inside && may_hide(in);
+	}
+}
+
+static void note_heaps(const struct gcuffd_heap *h, struct rootlist *l)
 {
 	gu_lock(&heaps_lock);
-	for (size_t i = 0; i < GU_ARRAY_LEN(heaps) && !gu_caps()->has_kernel_faults; i++) {
-		if (!heaps[i] || !gu_heap_is(heaps[i], GCUFFD_COLD_USER_FAULTS))
-			continue;
-		const struct gu_space *s = &heaps[i]->space;
-		for (size_t k = 0; k < l->n; k++)
-			l->root[k].hidden |= l->root[k].start < s->base + s->size && l->root[k].end > s->base;
-	}
+	for (size_t i = 0; i < GU_ARRAY_LEN(heaps); i++)
+		if (heaps[i])
+			note_heap(h, heaps[i], l);
 	gu_unlock(&heaps_lock);
 }
 
@@ -252,7 +260,7 @@ static int list_all(struct gcuffd_heap *h, struct rootlist *l)
 			l->full = true;
 		l->sorted = l->n;
 	}
-	note_hidden(l);
+	note_heaps(h, l);
 	forget_one(h, l);
 	return err ? err : l->full ? -ENOMEM : 0;
 }
@@ -316,13 +324,62 @@ static void scan_clipped(void *data, uintptr_t start, uintptr_t end)
 	c->pages += (end - start) >> GU_PAGE_SHIFT;
 }
 
+enum found { THERE, NOTHING, OUT };
+
+/* Under the region's lock a page neither goes out nor comes back. */
+static enum found look_locked(const struct gu_cold_region *r, uintptr_t at, size_t i)
+{
+	enum gu_cold_state state = gu_load_relaxed(&r->state[i]);
+	char byte;
+	if (state != GU_COLD_LIVE)
+		return state == GU_COLD_POISONED ? NOTHING : OUT;
+	return gu_os->process_vm_readv(gu_os->gettid(), &byte, (const void *)at, 1) == 1 ? THERE : NOTHING;
+}
+
+static enum found look_in(const struct gu_space *s, uintptr_t at)
+{
+	size_t page = gu_space_page(s, at);
+	struct gu_cold_region *r = gu_cold_region(&s->cold, page);
+	if (!r)
+		return NOTHING;
+	gu_lock(&r->lock);
+	enum found found = look_locked(r, at, page % GU_REGION_PAGES);
+	gu_unlock(&r->lock);
+	return found;
+}
+
+/* An address could not be read: a hole, and a page that nobody can read, lead nowhere; what is out does. */
+static enum found look(uintptr_t at)
+{
+	enum found found = NOTHING;
+	gu_lock(&heaps_lock);
+	for (size_t i = 0; i < GU_ARRAY_LEN(heaps); i++)
+		if (heaps[i] && may_hide(heaps[i]) && gu_space_has(&heaps[i]->space, at))
+			found = look_in(&heaps[i]->space, at);
+	gu_unlock(&heaps_lock);
+	return found;
+}
+
+/* Faults in it are for user code only, and the collector leaves what is out where it is: nothing may be swept then (.inv.root.hidden). */
+static void scan_hidden(struct gcuffd_heap *h, struct gu_marker *m, uintptr_t start, uintptr_t end)
+{
+	for (uintptr_t at = start; (at = gu_mark_readable(m, at, end)) < end;) {
+		enum found found = look(at);
+		if (found == OUT) {
+			gu_mark_unreadable(h);
+			return;
+		}
+		at = found == NOTHING ? gu_align_down(at, GU_PAGE) + GU_PAGE : at;
+	}
+}
+
 /* Only what is populated, where that can be told: a sparse range would be filled with zero pages, a lazy one by its owner. */
 static void scan_root(struct gcuffd_heap *h, struct gu_marker *m, const struct root *r, uintptr_t start, uintptr_t end)
 {
 	struct clip c = {m, start, end, 0};
 	uintptr_t lo = gu_align_down(start, GU_PAGE), hi = gu_align_up(end, GU_PAGE);
 	if (r->hidden)
-		gu_mark_foreign_all(m, start, end);
+		scan_hidden(h, m, start, end);
 	else if (r->whole)
 		gu_mark_foreign(m, start, end);
 	else if (!gu_track_present(h, lo, hi, r->anon_only, scan_clipped, &c))
@@ -419,6 +476,7 @@ static int relist_in_stop(struct gcuffd_heap *h, struct rootlist *l)
 	l->full = false;
 	list_explicit(h, l);
 	int err = list_process(h, l);
+	note_heaps(h, l);
 	forget_one(h, l);
 	return err ? err : l->full ? -ENOMEM : 0;
 }

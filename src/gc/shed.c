@@ -64,14 +64,17 @@ void gu_shed(struct gcuffd_heap *h)
 	}
 }
 
-/* Under the region's lock the resolver is not filling it. */
+/* Under the region's lock the resolver is not filling it; if that has failed, it is out, and left to gu_shed(). */
 bool gu_shed_in_place(struct gu_space *s, struct gu_cold_region *r, struct gu_block *b, size_t page)
 {
 	uintptr_t at = gu_space_address(s, page);
 	if (!gu_block_is_dead_at(b, at))
 		return false;
 	gu_lock(&r->lock);
-	if (!gu_space_purge(s, at, GU_PAGE)) {
+	if (gu_cold_is_out(&s->cold, page)) {
+		gu_store_seqcst(&b->deaths, 1);
+		gu_store_seqcst(&s->cold.deaths, 1);
+	} else if (!gu_space_purge(s, at, GU_PAGE)) {
 		gu_block_bury_at(b, at);
 		b->holes++;
 	}

@@ -164,8 +164,9 @@ bool gu_cold_any_on_its_way(const struct gu_cold *c, size_t from, size_t to)
 
 void gu_cold_claim(struct gu_cold *c, size_t page)
 {
-	gu_or_seqcst(&c->out[page >> 6], 1ull << (page & 63));
-	gu_add_seqcst(&c->nout, 1);
+	uint64_t bit = 1ull << (page & 63);
+	if (!(gu_or_seqcst(&c->out[page >> 6], bit) & bit))
+		gu_add_seqcst(&c->nout, 1);
 }
 
 void gu_cold_unclaim_locked(struct gu_cold *c, size_t page)
