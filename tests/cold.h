@@ -47,6 +47,13 @@ static inline bool is_out(const void *p)
 	return gu_cold_state(&heap->space.cold, gu_space_page(&heap->space, (uintptr_t)p)) != GU_COLD_LIVE;
 }
 
+/* Until another thread has set it, or for so long. */
+static inline void await(const uint32_t *flag, unsigned ms)
+{
+	for (uint64_t end = test_now_ns() + ms * 1000000ull; !gu_load_seqcst(flag) && test_now_ns() < end;)
+		usleep(100);
+}
+
 /* ---- a list whose nodes lie on many pages ---- */
 
 struct node {

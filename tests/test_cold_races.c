@@ -29,12 +29,6 @@ static size_t cool(const void *start, size_t size)
 
 static uint32_t quit, there, go_on; /* atomic */
 
-static void await(const uint32_t *flag, unsigned ms)
-{
-	for (uint64_t end = test_now_ns() + ms * 1000000ull; !gu_load_seqcst(flag) && test_now_ns() < end;)
-		usleep(100);
-}
-
 static void reset_steps(void) { quit = there = go_on = 0; }
 
 static uint64_t *noise(size_t bytes)

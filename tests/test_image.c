@@ -136,6 +136,17 @@ static void save(const void *root)
 
 static void *hidden_root(void) { return gcuffd_image_root(heap, "root"); }
 
+/* The shapes are the root of what was saved last. */
+static void check_saved(int rung)
+{
+	load(rung);
+	shapes = hidden_root();
+	check_shapes();
+	checked();
+	end_heap();
+	unlink(path);
+}
+
 START_TEST(round_trip)
 {
 	new_heap("");
@@ -310,12 +321,7 @@ START_TEST(saved_where_it_is)
 	save(hidden_root());
 	ck_assert_uint_ge(cold_of(heap).out_pages + 4, before);
 	end_heap();
-	load(_i);
-	shapes = hidden_root();
-	check_shapes();
-	checked();
-	end_heap();
-	unlink(path);
+	check_saved(_i);
 }
 END_TEST
 
@@ -1728,12 +1734,6 @@ static uintptr_t watched; /* a page, which can't be filled: that turns out when 
 static uint32_t is_there, hooked, go_on, refusing; /* atomic */
 static bool at_look;
 
-static void await(const uint32_t *flag)
-{
-	for (unsigned i = 0; i < 100000 * check_slow() && !gu_load_seqcst(flag); i++)
-		usleep(100);
-}
-
 static bool is_hook(unsigned long request, const void *arg)
 {
 	const struct gu_pm_scan_arg *scan = arg;
@@ -1746,7 +1746,7 @@ static long refuse_watched(int fd, unsigned long request, void *arg)
 	const struct gu_uffdio_copy *copy = arg;
 	if (request == GU_UFFDIO_COPY && copy->dst == watched && gu_load_seqcst(&refusing)) {
 		gu_store_seqcst(&is_there, 1);
-		await(&go_on);
+		await(&go_on, 10000 * check_slow());
 		return -ENOMEM;
 	}
 	if (is_hook(request, arg)) {
@@ -1772,7 +1772,7 @@ static void begin_refused(pthread_t *t, const void *at, bool look)
 	fake_install();
 	fake_os.ioctl = refuse_watched;
 	must_ok(pthread_create(t, NULL, warm_watched, NULL));
-	await(&is_there);
+	await(&is_there, 10000 * check_slow());
 	gu_store_seqcst(&hooked, 1);
 }
 
@@ -1815,12 +1815,7 @@ START_TEST(filling_fails_in_a_save)
 	save(shapes);
 	end_refused(t);
 	end_heap();
-	load(_i);
-	shapes = hidden_root();
-	check_shapes();
-	checked();
-	end_heap();
-	unlink(path);
+	check_saved(_i);
 }
 END_TEST
 

@@ -529,33 +529,24 @@ void gu_mark_range(struct gu_marker *m, uintptr_t start, uintptr_t end)
 		scan_words(m, start, (end - start) / 8, false);
 }
 
-/* Up to the first word that can't be read, and why not. */
-static uintptr_t mark_readable(struct gu_marker *m, uintptr_t at, uintptr_t end, int *err)
+uintptr_t gu_mark_readable(struct gu_marker *m, uintptr_t start, uintptr_t end)
 {
-	for (*err = 0; at < end;) {
+	uintptr_t at = gu_align_up(start, 8);
+	if (!gu_caps()->has_process_vm_readv) { /* a seccomp filter: trust the map */
+		gu_mark_range(m, at, end);
+		return end;
+	}
+	while (at < end) {
 		long got = gu_os->process_vm_readv(gu_os->gettid(), m->buffer, (const void *)at, gu_min(end - at, BUFFER));
-		if (got < 8) {
-			*err = got < 0 ? (int)got : -EFAULT;
-			return at;
+		if (got < 0 && got != -EFAULT) { /* a filter that came later, or no memory: not a word about the range */
+			gu_mark_unreadable(m->heap);
+			return end;
 		}
+		if (got < 8)
+			return at;
 		scan_words(m, (uintptr_t)m->buffer, (size_t)got / 8, false);
 		at += (size_t)got & ~(size_t)7;
 	}
-	return end;
-}
-
-uintptr_t gu_mark_readable(struct gu_marker *m, uintptr_t start, uintptr_t end)
-{
-	int err;
-	start = gu_align_up(start, 8);
-	if (!gu_caps()->has_process_vm_readv) { /* a seccomp filter: trust the map */
-		gu_mark_range(m, start, end);
-		return end;
-	}
-	uintptr_t at = mark_readable(m, start, end, &err);
-	if (!err || err == -EFAULT)
-		return at;
-	gu_mark_unreadable(m->heap); /* a filter that came later, or no memory: not a word about the range */
 	return end;
 }
 

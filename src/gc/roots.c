@@ -187,10 +187,8 @@ static void add_heap(struct rootlist *l, const struct gcuffd_heap *other)
 {
 	size_t n = l->n;
 	add(l, other->space.base, other->space.base + gu_load_acquire(&other->space.top), false);
-	if (l->n > n) {
-		l->root[n].heap = true;
+	if (l->n > n)
 		l->root[n].whole = gu_heap_is(other, GCUFFD_COLD);
-	}
 }
 
 static void list_heaps(const struct gcuffd_heap *h, struct rootlist *l)
@@ -202,7 +200,7 @@ static void list_heaps(const struct gcuffd_heap *h, struct rootlist *l)
 	gu_unlock(&heaps_lock);
 }
 
-/* In a stop the caller holds the list of threads. */
+/* With the list of threads. */
 static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 {
 	struct listing data = {l, gu_threads_first(), 0};
@@ -245,20 +243,23 @@ static void forget_one(const struct gcuffd_heap *h, struct rootlist *l)
 		l->root[i].end = l->root[i].start;
 }
 
-static int list_all(struct gcuffd_heap *h, struct rootlist *l)
+/* In a stop the caller holds the list of threads. */
+static int list_all(struct gcuffd_heap *h, struct rootlist *l, bool in_stop)
 {
 	int err = 0;
 	l->n = 0;
 	l->full = false;
 	list_explicit(h, l);
-	if (gu_heap_is(h, GCUFFD_PROCESS_ROOTS)) {
-		gu_threads_lock();
-		err = list_process(h, l);
-		gu_threads_unlock();
-	} else {
+	if (!gu_heap_is(h, GCUFFD_PROCESS_ROOTS)) {
 		if (!gu_modules_read(&h->rootset->modules, add_segment, l))
 			l->full = true;
 		l->sorted = l->n;
+	} else if (in_stop) {
+		err = list_process(h, l);
+	} else {
+		gu_threads_lock();
+		err = list_process(h, l);
+		gu_threads_unlock();
 	}
 	note_heaps(h, l);
 	forget_one(h, l);
@@ -287,7 +288,7 @@ static bool is_shared(uintptr_t start, uintptr_t end)
 int gu_roots_begin(struct gcuffd_heap *h, bool track)
 {
 	struct rootlist *l = &h->rootset->armed;
-	int err = list_all(h, l);
+	int err = list_all(h, l, false);
 	track = track && !gu_heap_without(h, GU_WITHOUT_tracked);
 	for (size_t i = 0; track && i < l->n && !err; i++) {
 		struct root *r = &l->root[i];
@@ -301,7 +302,7 @@ int gu_roots_begin(struct gcuffd_heap *h, bool track)
 /* In a heap with process roots the stop lists for itself. */
 int gu_roots_refresh(struct gcuffd_heap *h)
 {
-	return gu_heap_is(h, GCUFFD_PROCESS_ROOTS) ? 0 : list_all(h, &h->rootset->latest);
+	return gu_heap_is(h, GCUFFD_PROCESS_ROOTS) ? 0 : list_all(h, &h->rootset->latest, false);
 }
 
 bool gu_roots_changed(struct gcuffd_heap *h)
@@ -470,15 +471,7 @@ static int cut_own(struct rootlist *l)
 /* A list that is not whole must not lead to a sweep. */
 static int relist_in_stop(struct gcuffd_heap *h, struct rootlist *l)
 {
-	if (!gu_heap_is(h, GCUFFD_PROCESS_ROOTS))
-		return cut_own(l);
-	l->n = 0;
-	l->full = false;
-	list_explicit(h, l);
-	int err = list_process(h, l);
-	note_heaps(h, l);
-	forget_one(h, l);
-	return err ? err : l->full ? -ENOMEM : 0;
+	return gu_heap_is(h, GCUFFD_PROCESS_ROOTS) ? list_all(h, l, true) : cut_own(l);
 }
 
 int gu_roots_remark(struct gcuffd_heap *h, struct gu_marker *m)

@@ -72,8 +72,7 @@ bool gu_shed_in_place(struct gu_space *s, struct gu_cold_region *r, struct gu_bl
 		return false;
 	gu_lock(&r->lock);
 	if (gu_cold_is_out(&s->cold, page)) {
-		gu_store_seqcst(&b->deaths, 1);
-		gu_store_seqcst(&s->cold.deaths, 1);
+		gu_shed_mark(s, b);
 	} else if (!gu_space_purge(s, at, GU_PAGE)) {
 		gu_block_bury_at(b, at);
 		b->holes++;

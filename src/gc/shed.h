@@ -9,13 +9,18 @@
 
 #include "gc/heap.h"
 
+/* gu_shed() looks at the block. */
+static inline void gu_shed_mark(struct gu_space *s, struct gu_block *b)
+{
+	gu_store_seqcst(&b->deaths, 1);
+	gu_store_seqcst(&s->cold.deaths, 1); /* pairs with gu_shed() */
+}
+
 /* Cells of the block have died: by a free, or in a sweep. Any thread. Who finds deaths set has left its bits before gu_shed() looks at them. */
 static inline void gu_shed_note(struct gcuffd_heap *h, struct gu_block *b)
 {
-	if (gu_likely(!gu_load_relaxed(&h->space.cold.nout)) || gu_load_seqcst(&b->deaths))
-		return;
-	gu_store_seqcst(&b->deaths, 1);
-	gu_store_seqcst(&h->space.cold.deaths, 1); /* pairs with gu_shed() */
+	if (gu_unlikely(gu_load_relaxed(&h->space.cold.nout)) && !gu_load_seqcst(&b->deaths))
+		gu_shed_mark(&h->space, b);
 }
 
 /* Drops what is out and dead, in blocks that have deaths. */
