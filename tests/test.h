@@ -147,22 +147,31 @@ TEST_UNUSED static void test_new_path(char path[static TEST_PATH], const char *n
 	ck_assert_int_eq(unlink(path), 0);
 }
 
-/* What fn gives in a child process without privilege, which may read its own page map. */
-TEST_UNUSED static int ask_as_nobody(int (*fn)(void))
+/* Gives up privilege; may read its own page map. */
+TEST_UNUSED static void become_nobody(void)
+{
+	if (setgroups(0, NULL) || setgid(65534) || setuid(65534) || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
+		_exit(100);
+}
+
+/* What fn gives in a child process, which has no privilege, if asked. */
+TEST_UNUSED static int ask_child(int (*fn)(void), bool as_nobody)
 {
 	int status = -1;
 	fflush(stdout);
 	pid_t pid = fork();
 	ck_assert_int_ge(pid, 0);
 	if (pid == 0) {
-		if (setgroups(0, NULL) || setgid(65534) || setuid(65534) || prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
-			_exit(100);
+		if (as_nobody)
+			become_nobody();
 		_exit(fn());
 	}
 	ck_assert_int_eq(waitpid(pid, &status, 0), pid);
 	ck_assert_msg(WIFEXITED(status), "status %#x", (unsigned)status);
 	return WEXITSTATUS(status);
 }
+
+TEST_UNUSED static int ask_as_nobody(int (*fn)(void)) { return ask_child(fn, true); }
 
 /* The same of one that gives 0, or the number of what is wrong there. */
 TEST_UNUSED static void in_child_as_nobody(int (*fn)(void)) { ck_assert_int_eq(ask_as_nobody(fn), 0); }

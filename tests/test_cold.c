@@ -1369,6 +1369,63 @@ START_TEST(a_child_of_clone)
 }
 END_TEST
 
+/* Made by nobody that counts forks: its parent's pages are made the parent's own again when the kernel won't move them. */
+START_TEST(shared_with_a_child_of_clone)
+{
+	int life[2];
+	char byte;
+	cold_heap("");
+	char *object = gcuffd_alloc_atomic(heap, 1 << 20);
+	memset(object, 9, 1 << 20);
+	ck_ok(pipe(life) ? -errno : 0);
+	fflush(stdout);
+	long pid = syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+	if (pid == 0) {
+		close(life[1]);
+		_exit(read(life[0], &byte, 1) || object[50000] != 9);
+	}
+	ck_assert_int_gt(pid, 0);
+	cool_all();
+	ck_assert(is_out(object + 50000) && is_out(object + 900000));
+	memset(object, 8, 1 << 20);
+	int status;
+	close(life[1]);
+	close(life[0]);
+	ck_assert_int_eq(waitpid((pid_t)pid, &status, 0), pid);
+	ck_assert_int_eq(status, 0);
+	ck_ok(gcuffd_heap_destroy(heap));
+}
+END_TEST
+
+/* Nobody can refuse a fork(): what the kernel would not do for it is reported, and a child that lacks memory ends. */
+START_TEST(a_fork_that_lacks_something)
+{
+	int status;
+	cold_heap("");
+	char *object = gcuffd_alloc_atomic(heap, 1 << 20);
+	memset(object, 9, 1 << 20);
+	cool_all();
+	fake_install();
+	fflush(stdout);
+	for (int n = 1; n <= 2; n++) { /* in prepare, of the heap and of its park */
+		core_forget_log();
+		fake_fail(FAKE_MADVISE, (unsigned)n, -ENOMEM);
+		pid_t pid = fork();
+		if (pid == 0)
+			_exit(0);
+		ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+		ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "status %#x", (unsigned)status);
+		ck_assert_uint_eq(fake.fired, 1);
+		for (int ms = 0; ms < 10000 && !strstr(core_log, "a fork() needs was refused"); ms += 10)
+			usleep(10000);
+		ck_assert_msg(strstr(core_log, "a fork() needs was refused (error 12)") != NULL, "%s", core_log);
+	}
+	ck_assert_int_eq(object[50000], 9);
+	ck_ok(gcuffd_heap_destroy(heap));
+	fake_remove();
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("cold");
@@ -1407,6 +1464,8 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(load, child_handlers_of_others, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, a_child_from_before, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, a_child_of_clone, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, shared_with_a_child_of_clone, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
+	tcase_add_loop_test(load, a_fork_that_lacks_something, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_loop_test(load, forks, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	return suite;
 }

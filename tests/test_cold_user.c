@@ -104,6 +104,49 @@ static int holes_as_nobody(void)
 	return 0;
 }
 
+/* Privilege is given up after the heap was made, and before its collector opens a descriptor, which is for user code only then. */
+static int roots_of_who_gave_up(void)
+{
+	heap = heap_make("cold=1,cold_user_faults=1,reservation=1G");
+	struct gcuffd_heap *all = heap_make("process_roots=1,reservation=1G");
+	become_nobody();
+	return slots_as_nobody(all, gcuffd_alloc(heap, 200000));
+}
+
+/* Who did not ask for such faults has nothing taken out. */
+static int unasked_of_who_gave_up(void)
+{
+	heap = heap_make("cold=1,reservation=1G");
+	become_nobody();
+	char *room = gcuffd_alloc_atomic(heap, 1 << 20);
+	memset(room, 7, 1 << 20);
+	must(gcuffd_cool(heap, NULL, 0, NULL) == -EOPNOTSUPP && !cold_of(heap).out_pages, "%zu pages are out", (size_t)cold_of(heap).out_pages);
+	must_ok(try_read(room + 8192));
+	return 0;
+}
+
+/* A child of one that gave it up with pages out has all of them back. */
+static int child_of_who_gave_up(void)
+{
+	int status;
+	heap = heap_make("cold=1,reservation=1G,verify=1");
+	char *room = gcuffd_alloc_atomic(heap, 1 << 20);
+	memset(room, 7, 1 << 20);
+	must(cool_all() > 0 && is_out(room + 8192), "no page is out");
+	become_nobody();
+	pid_t pid = fork();
+	if (pid == 0) {
+		must_ok(try_read(room + 8192));
+		must(room[65536] == 7 && !room[8192], "what was read is not there");
+		must_ok(gcuffd_collect(heap));
+		_exit(0);
+	}
+	must(waitpid(pid, &status, 0) == pid && status == 0, "status %#x", (unsigned)status);
+	must(is_out(room + 8192), "the parent's page came back");
+	must_ok(try_read(room + 8192)); /* its descriptor is from before */
+	return 0;
+}
+
 static int look_as_nobody(void) { return gu_caps()->has_move && gu_caps()->user_mode_only ? 0 : 1; }
 
 START_TEST(nobody_who_asked)
@@ -115,6 +158,16 @@ START_TEST(nobody_who_asked)
 	in_child_as_nobody(named_as_nobody);
 	in_child_as_nobody(stopped_as_nobody);
 	in_child_as_nobody(holes_as_nobody);
+}
+END_TEST
+
+START_TEST(who_gives_up_privilege)
+{
+	if (geteuid() || ask_as_nobody(look_as_nobody) == 1)
+		GU_SKIP("no privilege to give up, or nobody has as much");
+	ck_assert_int_eq(ask_child(roots_of_who_gave_up, false), 0);
+	ck_assert_int_eq(ask_child(unasked_of_who_gave_up, false), 0);
+	ck_assert_int_eq(ask_child(child_of_who_gave_up, false), 0);
 }
 END_TEST
 
@@ -145,6 +198,7 @@ static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("cold_user");
 	tcase_add_test(test_case(suite, "nobody"), nobody_who_asked);
+	tcase_add_test(test_case(suite, "privileged"), who_gives_up_privilege);
 	tcase_add_loop_test(test_case(suite, "privileged"), with_privilege, GCUFFD_RUNG_MOVE, GCUFFD_RUNG_RWP + 1);
 	tcase_add_test(test_case(suite, "refused"), without_cold);
 	return suite;

@@ -93,9 +93,8 @@ static int make_tier(struct gcuffd_heap *h)
 /* A user-mode-only descriptor makes system calls on what is out fail with EFAULT (.inv.cold.syscalls). */
 static bool can_resolve(struct gcuffd_heap *h)
 {
-	const struct gu_caps *caps = gu_caps();
 	int least = gu_heap_is(h, GCUFFD_COLD_USER_FAULTS) ? GCUFFD_RUNG_ASYNC : GCUFFD_RUNG_MOVE;
-	return gu_load_relaxed(&h->rung) >= least && gu_track_works(h) && caps->has_move && (caps->has_kernel_faults || gu_heap_is(h, GCUFFD_COLD_USER_FAULTS));
+	return gu_load_relaxed(&h->rung) >= least && gu_track_works(h) && gu_caps()->has_move && (!gu_load_relaxed(&h->user_mode_only) || gu_heap_is(h, GCUFFD_COLD_USER_FAULTS));
 }
 
 static int open_tier(struct gcuffd_heap *h, bool shares)
@@ -484,12 +483,23 @@ static void report_bad(struct gcuffd_heap *h)
 		       (unsigned long)gu_space_address(&h->space, page));
 }
 
+/* Who forks has nobody to tell. */
+static void report_fork(struct gcuffd_heap *h)
+{
+	int err = gu_load_relaxed(&h->space.cold.fork_error);
+	if (!err)
+		return;
+	gu_store_relaxed(&h->space.cold.fork_error, 0);
+	gu_log(&h->log, GU_LOG_ERROR, "something that a fork() needs was refused (error %d): what is out may be missing, or can't be read, in a child", -err);
+}
+
 void gu_tier_rest(struct gcuffd_heap *h)
 {
 	if (!h->tier)
 		return;
 	close_looks(h->tier);
 	report_bad(h);
+	report_fork(h);
 }
 
 /* Its descriptors were in the parent's evictor's table. */
@@ -502,7 +512,12 @@ void gu_tier_forked(struct gcuffd_heap *h)
 	h->tier->psi = -1;
 }
 
-bool gu_tier_has_left(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->space.cold.left) || gu_load_relaxed(&h->space.cold.bad); }
+bool gu_tier_has_left(const struct gcuffd_heap *h)
+{
+	const struct gu_cold *c = &h->space.cold;
+	return gu_load_relaxed(&c->left) || gu_load_relaxed(&c->bad) || gu_load_relaxed(&c->fork_error);
+}
+
 bool gu_tier_is_used(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->space.cold.nout); }
 
 static void shed(struct gcuffd_heap *h)
@@ -517,6 +532,7 @@ static void shed(struct gcuffd_heap *h)
 void gu_tier_tidy(struct gcuffd_heap *h)
 {
 	report_bad(h);
+	report_fork(h);
 	shed(h);
 	gu_evict_tidy(h);
 	gu_store_tidy(h->space.cold.store);

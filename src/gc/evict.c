@@ -3,6 +3,7 @@
 #include "gc/evict.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -176,7 +177,7 @@ static void bring_back(struct gcuffd_heap *h, const struct gu_cold_range *range)
 	size_t end = gu_space_page(&h->space, gu_min(range->end, h->space.base + gu_load_acquire(&h->space.top)));
 	for (size_t p = gu_space_page(&h->space, range->start), to; p < end; p = to) {
 		to = gu_min(gu_align_down(p, GU_REGION_PAGES) + GU_REGION_PAGES, end);
-		if (gu_cold_any(cold_of(h), p, to))
+		if (gu_cold_any_on_its_way(cold_of(h), p, to))
 			(void)gu_restore_pages(h->restore, p, to, GU_COLD_BY_EXEMPTION); /* what can't be read is reported; where there is no memory, the next time */
 	}
 }
@@ -285,8 +286,16 @@ static enum gu_cold_stay stay_of(int err)
 	return err == -EBUSY ? GU_COLD_STAYS_SHARED : err == -EINVAL ? GU_COLD_STAYS_LOCKED : GU_COLD_STAYS_FAILED;
 }
 
-/* Moves what it can of a claimed run; what the kernel won't move is given up. Where to go on. */
-static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to)
+/* A child of clone(2), which nobody counted, may share the pages: as own_pages(), and without the lock, for the resolver may be needed. */
+static void own_unlocking(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from)
+{
+	gu_unlock(&r->lock);
+	gu_track_unshare(h, from, gu_align_down(from, GU_REGION_PAGES) + GU_REGION_PAGES);
+	gu_lock(&r->lock);
+}
+
+/* Moves what it can of a claimed run; what the kernel won't move is given up, what is shared only the second time. Where to go on. */
+static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, bool *owned)
 {
 	GU_INVARIANT(r->forks == gu_load_acquire(&cold_of(h)->forks), ".inv.cold.own");
 	size_t n = movable_locked(h, r, from, to), done = 0;
@@ -298,6 +307,11 @@ static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 		gu_store_relaxed(&r->seen[p % GU_REGION_PAGES], now);
 		gu_cold_set_parked_locked(cold_of(h), r, p);
 	}
+	if (err == -EBUSY && !*owned) {
+		*owned = true;
+		own_unlocking(h, r, from + done);
+		return from + done;
+	}
 	if (!err)
 		return from + done;
 	unclaim_locked(h, r, from + done, from + done + 1);
@@ -308,12 +322,13 @@ static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 
 static void move_claimed(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to)
 {
+	bool owned = false;
 	gu_lock(&r->lock);
 	for (size_t p = from, end; p < to; p = end) {
 		for (end = p + 1; end < to && is_claimed(h, r, p) && is_claimed(h, r, end);)
 			end++;
 		if (is_claimed(h, r, p))
-			end = move_locked(h, r, p, end);
+			end = move_locked(h, r, p, end, &owned);
 	}
 	gu_unlock(&r->lock);
 }
@@ -454,9 +469,16 @@ int gu_evict(struct gcuffd_heap *h, size_t from, size_t to, size_t *out)
 
 /* ---- fork ---- */
 
-/* Runs of regions that had pages out, and the park's for them. */
-static void each_run(struct gcuffd_heap *h, int advice)
+static void note_fork_error(struct gcuffd_heap *h, int err)
 {
+	if (err)
+		gu_store_relaxed(&cold_of(h)->fork_error, err);
+}
+
+/* Runs of regions that had pages out, and the park's for them. Goes on after an error. */
+static int each_run(struct gcuffd_heap *h, int advice)
+{
+	int result = 0;
 	size_t n = gu_load_acquire(&h->space.top) / GU_REGION;
 	for (size_t i = 0, end; i < n; i = end) {
 		end = i + 1;
@@ -464,17 +486,20 @@ static void each_run(struct gcuffd_heap *h, int advice)
 			continue;
 		while (end < n && cold_of(h)->regions[end] && cold_of(h)->regions[end]->missing)
 			end++;
-		gu_os->madvise((void *)(h->space.base + i * GU_REGION), (end - i) * GU_REGION, advice);
-		gu_os->madvise((void *)(cold_of(h)->park + i * GU_REGION), (end - i) * GU_REGION, advice);
+		int err = gu_os->madvise((void *)(h->space.base + i * GU_REGION), (end - i) * GU_REGION, advice);
+		int park = gu_os->madvise((void *)(cold_of(h)->park + i * GU_REGION), (end - i) * GU_REGION, advice);
+		result = result ? result : err ? err : park;
 	}
+	return result;
 }
 
 void gu_evict_fork_prepare(struct gcuffd_heap *h)
 {
 	if (!cold_of(h)->store)
 		return;
-	each_run(h, MADV_DOFORK);
-	(void)gu_store_fork_prepare(cold_of(h)->store);
+	cold_of(h)->fork_lacks = each_run(h, MADV_DOFORK);
+	note_fork_error(h, cold_of(h)->fork_lacks);
+	note_fork_error(h, gu_store_fork_prepare(cold_of(h)->store));
 	if (cold_of(h)->image) /* the last page that is out may be on its way, and out again in the child */
 		gu_image_fork_prepare(cold_of(h)->image);
 }
@@ -487,7 +512,7 @@ void gu_evict_fork_parent(struct gcuffd_heap *h)
 	gu_store_fork_parent(cold_of(h)->store);
 	if (cold_of(h)->image)
 		gu_image_fork_parent(cold_of(h)->image);
-	each_run(h, MADV_DONTFORK);
+	note_fork_error(h, each_run(h, MADV_DONTFORK));
 }
 
 static void note_found(void *data, uintptr_t start, uintptr_t end)
@@ -512,6 +537,10 @@ static bool is_there(void *data, size_t page)
 void gu_evict_fork_child(struct gcuffd_heap *h)
 {
 	struct looking l = {h, -1};
+	if (cold_of(h)->fork_lacks) { /* others' memory would come to be where objects are */
+		gu_log(&h->log, GU_LOG_ERROR, "the kernel did not let this child of a fork() have all of the heap's memory (error %d): it ends here", -cold_of(h)->fork_lacks);
+		abort();
+	}
 	cold_of(h)->forks++;
 	if (cold_of(h)->image)
 		gu_image_fork_child(cold_of(h)->image);

@@ -13,7 +13,6 @@
 #include "gc/mutator.h"
 #include "gc/pins.h"
 #include "gc/track.h"
-#include "sys/caps.h"
 #include "sys/maps.h"
 #include "sys/os.h"
 
@@ -212,7 +211,7 @@ static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 	return gu_maps_each(add_map, &data);
 }
 
-static bool may_hide(const struct gcuffd_heap *h) { return !gu_caps()->has_kernel_faults && gu_heap_is(h, GCUFFD_COLD_USER_FAULTS); }
+static bool may_hide(const struct gcuffd_heap *h) { return gu_load_seqcst(&h->user_mode_only) && gu_heap_is(h, GCUFFD_COLD_USER_FAULTS); }
 
 /* What of the list is among the objects of a heap, be it this one. */
 static void note_heap(const struct gcuffd_heap *h, const struct gcuffd_heap *in, struct rootlist *l)
@@ -327,6 +326,26 @@ static void scan_clipped(void *data, uintptr_t start, uintptr_t end)
 
 enum found { THERE, NOTHING, OUT };
 
+#define TRIES 8 /* of reading what is there when it is looked at */
+
+static void note_first(void *data, uintptr_t start, uintptr_t end)
+{
+	uintptr_t *first = data;
+	(void)end;
+	*first = gu_min(*first, start);
+}
+
+/* From page i, where nothing is, to the next one where something may be. */
+static uintptr_t hole_end_locked(struct gcuffd_heap *h, const struct gu_cold_region *r, uintptr_t at, size_t i)
+{
+	uintptr_t start = gu_align_down(at, GU_PAGE) + GU_PAGE;
+	size_t n = i + 1;
+	while (n < GU_REGION_PAGES && gu_load_relaxed(&r->state[n]) == GU_COLD_LIVE)
+		n++;
+	uintptr_t end = start + (n - i - 1) * GU_PAGE, first = end;
+	return n > i + 1 && !gu_track_present(h, start, end, false, note_first, &first) ? start : first;
+}
+
 /* Under the region's lock a page neither goes out nor comes back. */
 static enum found look_locked(const struct gu_cold_region *r, uintptr_t at, size_t i)
 {
@@ -334,10 +353,11 @@ static enum found look_locked(const struct gu_cold_region *r, uintptr_t at, size
 	char byte;
 	if (state != GU_COLD_LIVE)
 		return state == GU_COLD_POISONED ? NOTHING : OUT;
-	return gu_os->process_vm_readv(gu_os->gettid(), &byte, (const void *)at, 1) == 1 ? THERE : NOTHING;
+	long got = gu_os->process_vm_readv(gu_os->gettid(), &byte, (const void *)at, 1);
+	return got == 1 ? THERE : got == -EFAULT ? NOTHING : OUT;
 }
 
-static enum found look_in(const struct gu_space *s, uintptr_t at)
+static enum found look_in(struct gcuffd_heap *h, const struct gu_space *s, uintptr_t at, uintptr_t *next)
 {
 	size_t page = gu_space_page(s, at);
 	struct gu_cold_region *r = gu_cold_region(&s->cold, page);
@@ -345,18 +365,21 @@ static enum found look_in(const struct gu_space *s, uintptr_t at)
 		return NOTHING;
 	gu_lock(&r->lock);
 	enum found found = look_locked(r, at, page % GU_REGION_PAGES);
+	if (found == NOTHING)
+		*next = hole_end_locked(h, r, at, page % GU_REGION_PAGES);
 	gu_unlock(&r->lock);
 	return found;
 }
 
-/* An address could not be read: a hole, and a page that nobody can read, lead nowhere; what is out does. */
-static enum found look(uintptr_t at)
+/* An address could not be read: a hole, and a page that nobody can read, lead nowhere, up to *next; what is out does. */
+static enum found look(struct gcuffd_heap *h, uintptr_t at, uintptr_t *next)
 {
 	enum found found = NOTHING;
+	*next = gu_align_down(at, GU_PAGE) + GU_PAGE;
 	gu_lock(&heaps_lock);
 	for (size_t i = 0; i < GU_ARRAY_LEN(heaps); i++)
 		if (heaps[i] && may_hide(heaps[i]) && gu_space_has(&heaps[i]->space, at))
-			found = look_in(&heaps[i]->space, at);
+			found = look_in(h, &heaps[i]->space, at, next);
 	gu_unlock(&heaps_lock);
 	return found;
 }
@@ -364,13 +387,17 @@ static enum found look(uintptr_t at)
 /* Faults in it are for user code only, and the collector leaves what is out where it is: nothing may be swept then (.inv.root.hidden). */
 static void scan_hidden(struct gcuffd_heap *h, struct gu_marker *m, uintptr_t start, uintptr_t end)
 {
+	uintptr_t next, was = 0;
+	int tries = 0;
 	for (uintptr_t at = start; (at = gu_mark_readable(m, at, end)) < end;) {
-		enum found found = look(at);
-		if (found == OUT) {
+		enum found found = look(h, at, &next);
+		tries = at == was ? tries + 1 : 0;
+		was = at;
+		if (found == OUT || tries == TRIES) {
 			gu_mark_unreadable(h);
 			return;
 		}
-		at = found == NOTHING ? gu_align_down(at, GU_PAGE) + GU_PAGE : at;
+		at = found == NOTHING ? next : at;
 	}
 }
 

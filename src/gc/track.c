@@ -33,7 +33,9 @@ int gu_track_open(struct gcuffd_heap *h)
 	uint64_t more = h->space.cold.on ? GU_UFFD_FEATURE_MOVE | GU_UFFD_FEATURE_POISON | GU_UFFD_FEATURE_THREAD_ID : 0;
 	if (h->space.cold.on && h->rung == GCUFFD_RUNG_RWP)
 		more |= GU_UFFD_FEATURE_RWP | GU_UFFD_FEATURE_RWP_ASYNC;
-	t->uffd = gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC | more, NULL);
+	bool user_mode_only = false;
+	t->uffd = gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC | more, &user_mode_only);
+	gu_store_seqcst(&h->user_mode_only, user_mode_only);
 	int err = t->uffd < 0 ? t->uffd : t->pagemap < 0 ? t->pagemap : 0;
 	if (err)
 		gu_track_close(h);

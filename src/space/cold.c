@@ -159,7 +159,13 @@ static bool any_filling(const struct gu_cold *c, size_t from, size_t to)
 /* As gu_cold_is_on_its_way(). */
 bool gu_cold_any_on_its_way(const struct gu_cold *c, size_t from, size_t to)
 {
-	return gu_cold_any(c, from, to) || any_filling(c, from, to) || gu_cold_any(c, from, to);
+	for (uint32_t failures = gu_load_acquire(&c->failures), now;; failures = now) {
+		if (gu_cold_any(c, from, to) || any_filling(c, from, to))
+			return true;
+		now = gu_load_acquire(&c->failures);
+		if (now == failures)
+			return false;
+	}
 }
 
 void gu_cold_claim(struct gu_cold *c, size_t page)
@@ -241,6 +247,7 @@ void gu_cold_set_back_locked(struct gu_cold *c, struct gu_cold_region *r, size_t
 		gu_add_relaxed(&c->parked, 1);
 	gu_cold_claim(c, page);
 	gu_store_release(&r->state[i], (uint8_t)state);
+	gu_add_seqcst(&c->failures, 1); /* after its bit is set, before it is said not to be filled: pairs with gu_cold_is_on_its_way() */
 }
 
 void gu_cold_settle(const struct gu_cold *c, size_t from, size_t to)

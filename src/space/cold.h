@@ -162,6 +162,9 @@ struct gu_cold {
 	struct gu_store *store;           /* guard: collector; constant while the evictor runs */
 	struct gu_image *image;           /* constant; what the heap was loaded from */
 	uint32_t forks;                   /* guard: who forks, then evictor */
+	int fork_error;                   /* atomic; what the kernel refused to who forked, until it is reported */
+	int fork_lacks;                   /* guard: who forks; why the child does not have all of the heap's memory */
+	uint32_t failures;                /* atomic; fills that failed: what they were for is out again */
 	struct gu_cold_kept kept;         /* guard: evictor; never taken out */
 	uint32_t left;                    /* atomic; there are leftovers */
 	uint32_t deaths;                  /* atomic; blocks have deaths */
@@ -200,8 +203,15 @@ static inline enum gu_cold_state gu_cold_state(const struct gu_cold *c, size_t p
 static inline bool gu_cold_is_on_its_way(const struct gu_cold *c, size_t page)
 {
 	const struct gu_cold_region *r = gu_cold_region(c, page);
-	/* Clear, and then not being filled: it is there. Or that failed, and it is out again. */
-	return r && (gu_cold_is_out(c, page) || gu_load_acquire(&r->filling) == page % GU_REGION_PAGES + 1 || gu_cold_is_out(c, page));
+	if (!r)
+		return false;
+	for (uint32_t failures = gu_load_acquire(&c->failures), now;; failures = now) {
+		if (gu_cold_is_out(c, page) || gu_load_acquire(&r->filling) == page % GU_REGION_PAGES + 1)
+			return true;
+		now = gu_load_acquire(&c->failures);
+		if (now == failures) /* clear, and then not being filled, and no fill has failed meanwhile: it is there */
+			return false;
+	}
 }
 
 static inline uintptr_t gu_cold_park(const struct gu_cold *c, size_t page) { return c->park + (page << GU_PAGE_SHIFT); }
