@@ -69,7 +69,7 @@ static int fake_mprotect(void *p, size_t len, int prot)
 
 static int fake_madvise(void *p, size_t len, int advice)
 {
-	FAKE_OR_REAL(FAKE_MADVISE, 0, NULL, gu_os_linux.madvise(p, len, advice));
+	FAKE_OR_REAL(FAKE_MADVISE, (unsigned long)advice, NULL, gu_os_linux.madvise(p, len, advice));
 }
 
 static int fake_open(const char *path, int flags) { FAKE_OR_REAL(FAKE_OPEN, 0, path, gu_os_linux.open(path, flags)); }
@@ -193,6 +193,13 @@ __attribute__((unused)) static void fake_fail_ioctl(unsigned long request, unsig
 {
 	fake_fail(FAKE_IOCTL, nth, error);
 	fake.request = request;
+}
+
+/* The same of one advice: other threads give others meanwhile. */
+__attribute__((unused)) static void fake_fail_advice(int advice, unsigned nth, int error)
+{
+	fake_fail(FAKE_MADVISE, nth, error);
+	fake.request = (unsigned long)advice;
 }
 
 /* Opening this path fails, others do not. */

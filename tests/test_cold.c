@@ -1409,7 +1409,7 @@ START_TEST(a_fork_that_lacks_something)
 	fflush(stdout);
 	for (int n = 1; n <= 2; n++) { /* in prepare, of the heap and of its park */
 		core_forget_log();
-		fake_fail(FAKE_MADVISE, (unsigned)n, -ENOMEM);
+		fake_fail_advice(MADV_DOFORK, (unsigned)n, -ENOMEM);
 		pid_t pid = fork();
 		if (pid == 0)
 			_exit(0);

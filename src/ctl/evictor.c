@@ -184,8 +184,11 @@ void gu_evictor_fork_prepare(struct gcuffd_heap *h)
 
 void gu_evictor_fork_parent(struct gcuffd_heap *h)
 {
-	if (h->evictor)
-		gu_unlock_fork(&h->evictor->lock);
+	if (!h->evictor)
+		return;
+	gu_unlock_fork(&h->evictor->lock);
+	if (gu_tier_has_left(h))
+		ring(h->evictor);
 }
 
 void gu_evictor_fork_child(struct gcuffd_heap *h)

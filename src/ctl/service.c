@@ -669,6 +669,7 @@ static void begin(struct gcuffd_heap *h)
 		gu_log(&h->log, GU_LOG_WARN, "no page tracking (error %d): cycles stop the world, rung stop", -err);
 		gu_store_relaxed(&h->rung, GCUFFD_RUNG_STOP);
 	}
+	gu_roots_set_faults(h, gu_track_is_user_mode_only(h));
 	gu_tier_open(h, h->service->shares);
 }
 

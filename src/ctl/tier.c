@@ -94,7 +94,7 @@ static int make_tier(struct gcuffd_heap *h)
 static bool can_resolve(struct gcuffd_heap *h)
 {
 	int least = gu_heap_is(h, GCUFFD_COLD_USER_FAULTS) ? GCUFFD_RUNG_ASYNC : GCUFFD_RUNG_MOVE;
-	return gu_load_relaxed(&h->rung) >= least && gu_track_works(h) && gu_caps()->has_move && (!gu_load_relaxed(&h->user_mode_only) || gu_heap_is(h, GCUFFD_COLD_USER_FAULTS));
+	return gu_load_relaxed(&h->rung) >= least && gu_track_works(h) && gu_caps()->has_move && (!gu_track_is_user_mode_only(h) || gu_heap_is(h, GCUFFD_COLD_USER_FAULTS));
 }
 
 static int open_tier(struct gcuffd_heap *h, bool shares)

@@ -3,6 +3,7 @@
 #include "gc/evict.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,6 +22,7 @@
 #include "sys/smaps.h"
 
 #define BATCH 64u /* pages summarised and stored at a time */
+#define HELD_NS 60000000000u
 
 static struct gu_cold *cold_of(struct gcuffd_heap *h) { return &h->space.cold; }
 
@@ -278,7 +280,7 @@ static int move_out(struct gcuffd_heap *h, size_t from, size_t n, size_t *done)
 	if (gu_os->madvise((void *)gu_cold_park(cold_of(h), from), n << GU_PAGE_SHIFT, MADV_DONTNEED))
 		return -EINVAL;
 	int err = gu_track_move_out(h, from, n, done);
-	return err == -EINVAL && n > 1 ? gu_track_move_out(h, from, 1, done) : err; /* of several mappings, one locked, say */
+	return err == -EINVAL && n > 1 && !*done ? gu_track_move_out(h, from, 1, done) : err; /* of several mappings, one locked, say */
 }
 
 static enum gu_cold_stay stay_of(int err)
@@ -286,16 +288,32 @@ static enum gu_cold_stay stay_of(int err)
 	return err == -EBUSY ? GU_COLD_STAYS_SHARED : err == -EINVAL ? GU_COLD_STAYS_LOCKED : GU_COLD_STAYS_FAILED;
 }
 
-/* A child of clone(2), which nobody counted, may share the pages: as own_pages(), and without the lock, for the resolver may be needed. */
-static void own_unlocking(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from)
+/* Up to where pages are to be moved, and whether they were made our own once more meanwhile. */
+struct moving {
+	size_t to;
+	bool owned;
+};
+
+/*
+ * A child of clone(2), which nobody counted, may share the pages: as own_pages(), and without the lock, for the resolver may be needed. Where that
+ * did not help a device holds some: not again for a while.
+ */
+static bool own_unlocking(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, struct moving *m)
 {
+	uint64_t now = gu_os->clock_ns();
+	if (m->owned)
+		r->held_ns = now;
+	if (r->held_ns && now - r->held_ns < HELD_NS)
+		return false;
+	m->owned = true;
 	gu_unlock(&r->lock);
-	gu_track_unshare(h, from, gu_align_down(from, GU_REGION_PAGES) + GU_REGION_PAGES);
+	gu_track_unshare(h, from, m->to);
 	gu_lock(&r->lock);
+	return true;
 }
 
 /* Moves what it can of a claimed run; what the kernel won't move is given up, what is shared only the second time. Where to go on. */
-static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, bool *owned)
+static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to, struct moving *m)
 {
 	GU_INVARIANT(r->forks == gu_load_acquire(&cold_of(h)->forks), ".inv.cold.own");
 	size_t n = movable_locked(h, r, from, to), done = 0;
@@ -307,12 +325,7 @@ static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 		gu_store_relaxed(&r->seen[p % GU_REGION_PAGES], now);
 		gu_cold_set_parked_locked(cold_of(h), r, p);
 	}
-	if (err == -EBUSY && !*owned) {
-		*owned = true;
-		own_unlocking(h, r, from + done);
-		return from + done;
-	}
-	if (!err)
+	if (!err || (err == -EBUSY && own_unlocking(h, r, from + done, m)))
 		return from + done;
 	unclaim_locked(h, r, from + done, from + done + 1);
 	if (err != -ENOENT) /* a hole is no page */
@@ -322,13 +335,13 @@ static size_t move_locked(struct gcuffd_heap *h, struct gu_cold_region *r, size_
 
 static void move_claimed(struct gcuffd_heap *h, struct gu_cold_region *r, size_t from, size_t to)
 {
-	bool owned = false;
+	struct moving m = {to, false};
 	gu_lock(&r->lock);
 	for (size_t p = from, end; p < to; p = end) {
 		for (end = p + 1; end < to && is_claimed(h, r, p) && is_claimed(h, r, end);)
 			end++;
 		if (is_claimed(h, r, p))
-			end = move_locked(h, r, p, end, &owned);
+			end = move_locked(h, r, p, end, &m);
 	}
 	gu_unlock(&r->lock);
 }
@@ -469,10 +482,12 @@ int gu_evict(struct gcuffd_heap *h, size_t from, size_t to, size_t *out)
 
 /* ---- fork ---- */
 
-static void note_fork_error(struct gcuffd_heap *h, int err)
+static void note_fork_error(struct gu_cold *c, int err)
 {
+	if (err && !c->fork_refused)
+		c->fork_refused = err;
 	if (err)
-		gu_store_relaxed(&cold_of(h)->fork_error, err);
+		gu_store_relaxed(&c->fork_error, err);
 }
 
 /* Runs of regions that had pages out, and the park's for them. Goes on after an error. */
@@ -495,13 +510,15 @@ static int each_run(struct gcuffd_heap *h, int advice)
 
 void gu_evict_fork_prepare(struct gcuffd_heap *h)
 {
-	if (!cold_of(h)->store)
+	struct gu_cold *c = cold_of(h);
+	if (!c->store)
 		return;
-	cold_of(h)->fork_lacks = each_run(h, MADV_DOFORK);
-	note_fork_error(h, cold_of(h)->fork_lacks);
-	note_fork_error(h, gu_store_fork_prepare(cold_of(h)->store));
-	if (cold_of(h)->image) /* the last page that is out may be on its way, and out again in the child */
-		gu_image_fork_prepare(cold_of(h)->image);
+	c->fork_refused = 0;
+	c->fork_lacks = each_run(h, MADV_DOFORK);
+	note_fork_error(c, c->fork_lacks);
+	note_fork_error(c, gu_store_fork_prepare(c->store));
+	if (c->image) /* the last page that is out may be on its way, and out again in the child */
+		note_fork_error(c, gu_image_fork_prepare(c->image));
 }
 
 void gu_evict_fork_parent(struct gcuffd_heap *h)
@@ -512,7 +529,7 @@ void gu_evict_fork_parent(struct gcuffd_heap *h)
 	gu_store_fork_parent(cold_of(h)->store);
 	if (cold_of(h)->image)
 		gu_image_fork_parent(cold_of(h)->image);
-	note_fork_error(h, each_run(h, MADV_DONTFORK));
+	note_fork_error(cold_of(h), each_run(h, MADV_DONTFORK));
 }
 
 static void note_found(void *data, uintptr_t start, uintptr_t end)
@@ -534,13 +551,21 @@ static bool is_there(void *data, size_t page)
 	return !gu_scan_present(l->pagemap, at, at + GU_PAGE, false, note_found, &found) && found;
 }
 
+/* Others' memory would come to be where objects are. */
+static _Noreturn void end_child(int err)
+{
+	char line[160];
+	snprintf(line, sizeof(line), "gcuffd: the kernel did not let this child of a fork() have all of the heap's memory (error %d): it ends here\n", -err);
+	gu_log_dying(line);
+	abort();
+}
+
 void gu_evict_fork_child(struct gcuffd_heap *h)
 {
 	struct looking l = {h, -1};
-	if (cold_of(h)->fork_lacks) { /* others' memory would come to be where objects are */
-		gu_log(&h->log, GU_LOG_ERROR, "the kernel did not let this child of a fork() have all of the heap's memory (error %d): it ends here", -cold_of(h)->fork_lacks);
-		abort();
-	}
+	if (cold_of(h)->fork_lacks)
+		end_child(cold_of(h)->fork_lacks);
+	cold_of(h)->fork_error = cold_of(h)->fork_refused;
 	cold_of(h)->forks++;
 	if (cold_of(h)->image)
 		gu_image_fork_child(cold_of(h)->image);

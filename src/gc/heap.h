@@ -50,7 +50,7 @@ struct gcuffd_heap {
 	struct gcuffd_options options; /* as resolved; constant */
 	struct gu_log log;
 	int rung;                      /* atomic; lowered once if tracking can't be opened */
-	uint32_t user_mode_only;       /* atomic; its userfaultfd leaves out faults of system calls: each process, and child, opens its own */
+	uint32_t user_mode_only;       /* atomic, changes with the list of heaps (roots.c); its userfaultfd leaves out faults of system calls, or may */
 	uint32_t phase;                /* atomic; see above */
 	uint32_t id;
 

@@ -68,6 +68,7 @@ int gu_roots_create(struct gcuffd_heap *h)
 	if (!r)
 		return -ENOMEM;
 	h->rootset = r;
+	h->user_mode_only = gu_heap_is(h, GCUFFD_COLD_USER_FAULTS);
 	r->armed.root = gu_meta_reserve(list_len());
 	r->latest.root = gu_meta_reserve(list_len());
 	if (r->armed.root && r->latest.root && !gu_meta_commit(r->armed.root, list_len()) &&
@@ -100,7 +101,19 @@ void gu_roots_service(struct gcuffd_heap *h, uintptr_t start, uintptr_t end)
 		h->rootset->service[i] = (struct gu_root_range){start, end};
 }
 
-void gu_roots_forked(struct gcuffd_heap *h) { h->rootset->nservice = 0; }
+void gu_roots_forked(struct gcuffd_heap *h)
+{
+	h->rootset->nservice = 0;
+	h->user_mode_only = gu_heap_is(h, GCUFFD_COLD_USER_FAULTS);
+}
+
+/* Under the lock, for look() has it: where faults of system calls are handled too, what waits for one must not hold the region's lock. */
+void gu_roots_set_faults(struct gcuffd_heap *h, bool user_mode_only)
+{
+	gu_lock(&heaps_lock);
+	gu_store_relaxed(&h->user_mode_only, user_mode_only);
+	gu_unlock(&heaps_lock);
+}
 
 /* ---- listing ---- */
 
@@ -211,7 +224,7 @@ static int list_process(struct gcuffd_heap *h, struct rootlist *l)
 	return gu_maps_each(add_map, &data);
 }
 
-static bool may_hide(const struct gcuffd_heap *h) { return gu_load_seqcst(&h->user_mode_only) && gu_heap_is(h, GCUFFD_COLD_USER_FAULTS); }
+static bool may_hide(const struct gcuffd_heap *h) { return gu_load_relaxed(&h->user_mode_only) && gu_heap_is(h, GCUFFD_COLD_USER_FAULTS); }
 
 /* What of the list is among the objects of a heap, be it this one. */
 static void note_heap(const struct gcuffd_heap *h, const struct gcuffd_heap *in, struct rootlist *l)
@@ -335,12 +348,12 @@ static void note_first(void *data, uintptr_t start, uintptr_t end)
 	*first = gu_min(*first, start);
 }
 
-/* From page i, where nothing is, to the next one where something may be. */
-static uintptr_t hole_end_locked(struct gcuffd_heap *h, const struct gu_cold_region *r, uintptr_t at, size_t i)
+/* From page i, where nothing is, to the next one where something may be. r: NULL, or with its lock. */
+static uintptr_t hole_end(struct gcuffd_heap *h, const struct gu_cold_region *r, uintptr_t at, size_t i)
 {
 	uintptr_t start = gu_align_down(at, GU_PAGE) + GU_PAGE;
 	size_t n = i + 1;
-	while (n < GU_REGION_PAGES && gu_load_relaxed(&r->state[n]) == GU_COLD_LIVE)
+	while (n < GU_REGION_PAGES && (!r || gu_load_relaxed(&r->state[n]) == GU_COLD_LIVE))
 		n++;
 	uintptr_t end = start + (n - i - 1) * GU_PAGE, first = end;
 	return n > i + 1 && !gu_track_present(h, start, end, false, note_first, &first) ? start : first;
@@ -361,12 +374,14 @@ static enum found look_in(struct gcuffd_heap *h, const struct gu_space *s, uintp
 {
 	size_t page = gu_space_page(s, at);
 	struct gu_cold_region *r = gu_cold_region(&s->cold, page);
-	if (!r)
-		return NOTHING;
+	if (!r) { /* nor is anything out as long as that is so */
+		*next = hole_end(h, NULL, at, page % GU_REGION_PAGES);
+		return gu_cold_region(&s->cold, page) ? THERE : NOTHING;
+	}
 	gu_lock(&r->lock);
 	enum found found = look_locked(r, at, page % GU_REGION_PAGES);
 	if (found == NOTHING)
-		*next = hole_end_locked(h, r, at, page % GU_REGION_PAGES);
+		*next = hole_end(h, r, at, page % GU_REGION_PAGES);
 	gu_unlock(&r->lock);
 	return found;
 }

@@ -35,6 +35,8 @@ bool gu_roots_changed(struct gcuffd_heap *heap);
 /* The part of a service thread's stack that holds its TLS and its descriptor. */
 void gu_roots_service(struct gcuffd_heap *heap, uintptr_t start, uintptr_t end);
 void gu_roots_forked(struct gcuffd_heap *heap);
+/* The collector, when its descriptor is open, before any page is out: whether what is out can't be read (.inv.root.hidden). Until then it may be so. */
+void gu_roots_set_faults(struct gcuffd_heap *heap, bool user_mode_only);
 
 /* What is told of each range of roots in a stop, in place or (foreign) to be copied. */
 struct gu_root_visit {

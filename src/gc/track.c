@@ -13,6 +13,7 @@
 
 struct gu_tracker {
 	int uffd, pagemap;
+	bool user_mode_only;
 	bool all;          /* not only what is scanned */
 	size_t registered; /* bytes of the reservation, from its base */
 };
@@ -33,9 +34,7 @@ int gu_track_open(struct gcuffd_heap *h)
 	uint64_t more = h->space.cold.on ? GU_UFFD_FEATURE_MOVE | GU_UFFD_FEATURE_POISON | GU_UFFD_FEATURE_THREAD_ID : 0;
 	if (h->space.cold.on && h->rung == GCUFFD_RUNG_RWP)
 		more |= GU_UFFD_FEATURE_RWP | GU_UFFD_FEATURE_RWP_ASYNC;
-	bool user_mode_only = false;
-	t->uffd = gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC | more, &user_mode_only);
-	gu_store_seqcst(&h->user_mode_only, user_mode_only);
+	t->uffd = gu_uffd_open(GU_UFFD_FEATURE_WP_ASYNC | more, &t->user_mode_only);
 	int err = t->uffd < 0 ? t->uffd : t->pagemap < 0 ? t->pagemap : 0;
 	if (err)
 		gu_track_close(h);
@@ -65,6 +64,8 @@ void gu_track_forked(struct gcuffd_heap *h)
 void gu_track_all(struct gcuffd_heap *h, bool on) { h->tracker->all = on; }
 
 bool gu_track_works(const struct gcuffd_heap *h) { return h->tracker && h->tracker->uffd >= 0; }
+
+bool gu_track_is_user_mode_only(const struct gcuffd_heap *h) { return gu_track_works(h) && h->tracker->user_mode_only; }
 
 /* Regions taken since: registered but unarmed, so they read as written. */
 static int register_new(struct gcuffd_heap *h)

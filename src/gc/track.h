@@ -20,6 +20,8 @@ void gu_track_close(struct gcuffd_heap *heap);
 /* In a forked child: the descriptors stayed behind. */
 void gu_track_forked(struct gcuffd_heap *heap);
 bool gu_track_works(const struct gcuffd_heap *heap);
+/* Each process, and child, opens a descriptor of its own, with what privilege it has then. */
+bool gu_track_is_user_mode_only(const struct gcuffd_heap *heap);
 
 struct gu_track_counts {
 	uint64_t scanned, dirty; /* pages */

@@ -77,6 +77,7 @@ struct gu_cold_region {
 	uint64_t lapsed_ns;        /* atomic, likewise; until when */
 	uint64_t stood[GU_REGION_PAGES / 64]; /* guard: cycle lock; pages that are watched, and not known to have been accessed */
 	uint32_t forks;            /* guard: evictor; how many there had been when its pages were made our own again */
+	uint64_t held_ns;          /* guard: evictor; since when a page can't be moved though it is our own, 0: there was none */
 	uint32_t leftovers;        /* guard: lock */
 	uint8_t state[GU_REGION_PAGES]; /* atomic; changes under lock */
 	uint8_t left[GU_REGION_PAGES];  /* guard: lock; enum gu_cold_left */
@@ -163,6 +164,7 @@ struct gu_cold {
 	struct gu_image *image;           /* constant; what the heap was loaded from */
 	uint32_t forks;                   /* guard: who forks, then evictor */
 	int fork_error;                   /* atomic; what the kernel refused to who forked, until it is reported */
+	int fork_refused;                 /* guard: who forks; the same, of this fork */
 	int fork_lacks;                   /* guard: who forks; why the child does not have all of the heap's memory */
 	uint32_t failures;                /* atomic; fills that failed: what they were for is out again */
 	struct gu_cold_kept kept;         /* guard: evictor; never taken out */

@@ -184,11 +184,12 @@ int gu_image_check(const struct gu_image *im)
 
 /* ---- fork ---- */
 
-void gu_image_fork_prepare(struct gu_image *im)
+int gu_image_fork_prepare(struct gu_image *im)
 {
 	char name[64];
 	snprintf(name, sizeof(name), "/proc/self/task/%d/fd/%d", (int)im->tid, im->fd);
 	im->child_fd = im->fd < 0 ? -1 : gu_os->open(name, O_RDONLY);
+	return im->fd < 0 || im->child_fd >= 0 ? 0 : im->child_fd;
 }
 
 void gu_image_fork_parent(struct gu_image *im)

@@ -131,7 +131,7 @@ static inline size_t gu_image_count(const struct gu_image *image, enum gu_image_
 static inline size_t gu_image_room(const struct gu_image *image, enum gu_image_part part) { return gu_align_up(image->head.parts[part].len + 8, GU_PAGE); }
 
 /* Around fork(): a child that has pages in the image gets a descriptor of its own. */
-void gu_image_fork_prepare(struct gu_image *image);
+int gu_image_fork_prepare(struct gu_image *image);
 void gu_image_fork_parent(struct gu_image *image);
 void gu_image_fork_child(struct gu_image *image);
 
