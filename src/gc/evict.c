@@ -22,7 +22,7 @@
 #include "sys/smaps.h"
 
 #define BATCH 64u /* pages summarised and stored at a time */
-#define HELD_NS 60000000000u
+#define HELD_NS 60000000000u /* until pages are made our own once more where that did not help */
 
 static struct gu_cold *cold_of(struct gcuffd_heap *h) { return &h->space.cold; }
 

@@ -130,7 +130,7 @@ void gu_lines_spread(void *page, uint64_t lines);
 static inline size_t gu_image_count(const struct gu_image *image, enum gu_image_part part, size_t size) { return image->head.parts[part].len / size; }
 static inline size_t gu_image_room(const struct gu_image *image, enum gu_image_part part) { return gu_align_up(image->head.parts[part].len + 8, GU_PAGE); }
 
-/* Around fork(): a child that has pages in the image gets a descriptor of its own. */
+/* Around fork(): a child that has pages in the image gets a descriptor of its own. -errno: it can't, and what is out there it can't read. */
 int gu_image_fork_prepare(struct gu_image *image);
 void gu_image_fork_parent(struct gu_image *image);
 void gu_image_fork_child(struct gu_image *image);
